@@ -1,0 +1,35 @@
+// A card as discovered on a node, and a share of one. Plain values.
+#pragma once
+
+#include <cstdint>
+#include <string>
+
+#include "base/units.h"
+
+namespace tessera::device {
+
+struct Card {
+  std::string uuid;    // as the vendor prints it ("GPU-...")
+  std::string vendor;  // "nvidia"
+  std::string model;   // "NVIDIA A100-SXM4-80GB"
+  int index = 0;       // the driver's own order on this node
+  std::string pci_bus_id;
+  std::uint64_t memory_bytes = 0;   // what the driver reports as total
+  std::uint32_t compute_units = 0;  // streaming multiprocessors
+  int numa_node = -1;               // -1: unknown
+  bool healthy = true;
+  std::string health_reason;  // empty when healthy
+  bool simulated = false;     // a simgpu card; every output that shows it says so
+  std::uint64_t granule_bytes = 2 * kMiB;  // the driver's page for device memory
+  std::uint64_t context_bytes = 0;         // measured at discovery: what one context takes
+};
+
+// A share of one card, as held by a slice.
+struct Share {
+  std::string card_uuid;
+  std::uint64_t memory_bytes = 0;  // reserved: never oversold, always resident
+  Permille compute;
+  bool operator==(const Share&) const = default;
+};
+
+}  // namespace tessera::device
