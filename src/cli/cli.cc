@@ -1,0 +1,146 @@
+#include "cli/cli.h"
+
+#include <CLI/CLI.hpp>
+#include <cstdlib>
+
+#include "cli/commands.h"
+#include "cli/run_command.h"
+
+namespace tessera::cli {
+namespace {
+
+std::string FromEnvironment(const char* name, const char* fallback) {
+  const char* value = std::getenv(name);
+  return value != nullptr && *value != '\0' ? value : fallback;
+}
+
+}  // namespace
+
+int Main(int argc, const char* const* argv, const std::function<int(const UpFlags&)>& up) {
+  CLI::App app{"Tessera: a GPU cloud in slices."};
+  app.name("tessera");
+  app.require_subcommand(1);
+  app.set_version_flag("--version", "tessera 0.1.0");
+
+  Context context;
+  context.endpoint = FromEnvironment("TESSERA_ENDPOINT", "http://127.0.0.1:7070");
+  std::string key_file;
+  std::string output = "table";
+  app.add_option("--endpoint", context.endpoint, "The cloud's address (TESSERA_ENDPOINT)");
+  app.add_option("--key-file", key_file, "File with the API key (TESSERA_KEY, TESSERA_KEY_FILE)");
+  app.add_option("-o,--output", output, "table or json")->check(CLI::IsMember({"table", "json"}));
+
+  int code = 0;
+  // Every command but `up` and `run` talks to the cloud and needs a key.
+  const auto with_key = [&](auto body) {
+    return [&, body] {
+      context.output = output == "json" ? Output::kJson : Output::kTable;
+      auto key = LoadKey(key_file);
+      if (!key) {
+        code = Report(context, key.error());
+        return;
+      }
+      context.key = *key;
+      code = body();
+    };
+  };
+
+  UpFlags up_flags;
+  auto* up_command = app.add_subcommand("up", "Run the cloud on this machine: control plane, scheduler and node");
+  up_command->add_option("--data-dir", up_flags.data_dir, "Database, keys and state");
+  up_command->add_option("--run-dir", up_flags.run_dir, "Sockets");
+  up_command->add_option("--listen", up_flags.listen, "Address of the REST API, host:port (port 0: any free one)");
+  up_command->add_option("--name", up_flags.name, "Name of this node");
+  up_command->add_option("--config", up_flags.config, "YAML file with prices and limits");
+  up_command->add_option("--guest-library", up_flags.guest_library, "libtessera.so for the instances");
+  up_command->add_flag("--no-containment", up_flags.no_containment, "Run instances as plain processes");
+  up_command->add_flag("--json-log", up_flags.json_log, "Log as JSON lines");
+  up_command->callback([&] { code = up(up_flags); });
+
+  RunOptions run;
+  auto* run_command = app.add_subcommand("run", "Run a program inside a slice of a card of this machine");
+  run_command->add_option("--memory", run.memory, "Memory of the slice on each card, such as 4GiB")->required();
+  run_command->add_option("--compute", run.compute, "Share of the card's compute, such as 33%");
+  run_command->add_option("--cards", run.cards, "Slices on that many different cards");
+  run_command->add_option("program", run.command, "The program and its arguments, after --")->required();
+  run_command->positionals_at_end();
+  run_command->callback([&] { code = RunCommand(run); });
+
+  auto* skus = app.add_subcommand("skus", "What can be rented, at what price");
+  skus->callback(with_key([&] { return Skus(context); }));
+
+  RentOptions rent;
+  auto* rent_command = app.add_subcommand("rent", "Rent a slice and run a program in it");
+  rent_command->add_option("sku", rent.sku, "Name of the SKU (tessera skus)")->required();
+  rent_command->add_option("--name", rent.name, "A name for people");
+  rent_command->add_option("-e,--env", rent.environment, "NAME=value, may be repeated")->allow_extra_args(false);
+  rent_command->add_flag("--wait", rent.wait, "Wait until it runs, or has ended");
+  rent_command->add_option("--wait-seconds", rent.wait_seconds_max, "Longest wait")->check(CLI::Range(1, 86400));
+  rent_command->add_option("command", rent.command, "The program and its arguments, after --")->required();
+  rent_command->callback(with_key([&] { return Rent(context, rent); }));
+
+  bool all = false;
+  auto* ps = app.add_subcommand("ps", "Your instances");
+  ps->add_flag("-a,--all", all, "Released ones too");
+  ps->callback(with_key([&] { return Ps(context, all); }));
+
+  std::string id;
+  const auto by_id = [&](const char* name, const char* help, auto body) {
+    auto* command = app.add_subcommand(name, help);
+    command->add_option("instance", id, "Instance id (tessera ps)")->required();
+    command->callback(with_key([&, body] { return body(); }));
+    return command;
+  };
+  by_id("show", "One instance with its events", [&] { return Show(context, id); });
+  bool follow = false;
+  by_id("logs", "What the program printed", [&] { return Logs(context, id, follow); })
+      ->add_flag("-f,--follow", follow, "Until it ends");
+  by_id("stop", "Stop it: the card is given back, nothing more is charged", [&] { return Stop(context, id); });
+  by_id("start", "Start a stopped instance again", [&] { return Start(context, id); });
+  by_id("release", "Stop it and delete it", [&] { return Release(context, id); });
+  std::vector<std::string> exec_command;
+  bool read_stdin = false;
+  auto* exec = by_id("exec", "Run a command inside the instance's slice",
+                     [&] { return Exec(context, id, exec_command, read_stdin); });
+  exec->add_flag("-i,--stdin", read_stdin, "Give the command this standard input (1 MiB at most)");
+  exec->add_option("command", exec_command, "The command and its arguments, after --")->required();
+
+  app.add_subcommand("bill", "What you owe and why")->callback(with_key([&] { return Bill(context); }));
+  app.add_subcommand("me", "Your account: balance, held, available")->callback(with_key([&] { return Me(context); }));
+  app.add_subcommand("top", "Cards: sold, used, busy")->callback(with_key([&] { return Top(context); }));
+
+  auto* admin = app.add_subcommand("admin", "For the operator: tenants, money, SKUs");
+  admin->require_subcommand(1);
+  std::string tenant_name, key_out, tenant_id, amount;
+  auto* create = admin->add_subcommand("create-tenant", "Make a tenant and print its API key once");
+  create->add_option("name", tenant_name, "Name of the tenant")->required();
+  create->add_option("--key-out", key_out, "Write the key to this file (mode 0600) instead of printing it");
+  create->callback(with_key([&] { return CreateTenant(context, tenant_name, key_out); }));
+  admin->add_subcommand("tenants", "All tenants")->callback(with_key([&] { return Tenants(context); }));
+  auto* deposit = admin->add_subcommand("deposit", "Book money a tenant paid in");
+  deposit->add_option("tenant", tenant_id, "Tenant id")->required();
+  deposit->add_option("amount", amount, "Amount, such as 100.00")->required();
+  deposit->callback(with_key([&] { return Deposit(context, tenant_id, amount); }));
+  admin->add_subcommand("ledger", "Every account and the sum, which must be zero")
+      ->callback(with_key([&] { return CheckLedger(context); }));
+  SkuOptions sku;
+  auto* add_sku = admin->add_subcommand("add-sku", "Offer a slice shape at a price");
+  add_sku->add_option("name", sku.name, "Name, such as a100.third")->required();
+  add_sku->add_option("--price", sku.price_per_hour, "Price an hour, such as 6.40")->required();
+  add_sku->add_option("--memory", sku.memory, "Memory, such as 26GiB")->required();
+  add_sku->add_option("--compute", sku.compute, "Share of the card's compute, such as 33.3%")->required();
+  add_sku->add_option("--cpu", sku.cpu, "CPU in thousandths of a core");
+  add_sku->add_option("--ram", sku.ram, "RAM, such as 8GiB");
+  add_sku->add_option("--model", sku.model, "Only cards whose model contains this");
+  add_sku->callback(with_key([&] { return AddSku(context, sku); }));
+
+  try {
+    app.parse(argc, argv);
+  } catch (const CLI::ParseError& error) {
+    const int parse_code = app.exit(error);
+    return parse_code == 0 ? 0 : 2;
+  }
+  return code;
+}
+
+}  // namespace tessera::cli
