@@ -1,5 +1,6 @@
-// The cloud's view of the scheduling plane: the port that `apps/` binds to a scheduler. Calls are idempotent by
-// instance id + generation (a restart of the same instance raises the generation). Thread-safe.
+// The cloud's view of the scheduling plane: the port that `apps/` binds to a scheduler. Calls are
+// idempotent by instance id + generation (a restart of the same instance raises the generation).
+// Thread-safe.
 #pragma once
 
 #include <cstdint>
@@ -23,8 +24,9 @@ struct ExecutionStatus {
   std::string waiting_for;                        // kQueued: Scarcity::message
   int exit_code = 0;                              // kEnded
   std::int64_t started_wall_micros = 0;
-  std::int64_t ended_wall_micros = 0;  // kEnded: kernel's exit time, or the last heartbeat when the node was away
-  std::int64_t seen_wall_micros = 0;   // last time the node vouched for it
+  std::int64_t ended_wall_micros =
+      0;  // kEnded: kernel's exit time, or the last heartbeat when the node was away
+  std::int64_t seen_wall_micros = 0;  // last time the node vouched for it
 };
 
 struct CardView {
@@ -48,19 +50,22 @@ struct ExecOutput {
 class Execution {
  public:
   virtual ~Execution() = default;
-  // Places and starts, or queues. A request that no empty fleet could hold is kFailedPrecondition with the
-  // scarce thing named; a full queue is kResourceExhausted with the bound's name.
-  virtual Result<ExecutionStatus> Submit(const placement::Request& request, std::uint64_t generation,
+  // Places and starts, or queues. A request that no empty fleet could hold is kFailedPrecondition
+  // with the scarce thing named; a full queue is kResourceExhausted with the bound's name.
+  virtual Result<ExecutionStatus> Submit(const placement::Request& request,
+                                         std::uint64_t generation,
                                          const runtime::Workload& workload) = 0;
   // Ends a running instance or takes a queued one out of the queue. Returns the final status.
-  virtual Result<ExecutionStatus> Stop(const std::string& instance_id, std::uint64_t generation) = 0;
+  virtual Result<ExecutionStatus> Stop(const std::string& instance_id,
+                                       std::uint64_t generation) = 0;
   virtual Status Forget(const std::string& instance_id) = 0;
   virtual Result<ExecutionStatus> Get(const std::string& instance_id) = 0;
   // All instances the plane knows, including ones that ended since the last Forget.
   virtual Result<std::vector<ExecutionStatus>> List() = 0;
   virtual Result<std::vector<CardView>> Cards() = 0;
   virtual Result<std::string> Log(const std::string& instance_id, std::uint64_t offset) = 0;
-  virtual Result<ExecOutput> Exec(const std::string& instance_id, const std::vector<std::string>& argv,
+  virtual Result<ExecOutput> Exec(const std::string& instance_id,
+                                  const std::vector<std::string>& argv,
                                   const std::string& stdin_bytes) = 0;
 };
 

@@ -22,7 +22,8 @@ const Clock& RealClock();
 // A clock a test moves by hand; sleeping advances it.
 class FakeClock : public Clock {
  public:
-  explicit FakeClock(std::int64_t wall_micros = 1'700'000'000'000'000) : wall_micros_(wall_micros) {}
+  explicit FakeClock(std::int64_t wall_micros = 1'700'000'000'000'000)
+      : wall_micros_(wall_micros) {}
   std::int64_t MonotonicNanos() const override { return wall_micros_ * 1000; }
   std::int64_t WallMicros() const override { return wall_micros_; }
   void SleepNanos(std::int64_t nanos) const override { wall_micros_ += nanos / 1000; }

@@ -1,4 +1,5 @@
-// File access behind an interface, so that "the n-th write fails, for all n" can be tested. Thread-safe.
+// File access behind an interface, so that "the n-th write fails, for all n" can be tested.
+// Thread-safe.
 #pragma once
 
 #include <cstdint>
@@ -15,8 +16,8 @@ class Files {
   virtual ~Files() = default;
   // The whole file; kNotFound when it does not exist.
   virtual Result<std::string> Read(const std::string& path) = 0;
-  // Replaces the file so that after a crash it holds either the old or the new bytes: temporary file, fsync,
-  // rename, fsync of the folder.
+  // Replaces the file so that after a crash it holds either the old or the new bytes: temporary
+  // file, fsync, rename, fsync of the folder.
   virtual Status WriteAtomically(const std::string& path, std::string_view bytes) = 0;
   // Writes into an existing special file (cgroup, sysfs) with one write(2).
   virtual Status Poke(const std::string& path, std::string_view bytes) = 0;
@@ -30,7 +31,8 @@ class Files {
 
 Files& PosixFiles();
 
-// Passes through to another Files and fails the n-th mutating call (0-based) with kInternal; counts calls.
+// Passes through to another Files and fails the n-th mutating call (0-based) with kInternal; counts
+// calls.
 class FaultyFiles : public Files {
  public:
   FaultyFiles(Files& under, int fail_at) : under_(under), fail_at_(fail_at) {}
@@ -39,7 +41,9 @@ class FaultyFiles : public Files {
   Status Poke(const std::string& path, std::string_view bytes) override;
   Status MakeDirs(const std::string& path, unsigned mode) override;
   Status Remove(const std::string& path) override;
-  Result<std::vector<std::string>> List(const std::string& path) override { return under_.List(path); }
+  Result<std::vector<std::string>> List(const std::string& path) override {
+    return under_.List(path);
+  }
   bool Exists(const std::string& path) override { return under_.Exists(path); }
   int calls() const { return calls_; }
 

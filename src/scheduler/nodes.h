@@ -42,6 +42,11 @@ struct RunStatus {
   std::int64_t started_wall_micros = 0;   // when the first process began
   std::int64_t ended_wall_micros = 0;     // kernel's exit time; 0 while running
   std::uint64_t used_bytes = 0;           // device memory over all cards, as the ledger page says
+  // What a running instance holds, as given to Start: lets a restarted scheduler adopt it with its reservation. Empty
+  // shares: unknown, then it is kept as it is and counts as foreign use.
+  std::vector<device::Share> shares;
+  std::uint32_t cpu_millis = 0;
+  std::uint64_t ram_bytes = 0;
 };
 
 struct ExecResult {

@@ -1,0 +1,85 @@
+#include "simgpu/driver/arena.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include "simgpu/state/profile.h"
+
+namespace simgpu {
+
+std::unique_ptr<Arena> Arena::Make(uint64_t granules, std::string* error) {
+  std::unique_ptr<Arena> arena(new Arena);
+  arena->bytes_ = granules * kGranule;
+  auto fail = [&](const char* what) {
+    *error = std::string(what) + " of " + std::to_string(arena->bytes_ >> 30) +
+             " GiB of addresses: " + strerror(errno);
+    return nullptr;
+  };
+  // One granule more, to align the base.
+  void* reserved = mmap(nullptr, arena->bytes_ + kGranule, PROT_NONE,
+                        MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  if (reserved == MAP_FAILED) return fail("reservation");
+  arena->base_ = (reinterpret_cast<uint64_t>(reserved) + kGranule - 1) / kGranule * kGranule;
+  arena->fd_ = memfd_create("simgpu-memory", MFD_CLOEXEC);
+  if (arena->fd_ < 0 || ftruncate(arena->fd_, static_cast<off_t>(arena->bytes_)) != 0) {
+    return fail("memory file");
+  }
+  void* host = mmap(nullptr, arena->bytes_, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE,
+                    arena->fd_, 0);
+  if (host == MAP_FAILED) return fail("mapping");
+  madvise(reserved, arena->bytes_ + kGranule, MADV_DONTDUMP);
+  madvise(host, arena->bytes_, MADV_DONTDUMP);
+  arena->host_ = static_cast<uint8_t*>(host);
+  arena->free_[0] = granules;
+  return arena;
+}
+
+uint64_t Arena::Take(uint64_t granules) {
+  for (auto at = free_.begin(); at != free_.end(); ++at) {
+    if (at->second < granules) continue;
+    const uint64_t first = at->first;
+    const uint64_t rest = at->second - granules;
+    free_.erase(at);
+    if (rest > 0) free_[first + granules] = rest;
+    return base_ + first * kGranule;
+  }
+  return 0;
+}
+
+void Arena::Give(uint64_t address, uint64_t granules) {
+  // Through the mapping, because a program may have closed our descriptor.
+  madvise(Host(address), granules * kGranule, MADV_REMOVE);
+  uint64_t first = (address - base_) / kGranule;
+  auto after = free_.lower_bound(first);
+  if (after != free_.begin()) {
+    auto before = std::prev(after);
+    if (before->first + before->second == first) {
+      first = before->first;
+      granules += before->second;
+      free_.erase(before);
+    }
+  }
+  if (after != free_.end() && first + granules == after->first) {
+    granules += after->second;
+    free_.erase(after);
+  }
+  free_[first] = granules;
+}
+
+bool Arena::Expose(uint64_t address, uint64_t granules) {
+  // A mapping made from the mapping: works without our descriptor too.
+  void* made = mremap(Host(address), 0, granules * kGranule, MREMAP_MAYMOVE | MREMAP_FIXED,
+                      reinterpret_cast<void*>(address));
+  return made != MAP_FAILED;
+}
+
+bool Arena::Hide(uint64_t address, uint64_t granules) {
+  void* made = mmap(reinterpret_cast<void*>(address), granules * kGranule, PROT_NONE,
+                    MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1, 0);
+  return made != MAP_FAILED;
+}
+
+}  // namespace simgpu

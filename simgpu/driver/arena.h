@@ -1,0 +1,41 @@
+// The address range of one card in this process.
+//
+// Device addresses lie in a reserved range without access, so that a host that dereferences one
+// faults as on a real machine; the bytes live in a second mapping of a memory file, which copies
+// and kernels use. Nothing is backed by memory until it is written, and freed granules are punched
+// out, so an 80 GiB card exists on a small machine. Not thread-safe: the driver's mutex guards it.
+// Never destroyed.
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <string>
+
+namespace simgpu {
+
+class Arena {
+ public:
+  // Room for `granules` of 2 MiB. Null with a sentence in `error` when the machine refuses.
+  static std::unique_ptr<Arena> Make(uint64_t granules, std::string* error);
+
+  // The lowest free run of that length, or 0.
+  uint64_t Take(uint64_t granules);
+  void Give(uint64_t address, uint64_t granules);
+  // Lets the host use the range at its device address too (managed memory), or no longer.
+  bool Expose(uint64_t address, uint64_t granules);
+  bool Hide(uint64_t address, uint64_t granules);
+
+  bool Contains(uint64_t address) const { return address >= base_ && address < base_ + bytes_; }
+  uint8_t* Host(uint64_t address) const { return host_ + (address - base_); }
+
+ private:
+  Arena() = default;
+  uint64_t base_ = 0;
+  uint64_t bytes_ = 0;
+  uint8_t* host_ = nullptr;
+  int fd_ = -1;
+  std::map<uint64_t, uint64_t> free_;  // first granule -> length
+};
+
+}  // namespace simgpu

@@ -1,0 +1,31 @@
+# NVIDIA A100 SXM4 80 GB.
+name NVIDIA A100-SXM4-80GB
+architecture ampere
+vbios 92.00.9E.00.01
+memory_mib 81920
+context_mib 416
+l2_kib 40960
+capability 8.0
+sm_count 108
+cores_per_sm 64
+threads_per_sm 2048
+blocks_per_sm 32
+registers_per_sm 65536
+shared_per_sm 167936
+shared_per_block_optin 166912
+clock_khz 1410000
+clock_idle_khz 210000
+memory_clock_khz 1593000
+memory_bus_bits 5120
+copy_engines 3
+pci_device 0x20B210DE
+pci_subsystem 0x147F10DE
+pcie_generation 4
+pcie_width 16
+power_idle_mw 62000
+power_limit_mw 400000
+temperature_idle_c 31
+temperature_load_c 62
+temperature_slowdown_c 89
+temperature_shutdown_c 92
+has_fan 0

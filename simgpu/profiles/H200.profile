@@ -1,0 +1,31 @@
+# NVIDIA H200 SXM 141 GB.
+name NVIDIA H200
+architecture hopper
+vbios 96.00.BC.00.01
+memory_mib 143770
+context_mib 520
+l2_kib 61440
+capability 9.0
+sm_count 132
+cores_per_sm 128
+threads_per_sm 2048
+blocks_per_sm 32
+registers_per_sm 65536
+shared_per_sm 233472
+shared_per_block_optin 232448
+clock_khz 1980000
+clock_idle_khz 345000
+memory_clock_khz 3201000
+memory_bus_bits 6144
+copy_engines 3
+pci_device 0x233510DE
+pci_subsystem 0x18BE10DE
+pcie_generation 5
+pcie_width 16
+power_idle_mw 76000
+power_limit_mw 700000
+temperature_idle_c 28
+temperature_load_c 58
+temperature_slowdown_c 87
+temperature_shutdown_c 92
+has_fan 0

@@ -1,0 +1,31 @@
+# NVIDIA T4 16 GB.
+name Tesla T4
+architecture turing
+vbios 90.04.96.00.01
+memory_mib 15360
+context_mib 106
+l2_kib 4096
+capability 7.5
+sm_count 40
+cores_per_sm 64
+threads_per_sm 1024
+blocks_per_sm 16
+registers_per_sm 65536
+shared_per_sm 65536
+shared_per_block_optin 65536
+clock_khz 1590000
+clock_idle_khz 300000
+memory_clock_khz 5001000
+memory_bus_bits 256
+copy_engines 3
+pci_device 0x1EB810DE
+pci_subsystem 0x12A210DE
+pcie_generation 3
+pcie_width 16
+power_idle_mw 10000
+power_limit_mw 70000
+temperature_idle_c 34
+temperature_load_c 68
+temperature_slowdown_c 93
+temperature_shutdown_c 96
+has_fan 0

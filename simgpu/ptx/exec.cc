@@ -1,0 +1,846 @@
+// The scheduler: blocks over host workers, warps of a block in turn, groups of lanes inside a warp.
+//
+// Divergence: a warp is a set of groups {frame, pc, lanes}. The group in the deepest call and at the lowest pc runs
+// first, and groups that meet at one pc of one frame become one again; that reconverges structured code. A group that
+// has run kGroupQuantum instructions gives way to the one that waited longest, so lanes that spin on another lane of
+// their warp make progress, as on Volta and later. Barriers count threads, not warps.
+#include <algorithm>
+#include <cstdio>
+#include <mutex>
+#include <thread>
+
+#include "simgpu/ptx/code.h"
+
+namespace simgpu::ptx {
+namespace {
+
+constexpr uint32_t kGroupQuantum = 16384;  // Warp instructions of one group before another gets its turn.
+constexpr uint32_t kWarpQuantum = 65536;   // Warp instructions of one warp before the next warp gets its turn.
+constexpr int kBarriers = 16;
+
+enum class GroupState : uint8_t { kReady, kBarrier, kWarpSync };
+
+struct Group {
+  Frame* frame = nullptr;
+  uint32_t pc = 0;
+  uint32_t mask = 0;
+  GroupState state = GroupState::kReady;
+  uint8_t barrier = 0;
+  uint64_t last_run = 0;
+};
+
+struct Warp {
+  std::vector<Group> groups;
+  Frame* root = nullptr;
+  uint32_t live = 0;
+  uint32_t carry = 0;
+  uint32_t tid[3][kWarpSize] = {};
+};
+
+struct Barrier {
+  uint32_t arrived = 0;
+  uint32_t explicit_count = 0;  // 0: every thread that has not exited.
+  uint32_t true_count = 0;      // Of bar.red predicates.
+  uint32_t voters = 0;
+};
+
+// Shared by the workers of one launch.
+struct Launch {
+  const Module::Impl* module;
+  const Kernel* kernel;
+  const Function* function;
+  const LaunchConfig* config;
+  std::vector<std::vector<uint64_t>> constants;  // By function index, beside Function::constants.
+  uint32_t local_bytes = 0;
+  uint32_t shared_bytes = 0;
+  uint32_t threads = 0;
+  uint64_t blocks = 0;
+  std::atomic<uint64_t> next_block{0};
+  std::atomic<uint64_t> instructions{0};
+  std::atomic<bool> stop{false};
+  std::mutex mutex;  // Guards `result` and the print sink.
+  LaunchResult result;
+};
+
+class Worker {
+ public:
+  Worker(Launch* launch, uint32_t number) : launch_(*launch) {
+    const LaunchConfig& config = *launch_.config;
+    shared_.resize((launch_.shared_bytes + 7) / 8 + 1);
+    local_.reset(static_cast<uint8_t*>(
+        std::calloc(1, static_cast<size_t>(launch_.local_bytes) * launch_.threads + 16)));
+    caches_.resize(launch_.module->sites + 1);
+    const uint32_t warps = (launch_.threads + kWarpSize - 1) / kWarpSize;
+    warps_.resize(warps);
+    for (uint32_t w = 0; w < warps; ++w) {
+      Warp& warp = warps_[w];
+      warp.root = NewFrame(*launch_.function);
+      for (int lane = 0; lane < kWarpSize; ++lane) {
+        const uint32_t t = w * kWarpSize + static_cast<uint32_t>(lane);
+        warp.tid[0][lane] = t % config.block[0];
+        warp.tid[1][lane] = t / config.block[0] % config.block[1];
+        warp.tid[2][lane] = t / config.block[0] / config.block[1];
+      }
+    }
+    e_.shared = reinterpret_cast<uint8_t*>(shared_.data());
+    e_.shared_bytes = launch_.shared_bytes;
+    e_.local_bytes = launch_.local_bytes;
+    e_.params = static_cast<const uint8_t*>(config.params);
+    e_.param_bytes = static_cast<uint32_t>(config.param_bytes);
+    e_.caches = caches_.data();
+    e_.memory = config.memory;
+    e_.config = &config;
+    e_.worker = number;
+  }
+
+  void Run() {
+    if (!local_) {
+      e_.Fail(Status::kLaunchFailed, 0, "the host has no memory for the threads' local memory");
+      Report();
+      return;
+    }
+    const LaunchConfig& config = *launch_.config;
+    while (!launch_.stop.load(std::memory_order_relaxed)) {
+      const uint64_t block = launch_.next_block.fetch_add(1, std::memory_order_relaxed);
+      if (block >= launch_.blocks) break;
+      e_.ctaid[0] = static_cast<uint32_t>(block % config.grid[0]);
+      e_.ctaid[1] = static_cast<uint32_t>(block / config.grid[0] % config.grid[1]);
+      e_.ctaid[2] = static_cast<uint32_t>(block / config.grid[0] / config.grid[1]);
+      RunBlock();
+      if (e_.fault.status != Status::kOk) {
+        Report();
+        break;
+      }
+    }
+    Account();
+  }
+
+ private:
+  struct Free {
+    void operator()(uint8_t* p) const { std::free(p); }
+  };
+
+  Frame* NewFrame(const Function& function) {
+    const size_t index = static_cast<size_t>(&function - launch_.module->functions.data());
+    if (free_frames_.size() <= index) free_frames_.resize(launch_.module->functions.size());
+    if (!free_frames_[index].empty()) {
+      Frame* frame = free_frames_[index].back();
+      free_frames_[index].pop_back();
+      return frame;
+    }
+    frames_.push_back(std::make_unique<Frame>());
+    Frame* frame = frames_.back().get();
+    frame->function = &function;
+    frame->storage.resize(function.register_bytes / 8 + 8);
+    // Aligned to a cache line so that a register's lanes never straddle one more than they must.
+    frame->registers = reinterpret_cast<uint8_t*>(
+        (reinterpret_cast<uintptr_t>(frame->storage.data()) + 63) & ~uintptr_t{63});
+    const std::vector<uint64_t>& values = launch_.constants[index];
+    for (size_t i = 0; i < values.size(); ++i) {
+      const Constant& constant = function.constants[i];
+      uint8_t* to = frame->registers + constant.offset;
+      for (int lane = 0; lane < kWarpSize; ++lane) {
+        switch (constant.cls) {
+          case RegClass::kPred: reinterpret_cast<uint32_t*>(to)[0] = values[i] ? kFullMask : 0; break;
+          case RegClass::k16: reinterpret_cast<uint16_t*>(to)[lane] = static_cast<uint16_t>(values[i]); break;
+          case RegClass::k32: reinterpret_cast<uint32_t*>(to)[lane] = static_cast<uint32_t>(values[i]); break;
+          default: reinterpret_cast<uint64_t*>(to)[lane] = values[i]; break;
+        }
+      }
+    }
+    return frame;
+  }
+
+  void FreeFrame(Frame* frame) {
+    free_frames_[static_cast<size_t>(frame->function - launch_.module->functions.data())].push_back(frame);
+  }
+
+  void Account() {
+    const uint64_t fresh = e_.instructions - accounted_;
+    accounted_ = e_.instructions;
+    const uint64_t total = launch_.instructions.fetch_add(fresh, std::memory_order_relaxed) + fresh;
+    const LaunchConfig& config = *launch_.config;
+    if (total > config.instruction_budget) {
+      e_.Fail(Status::kLaunchTimeout, -1,
+              "the instruction budget of " + std::to_string(config.instruction_budget) + " is spent");
+    }
+    if (config.cancel != nullptr && config.cancel->load(std::memory_order_relaxed)) {
+      e_.Fail(Status::kCancelled, -1, "the launch was cancelled");
+    }
+  }
+
+  void Report() {
+    std::string where = "kernel '" + launch_.function->name + "'";
+    if (fault_instr_ != nullptr) {
+      where += ", " + fault_function_->names[fault_instr_->name] + " at PTX line " + std::to_string(fault_instr_->line);
+      if (fault_function_ != launch_.function) where += " of '" + fault_function_->name + "'";
+    }
+    where += ", block (" + std::to_string(e_.ctaid[0]) + "," + std::to_string(e_.ctaid[1]) + "," +
+             std::to_string(e_.ctaid[2]) + ")";
+    if (fault_warp_ != nullptr && e_.fault.lane >= 0) {
+      const int lane = e_.fault.lane;
+      where += ", thread (" + std::to_string(fault_warp_->tid[0][lane]) + "," +
+               std::to_string(fault_warp_->tid[1][lane]) + "," + std::to_string(fault_warp_->tid[2][lane]) + ")";
+    }
+    const std::lock_guard<std::mutex> lock(launch_.mutex);
+    if (launch_.result.status == Status::kOk) {
+      launch_.result.status = e_.fault.status;
+      launch_.result.message = e_.fault.what + ": " + where;
+    }
+    launch_.stop.store(true, std::memory_order_relaxed);
+  }
+
+  void RunBlock() {
+    live_threads_ = launch_.threads;
+    for (Barrier& barrier : barriers_) barrier = {};
+    for (size_t w = 0; w < warps_.size(); ++w) {
+      Warp& warp = warps_[w];
+      const uint32_t lanes = std::min<uint32_t>(kWarpSize, launch_.threads - static_cast<uint32_t>(w) * kWarpSize);
+      warp.live = lanes == 32 ? kFullMask : (1u << lanes) - 1;
+      warp.root->lanes = warp.live;
+      warp.groups.assign(1, Group{warp.root, 0, warp.live, GroupState::kReady, 0, 0});
+    }
+    while (live_threads_ > 0) {
+      bool progress = false;
+      for (size_t w = 0; w < warps_.size(); ++w) {
+        if (warps_[w].live == 0) continue;
+        if (RunWarp(warps_[w], static_cast<uint32_t>(w))) progress = true;
+        if (e_.fault.status != Status::kOk) return;
+      }
+      Account();
+      if (e_.fault.status != Status::kOk) return;
+      if (launch_.stop.load(std::memory_order_relaxed)) return;
+      if (!progress && !ReleaseWarpBarriers()) {
+        DescribeDeadlock();
+        return;
+      }
+    }
+  }
+
+  // bar.warp.sync may be met at different places by the lanes of one warp; once nothing else can run, lanes parked
+  // at any of them meet there.
+  bool ReleaseWarpBarriers() {
+    bool released = false;
+    for (Warp& warp : warps_) {
+      uint32_t parked = 0;
+      for (const Group& group : warp.groups) {
+        if (IsWarpBarrier(group)) parked |= group.mask;
+      }
+      for (Group& group : warp.groups) {
+        if (!IsWarpBarrier(group)) continue;
+        const Instr& i = group.frame->function->code[group.pc];
+        const uint32_t* members = reinterpret_cast<const uint32_t*>(group.frame->registers + i.a);
+        bool complete = true;
+        for (uint32_t m = group.mask; m != 0; m &= m - 1) {
+          if ((members[__builtin_ctz(m)] & warp.live & ~parked) != 0) complete = false;
+        }
+        if (complete) {
+          group.state = GroupState::kReady;
+          ++group.pc;
+          released = true;
+        }
+      }
+    }
+    return released;
+  }
+
+  static bool IsWarpBarrier(const Group& group) {
+    if (group.state != GroupState::kWarpSync) return false;
+    return group.frame->function->code[group.pc].fn == nullptr;
+  }
+
+  void DescribeDeadlock() {
+    for (Warp& warp : warps_) {
+      for (const Group& group : warp.groups) {
+        const uint32_t pc = group.state == GroupState::kBarrier ? group.pc - 1 : group.pc;
+        fault_function_ = group.frame->function;
+        fault_instr_ = &fault_function_->code[pc];
+        fault_warp_ = &warp;
+        e_.Fail(Status::kLaunchTimeout, __builtin_ctz(group.mask), "threads wait for each other for ever");
+        return;
+      }
+    }
+  }
+
+  // Makes group `index` one with any other that stands at the same place. Answers the index it has now.
+  size_t Merge(Warp& warp, size_t index) {
+    for (size_t other = 0; other < warp.groups.size(); ++other) {
+      if (other == index) continue;
+      Group& a = warp.groups[index];
+      Group& b = warp.groups[other];
+      if (a.frame != b.frame || a.pc != b.pc || b.state == GroupState::kBarrier || a.state == GroupState::kBarrier) {
+        continue;
+      }
+      a.mask |= b.mask;
+      a.state = GroupState::kReady;
+      a.last_run = std::max(a.last_run, b.last_run);
+      Remove(warp, other);
+      if (index == warp.groups.size()) index = other;
+      other = SIZE_MAX;  // Start over: indices moved.
+    }
+    return index;
+  }
+
+  static void Remove(Warp& warp, size_t index) {
+    warp.groups[index] = warp.groups.back();
+    warp.groups.pop_back();
+  }
+
+  // The next group to run, or -1. `rotate`: take the one that waited longest instead of the lowest pc.
+  static int Pick(const Warp& warp, bool rotate) {
+    int best = -1;
+    for (size_t i = 0; i < warp.groups.size(); ++i) {
+      const Group& g = warp.groups[i];
+      if (g.state != GroupState::kReady) continue;
+      if (best < 0) {
+        best = static_cast<int>(i);
+        continue;
+      }
+      const Group& b = warp.groups[static_cast<size_t>(best)];
+      const bool before = rotate ? g.last_run < b.last_run
+                                 : g.frame->depth != b.frame->depth ? g.frame->depth > b.frame->depth
+                                                                    : g.pc < b.pc;
+      if (before) best = static_cast<int>(i);
+    }
+    return best;
+  }
+
+  // Answers whether anything ran.
+  bool RunWarp(Warp& warp, uint32_t number) {
+    for (int d = 0; d < 3; ++d) e_.tid[d] = warp.tid[d];
+    e_.warp_id = number;
+    e_.live = warp.live;
+    e_.carry = warp.carry;
+    e_.local = local_.get() + static_cast<size_t>(number) * kWarpSize * launch_.local_bytes;
+    fault_warp_ = &warp;
+    bool ran = false;
+    bool rotate = false;
+    int64_t quantum = kWarpQuantum;
+    while (quantum > 0) {
+      const int index = Pick(warp, rotate);
+      if (index < 0) break;
+      ran = true;
+      uint32_t slice = kGroupQuantum;
+      rotate = RunGroup(warp, static_cast<size_t>(index), &slice) && warp.groups.size() > 1;
+      quantum -= kGroupQuantum - slice;
+      if (e_.fault.status != Status::kOk) break;
+      if (rotate && slice != 0) quantum -= 1;  // A yield: the count still has to run down.
+    }
+    warp.carry = e_.carry;
+    return ran;
+  }
+
+  // Runs one group until it blocks, splits, merges or has used its slice. Answers whether it should give way.
+  bool RunGroup(Warp& warp, size_t index, uint32_t* slice) {
+    Frame* frame = warp.groups[index].frame;
+    const Instr* code = frame->function->code.data();
+    uint32_t pc = warp.groups[index].pc;
+    const uint32_t active = warp.groups[index].mask;
+    const uint32_t lanes = static_cast<uint32_t>(__builtin_popcount(active));
+    warp.groups[index].last_run = ++turn_;
+    e_.r = frame->registers;
+    e_.frame = frame;
+    const bool alone = warp.groups.size() == 1;
+    uint32_t meet = UINT32_MAX;  // The nearest pc ahead where another group of this frame stands.
+    if (!alone) {
+      for (size_t i = 0; i < warp.groups.size(); ++i) {
+        const Group& g = warp.groups[i];
+        if (i != index && g.frame == frame && g.pc > pc && g.state != GroupState::kBarrier) meet = std::min(meet, g.pc);
+      }
+    }
+    uint32_t left = *slice;
+    bool give_way = false;
+    while (true) {
+      if (pc == meet || left == 0) {
+        give_way = left == 0;
+        warp.groups[index].pc = pc;
+        Merge(warp, index);
+        break;
+      }
+      const Instr& i = code[pc];
+      --left;
+      e_.instructions += lanes;
+      uint32_t mask = active;
+      if (i.guard != kNoReg) {
+        const uint32_t p = *Reg<uint32_t>(e_, i.guard);
+        mask &= i.guard_negated ? ~p : p;
+        if (mask == 0) {
+          ++pc;
+          continue;
+        }
+      }
+      if (i.kind == Kind::kPlain) {
+        i.fn(e_, i, mask);
+        ++pc;
+        continue;
+      }
+      if (i.kind == Kind::kMemory) {
+        i.fn(e_, i, mask);
+        if (e_.fault.status != Status::kOk) {
+          fault_instr_ = &i;
+          fault_function_ = frame->function;
+          break;
+        }
+        ++pc;
+        continue;
+      }
+      if (i.kind == Kind::kBranch && (alone || i.target > pc) && mask == active && i.target <= meet) {
+        pc = i.target;
+        continue;
+      }
+      warp.groups[index].pc = pc;
+      if (i.kind == Kind::kWarpSync && WarpSyncReady(warp, index, i, mask)) {
+        if (i.fn != nullptr) i.fn(e_, i, mask);
+        ++pc;
+        continue;
+      }
+      *slice = left;
+      give_way = Control(warp, index, i, mask);
+      if (e_.fault.status != Status::kOk && fault_instr_ == nullptr) {
+        fault_instr_ = &i;
+        fault_function_ = frame->function;
+      }
+      return give_way;
+    }
+    *slice = left;
+    return give_way;
+  }
+
+  // True: every lane of `mask` has all its member lanes here and nothing has to be split.
+  static bool WarpSyncReady(const Warp& warp, size_t index, const Instr& i, uint32_t mask) {
+    const Group& group = warp.groups[index];
+    if (mask != group.mask) return false;
+    return Satisfied(warp, group, i, mask) == mask;
+  }
+
+  static uint32_t Satisfied(const Warp& warp, const Group& group, const Instr& i, uint32_t mask) {
+    const uint32_t* members = reinterpret_cast<const uint32_t*>(group.frame->registers + i.a);
+    uint32_t satisfied = 0;
+    for (uint32_t m = mask; m != 0; m &= m - 1) {
+      const int lane = __builtin_ctz(m);
+      if ((members[lane] & warp.live & ~mask) == 0) satisfied |= 1u << lane;
+    }
+    return satisfied;
+  }
+
+  // Splits `mask` off group `index`: the rest moves past the instruction. Answers the index of the `mask` part.
+  size_t SplitOff(Warp& warp, size_t index, uint32_t mask) {
+    Group& group = warp.groups[index];
+    if (mask == group.mask) return index;
+    Group rest = group;
+    rest.mask &= ~mask;
+    ++rest.pc;
+    group.mask = mask;
+    warp.groups.push_back(rest);
+    // The rest may meet others; the part at `index` keeps its pc, so its own index is all that can move.
+    const size_t last = warp.groups.size() - 1;
+    Merge(warp, last);
+    for (size_t i = 0; i < warp.groups.size(); ++i) {
+      if ((warp.groups[i].mask & mask) != 0) return i;
+    }
+    return index;
+  }
+
+  // Handles an instruction that moves lanes about. Answers whether the warp should turn to another group.
+  bool Control(Warp& warp, size_t index, const Instr& i, uint32_t mask) {
+    switch (i.kind) {
+      case Kind::kBranch: {
+        Group& group = warp.groups[index];
+        if (mask == group.mask) {
+          group.pc = i.target;
+          Merge(warp, index);
+          return false;
+        }
+        Group taken = group;
+        taken.mask = mask;
+        taken.pc = i.target;
+        group.mask &= ~mask;
+        ++group.pc;
+        const uint32_t stays = group.mask;
+        warp.groups.push_back(taken);
+        Merge(warp, warp.groups.size() - 1);
+        for (size_t k = 0; k < warp.groups.size(); ++k) {
+          if ((warp.groups[k].mask & stays) != 0) {
+            Merge(warp, k);
+            break;
+          }
+        }
+        return false;
+      }
+      case Kind::kBranchTable: {
+        const std::vector<uint32_t>& table = warp.groups[index].frame->function->tables[i.target];
+        const uint32_t* selector = Reg<uint32_t>(e_, i.a);
+        index = SplitOff(warp, index, mask);
+        const Group group = warp.groups[index];
+        Remove(warp, index);
+        for (uint32_t m = mask; m != 0; m &= m - 1) {
+          const int lane = __builtin_ctz(m);
+          if (selector[lane] >= table.size()) {
+            e_.Fail(Status::kLaunchFailed, lane, "brx.idx index is outside of its table");
+            return false;
+          }
+          Group one = group;
+          one.mask = 1u << lane;
+          one.pc = table[selector[lane]];
+          warp.groups.push_back(one);
+          Merge(warp, warp.groups.size() - 1);
+        }
+        return false;
+      }
+      case Kind::kExit:
+        index = SplitOff(warp, index, mask);
+        Exit(warp, index, mask);
+        return false;
+      case Kind::kRet: {
+        index = SplitOff(warp, index, mask);
+        Group& group = warp.groups[index];
+        Frame* frame = group.frame;
+        if (frame->parent == nullptr) {
+          Exit(warp, index, mask);
+          return false;
+        }
+        const CallSite& call = frame->parent->function->calls[frame->parent->function->code[frame->return_pc - 1].target];
+        CopyFrameBytes(call.results, frame->local_base, frame->parent->local_base, mask);
+        group.frame = frame->parent;
+        group.pc = frame->return_pc;
+        frame->lanes &= ~mask;
+        if (frame->lanes == 0) FreeFrame(frame);
+        Merge(warp, index);
+        return false;
+      }
+      case Kind::kCall:
+        return Call(warp, index, i, mask);
+      case Kind::kBarrier:
+        Arrive(warp, index, i, mask);
+        return false;
+      case Kind::kWarpSync: {
+        // Lanes whose partners are here go on alone, the rest wait.
+        index = SplitOff(warp, index, mask);
+        const uint32_t satisfied = Satisfied(warp, warp.groups[index], i, mask);
+        if (satisfied == mask) return false;  // Whole now; it runs next time.
+        if (satisfied == 0) {
+          warp.groups[index].state = GroupState::kWarpSync;
+          return false;
+        }
+        Group waiting = warp.groups[index];
+        waiting.mask &= ~satisfied;
+        waiting.state = GroupState::kWarpSync;
+        warp.groups[index].mask = satisfied;
+        if (i.fn != nullptr) i.fn(e_, i, satisfied);
+        ++warp.groups[index].pc;
+        warp.groups.push_back(waiting);
+        Merge(warp, index);
+        return false;
+      }
+      case Kind::kTrap:
+        e_.Fail(Status::kLaunchFailed, __builtin_ctz(mask), "trap");
+        return false;
+      case Kind::kYield:
+        ++warp.groups[index].pc;
+        Merge(warp, index);
+        return true;
+      case Kind::kPlain:
+      case Kind::kMemory:
+        break;
+    }
+    return false;
+  }
+
+  void Exit(Warp& warp, size_t index, uint32_t mask) {
+    // Frames of device functions that `exit` from inside give their lanes back.
+    for (Frame* frame = warp.groups[index].frame; frame != nullptr; frame = frame->parent) {
+      frame->lanes &= ~mask;
+      if (frame->lanes == 0 && frame->parent != nullptr) FreeFrame(frame);
+    }
+    Remove(warp, index);
+    warp.live &= ~mask;
+    e_.live = warp.live;
+    live_threads_ -= static_cast<uint32_t>(__builtin_popcount(mask));
+    for (Group& group : warp.groups) {
+      if (group.state == GroupState::kWarpSync) group.state = GroupState::kReady;
+    }
+    for (int b = 0; b < kBarriers; ++b) {
+      if (barriers_[b].arrived > 0) CheckBarrier(b);
+    }
+  }
+
+  void CopyFrameBytes(const std::vector<CallSite::Copy>& copies, uint32_t from, uint32_t to, uint32_t mask) {
+    for (const CallSite::Copy& copy : copies) {
+      for (uint32_t m = mask; m != 0; m &= m - 1) {
+        uint8_t* thread = e_.local + static_cast<size_t>(__builtin_ctz(m)) * launch_.local_bytes;
+        std::memcpy(thread + to + copy.to, thread + from + copy.from, copy.bytes);
+      }
+    }
+  }
+
+  bool Call(Warp& warp, size_t index, const Instr& i, uint32_t mask) {
+    const CallSite& call = warp.groups[index].frame->function->calls[i.target];
+    if (call.builtin != CallSite::kNoBuiltin) {
+      Builtin(call, i, mask);
+      ++warp.groups[index].pc;
+      Merge(warp, index);
+      return false;
+    }
+    index = SplitOff(warp, index, mask);
+    Group& group = warp.groups[index];
+    const Function& callee = launch_.module->functions[static_cast<size_t>(call.function)];
+    Frame* caller = group.frame;
+    if (caller->depth + 1 > kMaxCallDepth) {
+      e_.Fail(Status::kLaunchFailed, __builtin_ctz(mask), "call depth exceeds kMaxCallDepth");
+      return false;
+    }
+    const uint32_t base = (caller->local_base + caller->function->frame_bytes + 15) & ~15u;
+    if (base + callee.frame_bytes > launch_.local_bytes) {
+      e_.Fail(Status::kLaunchFailed, __builtin_ctz(mask),
+              "stack overflow: stack_bytes is " + std::to_string(launch_.config->stack_bytes));
+      return false;
+    }
+    Frame* frame = NewFrame(callee);
+    frame->parent = caller;
+    frame->return_pc = group.pc + 1;
+    frame->lanes = mask;
+    frame->local_base = base;
+    frame->depth = caller->depth + 1;
+    CopyFrameBytes(call.arguments, caller->local_base, base, mask);
+    group.frame = frame;
+    group.pc = 0;
+    return false;
+  }
+
+  template <class T>
+  T FrameValue(uint32_t offset, int lane) const {
+    T value;
+    std::memcpy(&value, e_.local + static_cast<size_t>(lane) * launch_.local_bytes + e_.frame->local_base + offset,
+                sizeof value);
+    return value;
+  }
+
+  void Builtin(const CallSite& call, const Instr& i, uint32_t mask) {
+    for (uint32_t m = mask; m != 0; m &= m - 1) {
+      const int lane = __builtin_ctz(m);
+      if (call.builtin == CallSite::kPrintf) {
+        std::string text;
+        if (!DevicePrintf(e_, i, FrameValue<uint64_t>(call.arguments[0].from, lane),
+                          FrameValue<uint64_t>(call.arguments[1].from, lane), lane, &text)) {
+          return;
+        }
+        Print(text);
+        if (!call.results.empty()) {
+          const int32_t one = 1;
+          std::memcpy(e_.local + static_cast<size_t>(lane) * launch_.local_bytes + e_.frame->local_base +
+                          call.results[0].to, &one, sizeof one);
+        }
+        continue;
+      }
+      std::string parts[3];
+      uint32_t line = FrameValue<uint32_t>(call.arguments[2].from, lane);
+      const uint64_t pointers[3] = {FrameValue<uint64_t>(call.arguments[0].from, lane),
+                                    FrameValue<uint64_t>(call.arguments[1].from, lane),
+                                    FrameValue<uint64_t>(call.arguments[3].from, lane)};
+      for (int p = 0; p < 3; ++p) {
+        if (!ReadDeviceString(e_, i, pointers[p], lane, &parts[p])) return;
+      }
+      e_.Fail(Status::kAssert, lane,
+              parts[1] + ":" + std::to_string(line) + ": " + parts[2] + ": Assertion `" + parts[0] + "` failed");
+      return;
+    }
+  }
+
+  void Print(const std::string& text) {
+    const std::lock_guard<std::mutex> lock(launch_.mutex);
+    if (launch_.config->print) {
+      launch_.config->print(text);
+    } else {
+      std::fwrite(text.data(), 1, text.size(), stdout);
+      std::fflush(stdout);
+    }
+  }
+
+  // ---- block barriers ----
+
+  // Instr: aux bit 0 = arrive only, bits 1..2 = reduction (0 none, 1 popc, 2 and, 3 or), bit 3 = predicate negated;
+  // a = barrier number, b = thread count (kNoReg: all), c = predicate, dst = result.
+  void Arrive(Warp& warp, size_t index, const Instr& i, uint32_t mask) {
+    index = SplitOff(warp, index, mask);
+    const int first = __builtin_ctz(mask);
+    const uint32_t number = Reg<uint32_t>(e_, i.a)[first];
+    if (number >= kBarriers) {
+      e_.Fail(Status::kLaunchFailed, first, "barrier number must be below 16, found " + std::to_string(number));
+      return;
+    }
+    Barrier& barrier = barriers_[number];
+    if (i.b != kNoReg) {
+      const uint32_t count = Reg<uint32_t>(e_, i.b)[first];
+      if (count == 0 || count % kWarpSize != 0) {
+        e_.Fail(Status::kLaunchFailed, first, "barrier count must be a multiple of 32, found " + std::to_string(count));
+        return;
+      }
+      barrier.explicit_count = count;
+    }
+    const uint32_t lanes = static_cast<uint32_t>(__builtin_popcount(mask));
+    barrier.arrived += lanes;
+    if (i.c != kNoReg) {
+      const uint32_t p = *Reg<uint32_t>(e_, i.c) ^ ((i.aux & 8) != 0 ? kFullMask : 0);
+      barrier.true_count += static_cast<uint32_t>(__builtin_popcount(p & mask));
+      barrier.voters += lanes;
+    }
+    Group& group = warp.groups[index];
+    ++group.pc;
+    if ((i.aux & 1) == 0) {
+      group.state = GroupState::kBarrier;
+      group.barrier = static_cast<uint8_t>(number);
+    } else {
+      Merge(warp, index);
+    }
+    CheckBarrier(static_cast<int>(number));
+  }
+
+  void CheckBarrier(int number) {
+    Barrier& barrier = barriers_[number];
+    const uint32_t wanted =
+        barrier.explicit_count != 0 ? std::min(barrier.explicit_count, live_threads_) : live_threads_;
+    if (barrier.arrived < wanted || barrier.arrived == 0) return;
+    for (Warp& warp : warps_) {
+      for (Group& group : warp.groups) {
+        if (group.state != GroupState::kBarrier || group.barrier != number) continue;
+        group.state = GroupState::kReady;
+        const Instr& i = group.frame->function->code[group.pc - 1];
+        const int reduction = i.aux >> 1 & 3;
+        if (reduction == 0 || i.dst == kNoReg) continue;
+        uint8_t* to = group.frame->registers + i.dst;
+        if (reduction == 1) {
+          for (uint32_t m = group.mask; m != 0; m &= m - 1) {
+            reinterpret_cast<uint32_t*>(to)[__builtin_ctz(m)] = barrier.true_count;
+          }
+        } else {
+          const bool value = reduction == 2 ? barrier.true_count == barrier.voters : barrier.true_count > 0;
+          uint32_t& p = *reinterpret_cast<uint32_t*>(to);
+          p = value ? p | group.mask : p & ~group.mask;
+        }
+      }
+      for (size_t g = 0; g < warp.groups.size(); ++g) {
+        const size_t before = warp.groups.size();
+        Merge(warp, g);
+        if (warp.groups.size() != before) g = SIZE_MAX;
+      }
+    }
+    barrier = {};
+  }
+
+  Launch& launch_;
+  Exec e_;
+  std::vector<uint64_t> shared_;
+  std::unique_ptr<uint8_t[], Free> local_;
+  std::vector<RangeCache> caches_;
+  std::vector<Warp> warps_;
+  std::vector<std::unique_ptr<Frame>> frames_;
+  std::vector<std::vector<Frame*>> free_frames_;  // By function index.
+  Barrier barriers_[kBarriers];
+  uint32_t live_threads_ = 0;
+  uint64_t turn_ = 0;
+  uint64_t accounted_ = 0;
+  const Instr* fault_instr_ = nullptr;
+  const Function* fault_function_ = nullptr;
+  const Warp* fault_warp_ = nullptr;
+};
+
+bool Invalid(LaunchResult* result, std::string message) {
+  result->status = Status::kInvalidValue;
+  result->message = std::move(message);
+  return false;
+}
+
+bool CheckConfig(const KernelInfo& info, const LaunchConfig& config, LaunchResult* result) {
+  uint64_t threads = 1, blocks = 1;
+  for (int d = 0; d < 3; ++d) {
+    if (config.grid[d] == 0) return Invalid(result, "grid dimension " + std::to_string(d) + " is zero");
+    if (config.block[d] == 0) return Invalid(result, "block dimension " + std::to_string(d) + " is zero");
+    if (config.block[d] > kMaxThreadsPerBlock || config.grid[d] > 0x7fffffffu) {
+      return Invalid(result, "launch dimension " + std::to_string(d) + " is out of range");
+    }
+    threads *= config.block[d];
+    if (blocks > (uint64_t{1} << 62) / config.grid[d]) return Invalid(result, "grid is too large");
+    blocks *= config.grid[d];
+    if (info.required_block[0] != 0 && info.required_block[d] != config.block[d]) {
+      return Invalid(result, "block differs from the kernel's .reqntid");
+    }
+  }
+  if (threads > info.max_threads) {
+    return Invalid(result, "block of " + std::to_string(threads) + " threads exceeds the kernel's " +
+                               std::to_string(info.max_threads));
+  }
+  if (uint64_t{info.static_shared_bytes} + config.dynamic_shared_bytes > kMaxSharedBytes) {
+    return Invalid(result, "shared memory exceeds kMaxSharedBytes (" + std::to_string(kMaxSharedBytes) + ")");
+  }
+  if (config.param_bytes < info.param_bytes || (info.param_bytes > 0 && config.params == nullptr)) {
+    return Invalid(result, "param_bytes is " + std::to_string(config.param_bytes) + ", the kernel takes " +
+                               std::to_string(info.param_bytes));
+  }
+  if (config.memory == nullptr) return Invalid(result, "memory is null");
+  if (config.workers == 0 || config.workers > 1024) return Invalid(result, "workers must be 1 to 1024");
+  return true;
+}
+
+}  // namespace
+
+LaunchResult RunKernel(const Module::Impl& module, size_t kernel_index, const LaunchConfig& config) {
+  Launch launch;
+  const KernelInfo& info = module.kernels[kernel_index];
+  launch.module = &module;
+  launch.kernel = &module.kernel_code[kernel_index];
+  launch.function = &module.functions[static_cast<size_t>(launch.kernel->function)];
+  launch.config = &config;
+  if (!info.refusal.empty()) {
+    launch.result.status = Status::kUnsupported;
+    launch.result.message = info.refusal;
+    return launch.result;
+  }
+  if (!CheckConfig(info, config, &launch.result)) return launch.result;
+  launch.threads = config.block[0] * config.block[1] * config.block[2];
+  launch.blocks = uint64_t{config.grid[0]} * config.grid[1] * config.grid[2];
+  launch.shared_bytes = info.static_shared_bytes + config.dynamic_shared_bytes;
+  launch.local_bytes = launch.kernel->local_bytes;
+  if (launch.kernel->recursive) {
+    launch.local_bytes = std::max(launch.local_bytes, std::min(config.stack_bytes, kMaxLocalBytesPerThread));
+  }
+  launch.local_bytes = (launch.local_bytes + 15) & ~15u;
+  launch.constants.resize(module.functions.size());
+  for (int index : launch.kernel->closure) {
+    const Function& function = module.functions[static_cast<size_t>(index)];
+    std::vector<uint64_t>& values = launch.constants[static_cast<size_t>(index)];
+    values.reserve(function.constants.size());
+    for (const Constant& constant : function.constants) {
+      uint64_t value = constant.value;
+      if (constant.variable >= 0) {
+        const Variable& variable = module.ast.variables[static_cast<size_t>(constant.variable)];
+        if (variable.space == Space::kShared) {
+          value += launch.kernel->shared_offsets.at(constant.variable);
+        } else {
+          const uint64_t address = module.addresses[static_cast<size_t>(constant.variable)];
+          if (address == 0) {
+            launch.result.status = Status::kInvalidValue;
+            launch.result.message = "variable '" + variable.name + "' has no device address";
+            return launch.result;
+          }
+          value += address;
+        }
+      }
+      values.push_back(value);
+    }
+  }
+  const uint32_t workers = static_cast<uint32_t>(std::min<uint64_t>(config.workers, launch.blocks));
+  if (workers <= 1) {
+    Worker(&launch, 0).Run();
+  } else {
+    std::vector<std::thread> threads;
+    for (uint32_t w = 1; w < workers; ++w) {
+      threads.emplace_back([&launch, w] { Worker(&launch, w).Run(); });
+    }
+    Worker(&launch, 0).Run();
+    for (std::thread& thread : threads) thread.join();
+  }
+  launch.result.instructions = launch.instructions.load();
+  return launch.result;
+}
+
+}  // namespace simgpu::ptx

@@ -1,0 +1,405 @@
+// Loads, stores and atomics. Every lane's access is checked: alignment, then bounds of its state space.
+#include <cstdio>
+
+#include "simgpu/ptx/ops.h"
+
+namespace simgpu::ptx {
+namespace {
+
+std::string Hex(uint64_t value) {
+  char text[24];
+  std::snprintf(text, sizeof text, "0x%llx", static_cast<unsigned long long>(value));
+  return text;
+}
+
+const char* SpaceName(Space space) {
+  switch (space) {
+    case Space::kShared: return "shared";
+    case Space::kLocal: return "local";
+    case Space::kParam: return "param";
+    default: return "global";
+  }
+}
+
+template <Space S>
+inline uint8_t* Translate(Exec& e, const Instr& i, uint64_t address, uint32_t bytes, int lane, bool write) {
+  if ((address & (bytes - 1)) == 0) {
+    if constexpr (S == Space::kShared) {
+      if (address <= e.shared_bytes && bytes <= e.shared_bytes - address) return e.shared + address;
+    } else if constexpr (S == Space::kLocal) {
+      if (address <= e.local_bytes && bytes <= e.local_bytes - address) {
+        return e.local + static_cast<size_t>(lane) * e.local_bytes + address;
+      }
+    } else {
+      // The cache holds a range of device memory, so a generic address in another window misses it.
+      const RangeCache& cache = e.caches[i.site];
+      const uint64_t offset = address - cache.base;
+      if (offset < cache.size && bytes <= cache.size - offset && (!write || cache.writable)) return cache.host + offset;
+    }
+  }
+  return TranslateSlow(e, i, S, address, bytes, lane, write);
+}
+
+// Addresses of all lanes at once, so that the loop over lanes does not look at the register's width.
+inline void Addresses(Exec& e, const Instr& i, uint64_t* out) {
+  const uint64_t imm = static_cast<uint64_t>(i.imm);
+  if (i.address32) {
+    const uint32_t* a = Reg<uint32_t>(e, i.a);
+    for (int lane = 0; lane < kWarpSize; ++lane) out[lane] = static_cast<uint32_t>(a[lane] + static_cast<uint32_t>(imm));
+  } else {
+    const uint64_t* a = Reg<uint64_t>(e, i.a);
+    for (int lane = 0; lane < kWarpSize; ++lane) out[lane] = a[lane] + imm;
+  }
+}
+
+template <class M, class D, Space S>
+void Load(Exec& e, const Instr& i, uint32_t mask) {
+  uint64_t address[kWarpSize];
+  Addresses(e, i, address);
+  if (i.count <= 1) {
+    D* d = Reg<D>(e, i.dst);
+    for (uint32_t m = mask; m != 0; m &= m - 1) {
+      const int lane = __builtin_ctz(m);
+      const uint8_t* p = Translate<S>(e, i, address[lane], sizeof(M), lane, false);
+      if (p == nullptr) return;
+      M value;
+      std::memcpy(&value, p, sizeof value);
+      d[lane] = static_cast<D>(value);
+    }
+    return;
+  }
+  const uint32_t* parts = &e.frame->function->extra[i.extra];
+  for (uint32_t m = mask; m != 0; m &= m - 1) {
+    const int lane = __builtin_ctz(m);
+    const uint8_t* p = Translate<S>(e, i, address[lane], static_cast<uint32_t>(sizeof(M)) * i.count, lane, false);
+    if (p == nullptr) return;
+    for (int k = 0; k < i.count; ++k) {
+      if (parts[k] == kNoReg) continue;
+      M value;
+      std::memcpy(&value, p + sizeof(M) * static_cast<size_t>(k), sizeof value);
+      Reg<D>(e, parts[k])[lane] = static_cast<D>(value);
+    }
+  }
+}
+
+template <class M, class D, Space S>
+void Store(Exec& e, const Instr& i, uint32_t mask) {
+  uint64_t address[kWarpSize];
+  Addresses(e, i, address);
+  if (i.count <= 1) {
+    const D* b = Reg<D>(e, i.b);
+    for (uint32_t m = mask; m != 0; m &= m - 1) {
+      const int lane = __builtin_ctz(m);
+      uint8_t* p = Translate<S>(e, i, address[lane], sizeof(M), lane, true);
+      if (p == nullptr) return;
+      const M value = static_cast<M>(b[lane]);
+      std::memcpy(p, &value, sizeof value);
+    }
+    return;
+  }
+  const uint32_t* parts = &e.frame->function->extra[i.extra];
+  for (uint32_t m = mask; m != 0; m &= m - 1) {
+    const int lane = __builtin_ctz(m);
+    uint8_t* p = Translate<S>(e, i, address[lane], static_cast<uint32_t>(sizeof(M)) * i.count, lane, true);
+    if (p == nullptr) return;
+    for (int k = 0; k < i.count; ++k) {
+      const M value = static_cast<M>(Reg<D>(e, parts[k])[lane]);
+      std::memcpy(p + sizeof(M) * static_cast<size_t>(k), &value, sizeof value);
+    }
+  }
+}
+
+template <class M, class D>
+void LoadParam(Exec& e, const Instr& i, uint32_t mask) {
+  const int parts = i.count <= 1 ? 1 : i.count;
+  for (int k = 0; k < parts; ++k) {
+    const uint32_t to = i.count <= 1 ? i.dst : e.frame->function->extra[i.extra + static_cast<uint32_t>(k)];
+    if (to == kNoReg) continue;
+    M value;
+    std::memcpy(&value, e.params + i.imm + sizeof(M) * static_cast<size_t>(k), sizeof value);
+    D* d = Reg<D>(e, to);
+    ForLanes(mask, [&](int lane) { d[lane] = static_cast<D>(value); });
+  }
+}
+
+template <class M, Space S>
+Handler LoadFor(RegClass cls) {
+  switch (cls) {
+    case RegClass::k16:
+      if constexpr (sizeof(M) <= 2) return Load<M, uint16_t, S>;
+      return nullptr;
+    case RegClass::k32:
+      if constexpr (sizeof(M) <= 4) return Load<M, uint32_t, S>;
+      return nullptr;
+    case RegClass::k64: return Load<M, uint64_t, S>;
+    default: return nullptr;
+  }
+}
+
+template <class M, Space S>
+Handler StoreFor(RegClass cls) {
+  switch (cls) {
+    case RegClass::k16:
+      if constexpr (sizeof(M) <= 2) return Store<M, uint16_t, S>;
+      return nullptr;
+    case RegClass::k32:
+      if constexpr (sizeof(M) <= 4) return Store<M, uint32_t, S>;
+      return nullptr;
+    case RegClass::k64: return Store<M, uint64_t, S>;
+    default: return nullptr;
+  }
+}
+
+template <Space S>
+Handler LoadIn(Type type, RegClass cls) {
+  switch (type) {
+    case Type::kS8: return LoadFor<int8_t, S>(cls);
+    case Type::kS16: return LoadFor<int16_t, S>(cls);
+    case Type::kS32: return LoadFor<int32_t, S>(cls);
+    default: break;
+  }
+  switch (Bytes(type)) {
+    case 1: return LoadFor<uint8_t, S>(cls);
+    case 2: return LoadFor<uint16_t, S>(cls);
+    case 4: return LoadFor<uint32_t, S>(cls);
+    case 8: return LoadFor<uint64_t, S>(cls);
+    default: return nullptr;
+  }
+}
+
+template <Space S>
+Handler StoreIn(Type type, RegClass cls) {
+  switch (Bytes(type)) {
+    case 1: return StoreFor<uint8_t, S>(cls);
+    case 2: return StoreFor<uint16_t, S>(cls);
+    case 4: return StoreFor<uint32_t, S>(cls);
+    case 8: return StoreFor<uint64_t, S>(cls);
+    default: return nullptr;
+  }
+}
+
+template <class M>
+Handler ParamFor(RegClass cls) {
+  switch (cls) {
+    case RegClass::k16:
+      if constexpr (sizeof(M) <= 2) return LoadParam<M, uint16_t>;
+      return nullptr;
+    case RegClass::k32:
+      if constexpr (sizeof(M) <= 4) return LoadParam<M, uint32_t>;
+      return nullptr;
+    case RegClass::k64: return LoadParam<M, uint64_t>;
+    default: return nullptr;
+  }
+}
+
+// ---- atomics ----
+// Host atomics, because other workers and other launches touch the same device memory.
+
+struct AAdd {
+  template <class T>
+  static T Do(T old, T b) { return static_cast<T>(old + b); }
+};
+struct AMin {
+  template <class T>
+  static T Do(T old, T b) { return b < old ? b : old; }
+};
+struct AMax {
+  template <class T>
+  static T Do(T old, T b) { return b > old ? b : old; }
+};
+struct AExch {
+  template <class T>
+  static T Do(T, T b) { return b; }
+};
+struct AAnd {
+  template <class T>
+  static T Do(T old, T b) { return static_cast<T>(old & b); }
+};
+struct AOr {
+  template <class T>
+  static T Do(T old, T b) { return static_cast<T>(old | b); }
+};
+struct AXor {
+  template <class T>
+  static T Do(T old, T b) { return static_cast<T>(old ^ b); }
+};
+struct AInc {
+  template <class T>
+  static T Do(T old, T b) { return old >= b ? T{0} : static_cast<T>(old + 1); }
+};
+struct ADec {
+  template <class T>
+  static T Do(T old, T b) { return old == 0 || old > b ? b : static_cast<T>(old - 1); }
+};
+
+template <size_t N>
+struct UnsignedOf;
+template <>
+struct UnsignedOf<2> { using type = uint16_t; };
+template <>
+struct UnsignedOf<4> { using type = uint32_t; };
+template <>
+struct UnsignedOf<8> { using type = uint64_t; };
+
+template <class T, class F, Space S>
+void Atomic(Exec& e, const Instr& i, uint32_t mask) {
+  using U = typename UnsignedOf<sizeof(T)>::type;
+  uint64_t address[kWarpSize];
+  Addresses(e, i, address);
+  const T* b = Reg<T>(e, i.b);
+  for (uint32_t m = mask; m != 0; m &= m - 1) {
+    const int lane = __builtin_ctz(m);
+    uint8_t* p = Translate<S>(e, i, address[lane], sizeof(T), lane, true);
+    if (p == nullptr) return;
+    U* word = reinterpret_cast<U*>(p);
+    U old = __atomic_load_n(word, __ATOMIC_RELAXED);
+    while (true) {
+      T value, next;
+      std::memcpy(&value, &old, sizeof value);
+      next = F::Do(value, b[lane]);
+      U bits;
+      std::memcpy(&bits, &next, sizeof bits);
+      if (__atomic_compare_exchange_n(word, &old, bits, false, __ATOMIC_SEQ_CST, __ATOMIC_RELAXED)) break;
+    }
+    if (i.dst != kNoReg) Reg<U>(e, i.dst)[lane] = old;
+  }
+}
+
+template <class U, Space S>
+void CompareAndSwap(Exec& e, const Instr& i, uint32_t mask) {
+  uint64_t address[kWarpSize];
+  Addresses(e, i, address);
+  const U* b = Reg<U>(e, i.b);
+  const U* c = Reg<U>(e, i.c);
+  for (uint32_t m = mask; m != 0; m &= m - 1) {
+    const int lane = __builtin_ctz(m);
+    uint8_t* p = Translate<S>(e, i, address[lane], sizeof(U), lane, true);
+    if (p == nullptr) return;
+    U old = b[lane];
+    __atomic_compare_exchange_n(reinterpret_cast<U*>(p), &old, c[lane], false, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST);
+    if (i.dst != kNoReg) Reg<U>(e, i.dst)[lane] = old;
+  }
+}
+
+template <class T, Space S>
+Handler AtomicInteger(Atom op) {
+  using U = std::make_unsigned_t<T>;
+  switch (op) {
+    case Atom::kAdd: return Atomic<U, AAdd, S>;
+    case Atom::kMin: return Atomic<T, AMin, S>;
+    case Atom::kMax: return Atomic<T, AMax, S>;
+    case Atom::kExch: return Atomic<U, AExch, S>;
+    case Atom::kCas: return CompareAndSwap<U, S>;
+    case Atom::kAnd: return Atomic<U, AAnd, S>;
+    case Atom::kOr: return Atomic<U, AOr, S>;
+    case Atom::kXor: return Atomic<U, AXor, S>;
+    case Atom::kInc: return sizeof(T) == 4 ? Atomic<U, AInc, S> : nullptr;
+    case Atom::kDec: return sizeof(T) == 4 ? Atomic<U, ADec, S> : nullptr;
+  }
+  return nullptr;
+}
+
+template <Space S>
+Handler AtomicIn(Atom op, Type type) {
+  switch (type) {
+    case Type::kB16: return op == Atom::kCas ? CompareAndSwap<uint16_t, S> : nullptr;
+    case Type::kB32:
+    case Type::kU32: return AtomicInteger<uint32_t, S>(op);
+    case Type::kS32: return AtomicInteger<int32_t, S>(op);
+    case Type::kB64:
+    case Type::kU64: return AtomicInteger<uint64_t, S>(op);
+    case Type::kS64: return AtomicInteger<int64_t, S>(op);
+    case Type::kF32: return op == Atom::kAdd ? Atomic<float, AAdd, S> : nullptr;
+    case Type::kF64: return op == Atom::kAdd ? Atomic<double, AAdd, S> : nullptr;
+    default: return nullptr;
+  }
+}
+
+}  // namespace
+
+uint8_t* TranslateSlow(Exec& e, const Instr& i, Space space, uint64_t address, uint32_t bytes, int lane, bool write) {
+  if (space == Space::kGeneric) {
+    const uint64_t window = address >> 48;
+    const uint64_t offset = address & ((uint64_t{1} << 48) - 1);
+    if (window == kSharedWindow >> 48) return TranslateSlow(e, i, Space::kShared, offset, bytes, lane, write);
+    if (window == kLocalWindow >> 48) return TranslateSlow(e, i, Space::kLocal, offset, bytes, lane, write);
+    if (window == kParamWindow >> 48) return TranslateSlow(e, i, Space::kParam, offset, bytes, lane, write);
+    space = Space::kGlobal;
+  }
+  const auto what = [&](const char* why) {
+    return std::string(why) + " " + SpaceName(space) + " address " + Hex(address) + " (" + std::to_string(bytes) +
+           "-byte " + (write ? "write" : "read") + ")";
+  };
+  if ((address & (bytes - 1)) != 0) {
+    e.Fail(Status::kMisalignedAddress, lane, what("misaligned"));
+    return nullptr;
+  }
+  if (space == Space::kShared) {
+    if (address <= e.shared_bytes && bytes <= e.shared_bytes - address) return e.shared + address;
+  } else if (space == Space::kLocal) {
+    if (address <= e.local_bytes && bytes <= e.local_bytes - address) {
+      return e.local + static_cast<size_t>(lane) * e.local_bytes + address;
+    }
+  } else if (space == Space::kParam) {
+    if (!write && address <= e.param_bytes && bytes <= e.param_bytes - address) {
+      return const_cast<uint8_t*>(e.params) + address;  // Read only: writes were refused above.
+    }
+  } else {
+    MemoryRange range;
+    if (address < kSharedWindow && e.memory->Resolve(address, &range) && range.host != nullptr &&
+        address - range.base < range.size && bytes <= range.size - (address - range.base) &&
+        (!write || range.writable)) {
+      e.caches[i.site] = {range.base, range.size, range.host, range.writable};
+      return range.host + (address - range.base);
+    }
+  }
+  e.Fail(Status::kIllegalAddress, lane, what("illegal"));
+  return nullptr;
+}
+
+Handler PickLoad(Space space, Type type, RegClass cls) {
+  switch (space) {
+    case Space::kShared: return LoadIn<Space::kShared>(type, cls);
+    case Space::kLocal: return LoadIn<Space::kLocal>(type, cls);
+    case Space::kGlobal:
+    case Space::kConst: return LoadIn<Space::kGlobal>(type, cls);
+    default: return LoadIn<Space::kGeneric>(type, cls);
+  }
+}
+
+Handler PickStore(Space space, Type type, RegClass cls) {
+  switch (space) {
+    case Space::kShared: return StoreIn<Space::kShared>(type, cls);
+    case Space::kLocal: return StoreIn<Space::kLocal>(type, cls);
+    case Space::kGlobal: return StoreIn<Space::kGlobal>(type, cls);
+    case Space::kConst: return nullptr;
+    default: return StoreIn<Space::kGeneric>(type, cls);
+  }
+}
+
+Handler LoadParamHandler(Type type, RegClass cls) {
+  switch (type) {
+    case Type::kS8: return ParamFor<int8_t>(cls);
+    case Type::kS16: return ParamFor<int16_t>(cls);
+    case Type::kS32: return ParamFor<int32_t>(cls);
+    default: break;
+  }
+  switch (Bytes(type)) {
+    case 1: return ParamFor<uint8_t>(cls);
+    case 2: return ParamFor<uint16_t>(cls);
+    case 4: return ParamFor<uint32_t>(cls);
+    case 8: return ParamFor<uint64_t>(cls);
+    default: return nullptr;
+  }
+}
+
+Handler PickAtomic(Space space, Atom op, Type type) {
+  switch (space) {
+    case Space::kShared: return AtomicIn<Space::kShared>(op, type);
+    case Space::kGlobal: return AtomicIn<Space::kGlobal>(op, type);
+    case Space::kGeneric: return AtomicIn<Space::kGeneric>(op, type);
+    default: return nullptr;
+  }
+}
+
+}  // namespace simgpu::ptx

@@ -1,0 +1,252 @@
+// A scheduling plane for tests: a number of places, a queue, a clock moved by hand, and faults on
+// demand. It keeps the truth about who ran when, which bills are compared with. Thread-safe.
+#pragma once
+
+#include <algorithm>
+#include <map>
+#include <mutex>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "cloud/execution.h"
+#include "os/clock.h"
+
+namespace tessera::cloud {
+
+class FakeExecution final : public Execution {
+ public:
+  struct Run {
+    std::string id;
+    std::uint64_t generation = 0;
+    std::int64_t started = 0;
+    std::int64_t ended = 0;  // 0: still running
+  };
+
+  FakeExecution(const os::Clock& clock, std::size_t places) : clock_(clock), places_(places) {}
+
+  // The n-th call (0-based) from now on is answered kUnavailable, before or after it took effect;
+  // -1: none.
+  void FailCall(int n, bool after_effect) {
+    const std::lock_guard lock(mutex_);
+    fail_at_ = n;
+    after_effect_ = after_effect;
+    calls_ = 0;
+  }
+  int Calls() {
+    const std::lock_guard lock(mutex_);
+    return calls_;
+  }
+  // Every call is answered with this error until cleared.
+  void SetOutage(std::optional<Error> outage) {
+    const std::lock_guard lock(mutex_);
+    outage_ = std::move(outage);
+  }
+  // Every new Submit is refused with this error until cleared.
+  void SetRefusal(std::optional<Error> refusal) {
+    const std::lock_guard lock(mutex_);
+    refusal_ = std::move(refusal);
+  }
+  // The program of a running instance ends by itself.
+  void Exit(const std::string& id, int code) {
+    const std::lock_guard lock(mutex_);
+    if (jobs_.contains(id) && jobs_[id].phase == Phase::kRunning) End(id, code);
+  }
+  // The plane forgets an instance as if its node were gone; the program ends now.
+  void Lose(const std::string& id) {
+    const std::lock_guard lock(mutex_);
+    if (jobs_.contains(id) && jobs_[id].phase == Phase::kRunning) End(id, 0);
+    jobs_.erase(id);
+  }
+  std::vector<Run> Truth() {
+    const std::lock_guard lock(mutex_);
+    return runs_;
+  }
+  std::size_t Running() {
+    const std::lock_guard lock(mutex_);
+    return static_cast<std::size_t>(std::count_if(jobs_.begin(), jobs_.end(), [](const auto& job) {
+      return job.second.phase == Phase::kRunning;
+    }));
+  }
+  std::size_t Known() {
+    const std::lock_guard lock(mutex_);
+    return jobs_.size();
+  }
+  placement::Request LastRequest() {
+    const std::lock_guard lock(mutex_);
+    return last_request_;
+  }
+  runtime::Workload LastWorkload() {
+    const std::lock_guard lock(mutex_);
+    return last_workload_;
+  }
+
+  Result<ExecutionStatus> Submit(const placement::Request& request, std::uint64_t generation,
+                                 const runtime::Workload& workload) override {
+    const std::lock_guard lock(mutex_);
+    TRY_STATUS(Before());
+    const auto found = jobs_.find(request.id);
+    if (found == jobs_.end() || found->second.generation < generation) {
+      if (refusal_) return *refusal_;
+      last_request_ = request;
+      last_workload_ = workload;
+      if (found != jobs_.end() && found->second.phase == Phase::kRunning) End(request.id, 137);
+      jobs_[request.id] = Job{.generation = generation, .order = ++order_};
+      Fill();
+    }
+    TRY_STATUS(After());
+    return View(request.id);
+  }
+
+  Result<ExecutionStatus> Stop(const std::string& instance_id, std::uint64_t generation) override {
+    const std::lock_guard lock(mutex_);
+    TRY_STATUS(Before());
+    const auto found = jobs_.find(instance_id);
+    if (found == jobs_.end() || found->second.generation != generation) {
+      return Error(Code::kNotFound, "the plane does not know it");
+    }
+    if (found->second.phase == Phase::kRunning) {
+      End(instance_id, 143);
+    } else if (found->second.phase == Phase::kQueued) {
+      found->second.phase = Phase::kEnded;
+      found->second.ended = clock_.WallMicros();
+    }
+    TRY_STATUS(After());
+    return View(instance_id);
+  }
+
+  Status Forget(const std::string& instance_id) override {
+    const std::lock_guard lock(mutex_);
+    TRY_STATUS(Before());
+    if (const auto found = jobs_.find(instance_id);
+        found != jobs_.end() && found->second.phase == Phase::kEnded) {
+      jobs_.erase(found);
+    }
+    return After();
+  }
+
+  Result<ExecutionStatus> Get(const std::string& instance_id) override {
+    const std::lock_guard lock(mutex_);
+    TRY_STATUS(Before());
+    if (!jobs_.contains(instance_id)) return Error(Code::kNotFound, "the plane does not know it");
+    return View(instance_id);
+  }
+
+  Result<std::vector<ExecutionStatus>> List() override {
+    const std::lock_guard lock(mutex_);
+    TRY_STATUS(Before());
+    std::vector<ExecutionStatus> all;
+    for (const auto& [id, job] : jobs_) all.push_back(View(id));
+    return all;
+  }
+
+  Result<std::vector<CardView>> Cards() override {
+    const std::lock_guard lock(mutex_);
+    TRY_STATUS(Before());
+    return std::vector<CardView>{{.node = "node-a",
+                                  .uuid = "GPU-0",
+                                  .model = "NVIDIA A100-SXM4-80GB",
+                                  .simulated = true,
+                                  .memory_bytes = 80 * kGiB}};
+  }
+
+  Result<std::string> Log(const std::string& instance_id, std::uint64_t offset) override {
+    const std::lock_guard lock(mutex_);
+    TRY_STATUS(Before());
+    if (!jobs_.contains(instance_id)) return Error(Code::kNotFound, "the plane does not know it");
+    const std::string log = "log of " + instance_id + "\n";
+    return offset < log.size() ? log.substr(offset) : std::string();
+  }
+
+  Result<ExecOutput> Exec(const std::string& instance_id, const std::vector<std::string>& argv,
+                          const std::string& stdin_bytes) override {
+    const std::lock_guard lock(mutex_);
+    TRY_STATUS(Before());
+    return ExecOutput{.exit_code = 7, .output = instance_id + ":" + argv[0] + ":" + stdin_bytes};
+  }
+
+ private:
+  struct Job {
+    std::uint64_t generation = 0;
+    std::uint64_t order = 0;
+    Phase phase = Phase::kQueued;
+    int exit_code = 0;
+    std::int64_t started = 0;
+    std::int64_t ended = 0;
+  };
+
+  Status Before() {
+    const int number = calls_++;
+    failing_ = fail_at_ >= 0 && number == fail_at_;
+    if (outage_) return *outage_;
+    if (failing_ && !after_effect_)
+      return Error(Code::kUnavailable, "injected: the plane did not hear");
+    return {};
+  }
+  Status After() {
+    if (failing_ && after_effect_)
+      return Error(Code::kUnavailable, "injected: the answer was lost");
+    return {};
+  }
+  void End(const std::string& id, int code) {
+    Job& job = jobs_[id];
+    job.phase = Phase::kEnded;
+    job.exit_code = code;
+    job.ended = clock_.WallMicros();
+    for (auto& run : runs_) {
+      if (run.id == id && run.generation == job.generation) run.ended = job.ended;
+    }
+    Fill();
+  }
+  void Fill() {
+    while (true) {
+      std::size_t running = 0;
+      std::string next;
+      for (const auto& [id, job] : jobs_) {
+        if (job.phase == Phase::kRunning) ++running;
+        if (job.phase == Phase::kQueued && (next.empty() || job.order < jobs_[next].order))
+          next = id;
+      }
+      if (running >= places_ || next.empty()) return;
+      Job& job = jobs_[next];
+      job.phase = Phase::kRunning;
+      job.started = clock_.WallMicros();
+      runs_.push_back({next, job.generation, job.started, 0});
+    }
+  }
+  ExecutionStatus View(const std::string& id) {
+    const Job& job = jobs_[id];
+    ExecutionStatus status{.instance_id = id,
+                           .generation = job.generation,
+                           .phase = job.phase,
+                           .exit_code = job.exit_code,
+                           .started_wall_micros = job.started,
+                           .ended_wall_micros = job.ended};
+    if (job.phase == Phase::kQueued) {
+      status.waiting_for =
+          "memory: asked 26 GiB a card, 2 GiB short on the best card (24 GiB free)";
+    } else if (job.started > 0) {
+      status.placement = placement::Placement{
+          .request_id = id, .node = "node-a", .shares = {{.card_uuid = "GPU-0"}}};
+      status.seen_wall_micros = job.phase == Phase::kRunning ? clock_.WallMicros() : job.ended;
+    }
+    return status;
+  }
+
+  const os::Clock& clock_;
+  const std::size_t places_;
+  std::mutex mutex_;
+  std::map<std::string, Job> jobs_;
+  std::vector<Run> runs_;
+  std::uint64_t order_ = 0;
+  int fail_at_ = -1;
+  int calls_ = 0;
+  bool after_effect_ = false;
+  bool failing_ = false;
+  std::optional<Error> outage_;
+  std::optional<Error> refusal_;
+  placement::Request last_request_;
+  runtime::Workload last_workload_;
+};
+
+}  // namespace tessera::cloud

@@ -1,0 +1,238 @@
+// Money and state under faults: every SQL statement and every call to the scheduling plane fails
+// once, alone or as the last thing a process ever did, and the story must end with the same truth:
+// books in order, every second paid once, no instance made twice.
+#include <gtest/gtest.h>
+
+#include <functional>
+#include <optional>
+
+#include "cloud/fake_execution.h"
+#include "cloud/service.h"
+#include "cloud/witness.h"
+#include "commerce/rating.h"
+
+namespace tessera::cloud {
+namespace {
+
+using commerce::State;
+
+constexpr std::int64_t kSecond = 1'000'000;
+constexpr std::int64_t kMinute = 60 * kSecond;
+constexpr Money kPrice{4'000'000};
+constexpr int kTriesMax = 5;
+
+enum class Fault { kStatement, kDeath, kCallNotHeard, kAnswerLost };
+
+class Story {
+ public:
+  Story() {
+    database_ = *store::Database::OpenSqlite(":memory:");
+    Restart();
+    Sku sku{.name = "third", .memory_bytes = 26 * kGiB};
+    sku.compute.value = 333;
+    sku.price_per_hour = kPrice;
+    EXPECT_TRUE(service_->AddSku(sku));
+    tenant_ = service_->CreateTenant("acme")->tenant.id;
+  }
+
+  // Runs the story with the n-th occasion failing; false when the story ended before it.
+  bool Play(Fault fault, int n) {
+    fault_ = fault;
+    Arm(n);
+    Tell();
+    const int seen = fault == Fault::kStatement || fault == Fault::kDeath
+                         ? store::StatementsSeenForTest(*database_)
+                         : execution_.Calls();
+    const bool fired = tripped_ || n < seen;
+    Disarm();
+    Settle();
+    Check();
+    return fired;
+  }
+
+ private:
+  void Arm(int n) {
+    switch (fault_) {
+      case Fault::kStatement:
+        store::FailStatementForTest(*database_, n);
+        break;
+      case Fault::kDeath:
+        store::FailStatementsFromForTest(*database_, n);
+        break;
+      case Fault::kCallNotHeard:
+        execution_.FailCall(n, false);
+        break;
+      case Fault::kAnswerLost:
+        execution_.FailCall(n, true);
+        break;
+    }
+  }
+  void Disarm() {
+    store::FailStatementForTest(*database_, -1);
+    execution_.FailCall(-1, false);
+  }
+  void Restart() {
+    service_.reset();
+    auto service = Service::Open(*database_, execution_, clock_);
+    ASSERT_TRUE(service) << service.error().ToString();
+    service_ = std::move(*service);
+  }
+
+  // What a client does: the same request with the same key until it is answered. A dead process is
+  // started again first, as its supervisor would.
+  void Request(const std::string& key, const std::function<Status(const Once*)>& call) {
+    const Once once{.scope = tenant_, .route = "test", .key = key, .digest = key};
+    for (int i = 0; i < kTriesMax; ++i) {
+      const auto remembered = service_->Recall(once);
+      if (remembered && *remembered) return;
+      if (remembered && call(&once)) return;
+      tripped_ = true;
+      if (fault_ == Fault::kDeath) {
+        Disarm();
+        Restart();
+      }
+    }
+    ADD_FAILURE() << key << " was never answered";
+  }
+  void Pass(std::int64_t micros) {
+    clock_.AdvanceMicros(micros);
+    if (service_->Tick()) return;
+    tripped_ = true;
+    if (fault_ == Fault::kDeath) {
+      Disarm();
+      Restart();
+    }
+    EXPECT_TRUE(service_->Tick()) << "the next round does what one left";
+  }
+  Instance Find(const std::string& name) {
+    const auto rows =
+        database_->Query("SELECT id FROM instances WHERE name = $1 ORDER BY seq DESC", {name});
+    if (!rows || rows->empty()) {
+      const auto again =
+          database_->Query("SELECT id FROM instances WHERE name = $1 ORDER BY seq DESC", {name});
+      EXPECT_TRUE(again && !again->empty());
+      return *service_->GetInstance(tenant_, (*again)[0].Text(0));
+    }
+    const std::string id = (*rows)[0].Text(0);
+    auto instance = service_->GetInstance(tenant_, id);
+    if (!instance) instance = service_->GetInstance(tenant_, id);
+    EXPECT_TRUE(instance);
+    return *instance;
+  }
+
+  void Create(const std::string& name) {
+    Request("create " + name, [&](const Once* once) -> Status {
+      auto made = service_->CreateInstance(
+          tenant_, {.name = name, .sku = "third", .command = {"train"}}, once);
+      return made ? Status() : Status(made.error());
+    });
+  }
+
+  void Tell() {
+    Request("deposit", [&](const Once* once) {
+      return service_->Deposit(tenant_, "one", Money{20'000'000}, once);
+    });
+    Create("one");
+    Create("two");  // waits: there is one place
+    Pass(10 * kMinute);
+    Pass(49 * kMinute + 30 * kSecond);  // the next hour's hold
+    Pass(5 * kMinute);                  // the full hour
+    execution_.Exit(Id("one"), 0);
+    Pass(kSecond);
+    Pass(20 * kMinute);
+    Request("stop two",
+            [&](const Once*) { return Done(service_->StopInstance(tenant_, Id("two"))); });
+    Pass(kSecond);
+    Request("start two", [&](const Once* once) -> Status {
+      auto started = service_->StartInstance(tenant_, Id("two"), once);
+      return started ? Status() : Status(started.error());
+    });
+    Pass(5 * kMinute);
+    Request("release two",
+            [&](const Once*) { return Done(service_->ReleaseInstance(tenant_, Id("two"))); });
+    Pass(kSecond);
+    Request("start one", [&](const Once* once) -> Status {
+      auto started = service_->StartInstance(tenant_, Id("one"), once);
+      return started ? Status() : Status(started.error());
+    });
+    for (int i = 0; i < 10; ++i) Pass(30 * kMinute);  // until the purse is empty
+    Pass(kSecond);
+    Request("release one",
+            [&](const Once*) { return Done(service_->ReleaseInstance(tenant_, Id("one"))); });
+    Pass(kSecond);
+  }
+
+  // Stop and release need no key: they are asked for until they are so.
+  static Status Done(const Result<Instance>& result) {
+    return result ? Status() : Status(result.error());
+  }
+  std::string Id(const std::string& name) {
+    if (!ids_.contains(name)) ids_[name] = Find(name).id;
+    return ids_[name];
+  }
+
+  void Settle() {
+    for (int i = 0; i < 3; ++i) {
+      clock_.AdvanceMicros(kSecond);
+      const auto ticked = service_->Tick();
+      ASSERT_TRUE(ticked) << ticked.error().ToString();
+    }
+  }
+
+  void Check() {
+    EXPECT_EQ(CheckBooks(*database_), "");
+    std::map<std::string, std::int64_t> truth;
+    for (const auto& run : execution_.Truth()) {
+      EXPECT_GT(run.ended, 0) << "a released instance does not run";
+      truth[run.id] += run.ended - run.started;
+    }
+    EXPECT_EQ(truth.size(), 2u) << "two instances were asked for and two ran";
+    Money expected;
+    for (const auto& [id, micros] : truth) expected += *commerce::Cumulative(kPrice, micros);
+    const auto bill = service_->Bill(tenant_);
+    ASSERT_TRUE(bill);
+    EXPECT_EQ(bill->total, expected) << "every second once";
+    const auto ledger = service_->Ledger();
+    ASSERT_TRUE(ledger);
+    std::map<std::string, Money> by_kind;
+    for (const auto& account : ledger->accounts) by_kind[account.kind] += account.balance;
+    EXPECT_EQ(by_kind["revenue"], expected) << "what is billed is earned";
+    EXPECT_EQ(by_kind["held"], Money{0});
+    EXPECT_EQ(by_kind["bank"], Money{-20'000'000}) << "paid in once";
+    const auto states =
+        database_->Query("SELECT name, state FROM instances WHERE state <> 'released'", {});
+    EXPECT_EQ(states->size(), 0u);
+    EXPECT_EQ(execution_.Running(), 0u);
+    EXPECT_EQ(execution_.Known(), 0u) << "the plane was told to forget";
+    const auto runs = execution_.Truth();
+    EXPECT_EQ(runs.size(), 4u) << "each generation ran once";
+  }
+
+  os::FakeClock clock_;
+  FakeExecution execution_{clock_, 1};
+  std::unique_ptr<store::Database> database_;
+  std::unique_ptr<Service> service_;
+  std::string tenant_;
+  std::map<std::string, std::string> ids_;
+  Fault fault_ = Fault::kStatement;
+  bool tripped_ = false;
+};
+
+void PlayAll(Fault fault, int at_least) {
+  int n = 0;
+  for (;; ++n) {
+    SCOPED_TRACE("occasion " + std::to_string(n));
+    Story story;
+    if (!story.Play(fault, n)) break;
+    if (::testing::Test::HasFailure()) return;
+  }
+  EXPECT_GE(n, at_least) << "the story must have enough occasions to fail";
+}
+
+TEST(Faults, EveryStatementFailsOnce) { PlayAll(Fault::kStatement, 300); }
+TEST(Faults, TheProcessDiesAtEveryStatement) { PlayAll(Fault::kDeath, 300); }
+TEST(Faults, EveryCallToThePlaneIsNotHeardOnce) { PlayAll(Fault::kCallNotHeard, 30); }
+TEST(Faults, EveryAnswerOfThePlaneIsLostOnce) { PlayAll(Fault::kAnswerLost, 30); }
+
+}  // namespace
+}  // namespace tessera::cloud

@@ -1,0 +1,385 @@
+#include "cloud/service.h"
+
+#include <gtest/gtest.h>
+
+#include "cloud/fake_execution.h"
+#include "cloud/views.h"
+#include "cloud/witness.h"
+#include "commerce/rating.h"
+
+namespace tessera::cloud {
+namespace {
+
+using commerce::State;
+
+constexpr std::int64_t kSecond = 1'000'000;
+constexpr std::int64_t kMinute = 60 * kSecond;
+
+class ServiceTest : public ::testing::Test {
+ protected:
+  void SetUp() override {
+    database_ = *store::Database::OpenSqlite(":memory:");
+    Restart();
+    Sku sku{.name = "a100.third", .model = "NVIDIA A100-SXM4-80GB", .memory_bytes = 26 * kGiB};
+    sku.compute.value = 333;
+    sku.price_per_hour = Money{4'000'000};
+    ASSERT_TRUE(service_->AddSku(sku));
+    tenant_ = service_->CreateTenant("acme")->tenant.id;
+    ASSERT_TRUE(service_->Deposit(tenant_, "first", Money{20'000'000}));
+  }
+  void TearDown() override { EXPECT_EQ(CheckBooks(*database_), ""); }
+
+  void Restart() {
+    auto service = Service::Open(*database_, execution_, clock_);
+    ASSERT_TRUE(service) << service.error().ToString();
+    service_ = std::move(*service);
+  }
+  Instance Create(const std::string& name) {
+    auto made = service_->CreateInstance(
+        tenant_, {.name = name, .sku = "a100.third", .command = {"/bin/train"}});
+    EXPECT_TRUE(made) << made.error().ToString();
+    return *made;
+  }
+  void Pass(std::int64_t micros) {
+    clock_.AdvanceMicros(micros);
+    const auto ticked = service_->Tick();
+    EXPECT_TRUE(ticked) << ticked.error().ToString();
+  }
+  Instance Get(const std::string& id) { return *service_->GetInstance(tenant_, id); }
+  std::string Cash() { return FormatMoney(service_->GetPurse(tenant_)->cash); }
+  std::string Held() { return FormatMoney(service_->GetPurse(tenant_)->held); }
+  std::string Owed() { return FormatMoney(service_->GetPurse(tenant_)->owed); }
+  std::string Total() { return FormatMoney(service_->Bill(tenant_)->total); }
+
+  os::FakeClock clock_;
+  FakeExecution execution_{clock_, 1};
+  std::unique_ptr<store::Database> database_;
+  std::unique_ptr<Service> service_;
+  std::string tenant_;
+};
+
+TEST_F(ServiceTest, HalfAnHourCostsHalfAnHour) {
+  const Instance made = Create("train");
+  EXPECT_EQ(made.state, State::kRunning);
+  EXPECT_EQ(made.node, "node-a");
+  EXPECT_EQ(made.cards, std::vector<std::string>{"GPU-0"});
+  EXPECT_EQ(execution_.LastRequest().memory_bytes, 26 * kGiB);
+  EXPECT_EQ(execution_.LastRequest().compute.value, 333u);
+  EXPECT_EQ(execution_.LastWorkload().argv, std::vector<std::string>{"/bin/train"});
+  EXPECT_EQ(Cash(), "16.00");
+  EXPECT_EQ(Held(), "4.00");
+  Pass(30 * kMinute);
+  EXPECT_EQ(Total(), "2.00") << "the open run is billed to its heartbeat";
+  execution_.Exit(made.id, 3);
+  Pass(kMinute);
+  const Instance ended = Get(made.id);
+  EXPECT_EQ(ended.state, State::kEnded);
+  EXPECT_EQ(ended.exit_code, 3);
+  EXPECT_EQ(Cash(), "18.00");
+  EXPECT_EQ(Held(), "0.00");
+  EXPECT_EQ(Total(), "2.00") << "to the kernel's exit time, not to when we heard of it";
+}
+
+TEST_F(ServiceTest, TheNextHourIsHeldAheadAndFullHoursAreCaptured) {
+  const Instance made = Create("train");
+  Pass(59 * kMinute - 1);
+  EXPECT_EQ(Held(), "4.00");
+  Pass(1);
+  EXPECT_EQ(Held(), "8.00");
+  EXPECT_EQ(Cash(), "12.00");
+  Pass(kMinute);
+  EXPECT_EQ(Held(), "4.00") << "the first hour is captured";
+  EXPECT_EQ(service_->StopInstance(tenant_, made.id)->state, State::kStopped);
+  EXPECT_EQ(Held(), "0.00");
+  EXPECT_EQ(Cash(), "16.00");
+  EXPECT_EQ(Total(), "4.00");
+}
+
+TEST_F(ServiceTest, AnEmptyPurseStopsTheRunBeforeAnHourIsFree) {
+  const Instance made = Create("train");
+  for (int i = 0; i < 6 * 60; ++i) Pass(kMinute);
+  const Instance stopped = Get(made.id);
+  EXPECT_EQ(stopped.state, State::kStopped);
+  EXPECT_NE(stopped.reason.find("out of funds"), std::string::npos) << stopped.reason;
+  EXPECT_EQ(execution_.Running(), 0u);
+  // Five hours were paid for; the run ended one margin before the end of the fifth.
+  EXPECT_EQ(*stopped.run_ended_micros - *stopped.run_started_micros, 299 * kMinute);
+  EXPECT_EQ(Total(), FormatMoney(*commerce::Cumulative(Money{4'000'000}, 299 * kMinute)));
+  EXPECT_EQ(Owed(), "0.00");
+  const auto again = service_->StartInstance(tenant_, made.id);
+  ASSERT_FALSE(again);
+  EXPECT_EQ(again.error().code(), Code::kFailedPrecondition);
+  EXPECT_EQ(again.error().field(), kPurseField);
+  EXPECT_EQ(Get(made.id).generation, 1u) << "a refused start leaves nothing";
+}
+
+TEST_F(ServiceTest, HoursTheCloudSleptThroughAreChargedAndOwedAndRepaidFirst) {
+  const Instance made = Create("train");
+  Restart();
+  Pass(7 * 60 * kMinute);
+  EXPECT_EQ(Get(made.id).state, State::kStopped);
+  EXPECT_EQ(Total(), "28.00");
+  EXPECT_EQ(Cash(), "0.00");
+  EXPECT_EQ(Owed(), "8.00");
+  ASSERT_TRUE(service_->Deposit(tenant_, "second", Money{10'000'000}));
+  EXPECT_EQ(Owed(), "0.00");
+  EXPECT_EQ(Cash(), "2.00");
+  EXPECT_FALSE(service_->StartInstance(tenant_, made.id));
+  ASSERT_TRUE(service_->Deposit(tenant_, "second", Money{10'000'000})) << "the same payment again";
+  EXPECT_EQ(Cash(), "2.00");
+  EXPECT_EQ(service_->Deposit(tenant_, "second", Money{11'000'000}).error().code(),
+            Code::kAlreadyExists);
+}
+
+TEST_F(ServiceTest, AQueuedInstanceCostsNothingAndRunsWhenItsTurnComes) {
+  const Instance first = Create("one");
+  const Instance second = Create("two");
+  EXPECT_EQ(second.state, State::kQueued);
+  EXPECT_NE(second.waiting_for.find("memory"), std::string::npos);
+  EXPECT_EQ(Held(), "8.00");
+  Pass(30 * kMinute);
+  EXPECT_EQ(Total(), "2.00");
+  EXPECT_EQ(service_->ReleaseInstance(tenant_, first.id)->state, State::kReleased);
+  Pass(kSecond);
+  EXPECT_EQ(Get(second.id).state, State::kRunning);
+  EXPECT_EQ(execution_.Known(), 1u) << "what is released is forgotten by the plane";
+  const Instance third = Create("three");
+  EXPECT_EQ(third.state, State::kQueued);
+  EXPECT_EQ(service_->StopInstance(tenant_, third.id)->state, State::kStopped);
+  EXPECT_EQ(service_->Bill(tenant_)->lines.size(), 2u) << "what never ran is no line";
+}
+
+TEST_F(ServiceTest, StartAgainIsANewGenerationAndTheBillTelescopes) {
+  const Instance made = Create("train");
+  std::int64_t running = 0;
+  for (int i = 0; i < 5; ++i) {
+    Pass(7 * kMinute + 1);
+    running += 7 * kMinute + 1;
+    ASSERT_EQ(service_->StopInstance(tenant_, made.id)->state, State::kStopped);
+    Pass(kMinute);
+    const auto started = service_->StartInstance(tenant_, made.id);
+    ASSERT_TRUE(started) << started.error().ToString();
+    EXPECT_EQ(started->generation, static_cast<std::uint64_t>(i + 2));
+  }
+  ASSERT_TRUE(service_->ReleaseInstance(tenant_, made.id));
+  EXPECT_EQ(Total(), FormatMoney(*commerce::Cumulative(Money{4'000'000}, running)));
+  EXPECT_FALSE(service_->StartInstance(tenant_, made.id));
+  EXPECT_EQ(Get(made.id).state, State::kReleased);
+  EXPECT_EQ(LegalActions(Get(made.id)).size(), 0u);
+}
+
+TEST_F(ServiceTest, WhatCanNeverFitIsRefusedAndLeavesNothing) {
+  execution_.SetRefusal(
+      Error(Code::kFailedPrecondition, "memory: asked 26 GiB a card, the largest has 16 GiB"));
+  const auto refused =
+      service_->CreateInstance(tenant_, {.name = "big", .sku = "a100.third", .command = {"x"}});
+  ASSERT_FALSE(refused);
+  EXPECT_EQ(refused.error().code(), Code::kFailedPrecondition);
+  EXPECT_NE(refused.error().message().find("the largest has 16 GiB"), std::string::npos);
+  EXPECT_EQ(service_->ListInstances(tenant_, std::nullopt, 10, 0)->instances.size(), 0u);
+  EXPECT_EQ(Cash(), "20.00");
+  execution_.SetRefusal(
+      Error(Code::kResourceExhausted, "the queue holds at most kQueueMax (1000)"));
+  EXPECT_EQ(
+      service_->CreateInstance(tenant_, {.name = "big", .sku = "a100.third", .command = {"x"}})
+          .error()
+          .code(),
+      Code::kResourceExhausted);
+  execution_.SetRefusal(std::nullopt);
+  EXPECT_EQ(Create("big").state, State::kRunning) << "the name is free again";
+}
+
+TEST_F(ServiceTest, APlaneThatIsAwayOnlyDelays) {
+  execution_.SetOutage(Error(Code::kUnavailable, "the scheduler does not answer"));
+  const Instance made = Create("train");
+  EXPECT_EQ(made.state, State::kQueued);
+  EXPECT_EQ(made.waiting_for, "the scheduler does not answer");
+  EXPECT_FALSE(service_->Tick());
+  execution_.SetOutage(std::nullopt);
+  Pass(kSecond);
+  EXPECT_EQ(Get(made.id).state, State::kRunning);
+  execution_.SetOutage(Error(Code::kUnavailable, "the scheduler does not answer"));
+  EXPECT_EQ(service_->StopInstance(tenant_, made.id)->state, State::kStopping);
+  EXPECT_EQ(Get(made.id).wanted, "stop");
+  execution_.SetOutage(std::nullopt);
+  Pass(kMinute);
+  EXPECT_EQ(Get(made.id).state, State::kStopped);
+  EXPECT_EQ(*Get(made.id).run_ended_micros - *Get(made.id).run_started_micros, kMinute)
+      << "stopping time is running time: the program held the card";
+}
+
+TEST_F(ServiceTest, ALostRunIsBilledToItsLastHeartbeat) {
+  const Instance made = Create("train");
+  Pass(10 * kMinute);
+  execution_.Lose(made.id);
+  Pass(59 * kSecond);
+  EXPECT_EQ(Get(made.id).state, State::kRunning) << "not given up before the bound";
+  Pass(61 * kSecond);
+  const Instance lost = Get(made.id);
+  EXPECT_EQ(lost.state, State::kFailed);
+  EXPECT_NE(lost.reason.find("lost"), std::string::npos);
+  EXPECT_EQ(*lost.run_ended_micros - *lost.run_started_micros, 10 * kMinute);
+  EXPECT_EQ(Total(), FormatMoney(*commerce::Cumulative(Money{4'000'000}, 10 * kMinute)));
+  EXPECT_EQ(Held(), "0.00");
+}
+
+TEST_F(ServiceTest, HeartbeatsAreNeverOlderThanTheRuleSays) {
+  const Instance made = Create("train");
+  for (int i = 0; i < 100; ++i) {
+    Pass(kSecond);
+    EXPECT_LE(clock_.WallMicros() - *Get(made.id).seen_micros, 5 * kSecond);
+  }
+}
+
+TEST_F(ServiceTest, ARestartAdoptsWhatRuns) {
+  const Instance made = Create("train");
+  Pass(5 * kMinute);
+  Restart();
+  EXPECT_EQ(service_->TakeNewAdminKey(), "") << "the admin key is made once";
+  Pass(5 * kMinute);
+  EXPECT_EQ(Get(made.id).state, State::kRunning);
+  EXPECT_EQ(execution_.Truth().size(), 1u) << "the program was not started again";
+  EXPECT_EQ(Get(made.id).generation, 1u);
+}
+
+TEST_F(ServiceTest, KeysOpenWhatTheyShouldAndNothingElse) {
+  auto database = *store::Database::OpenSqlite(":memory:");
+  auto service = *Service::Open(*database, execution_, clock_);
+  const std::string admin = service->TakeNewAdminKey();
+  ASSERT_NE(admin, "");
+  EXPECT_EQ(service->TakeNewAdminKey(), "");
+  EXPECT_TRUE(service->Authenticate(admin)->admin);
+  const auto made = *service->CreateTenant("a");
+  EXPECT_FALSE(service->Authenticate(made.api_key)->admin);
+  EXPECT_EQ(service->Authenticate(made.api_key)->tenant_id, made.tenant.id);
+  for (const auto& key : std::vector<std::string>{"", "x", made.tenant.id, made.api_key + "x"}) {
+    EXPECT_EQ(service->Authenticate(key).error().code(), Code::kUnauthenticated) << key;
+  }
+  const std::string fresh = *service->ResetTenantKey(made.tenant.id);
+  EXPECT_FALSE(service->Authenticate(made.api_key));
+  EXPECT_EQ(service->Authenticate(fresh)->tenant_id, made.tenant.id);
+  const std::string fresh_admin = *service->ResetAdminKey();
+  EXPECT_FALSE(service->Authenticate(admin));
+  EXPECT_TRUE(service->Authenticate(fresh_admin)->admin);
+  // No key is in any table.
+  const auto tables = database->Query("SELECT name FROM sqlite_master WHERE type = 'table'", {});
+  for (const auto& table : *tables) {
+    const auto columns =
+        database->Query("SELECT name FROM pragma_table_info('" + table.Text(0) + "')", {});
+    for (const auto& column : *columns) {
+      const auto hits = database->Query(
+          "SELECT count(*) FROM " + table.Text(0) + " WHERE instr(" + column.Text(0) + ", $1) > 0",
+          {fresh});
+      ASSERT_TRUE(hits);
+      EXPECT_EQ((*hits)[0].Int(0), 0) << table.Text(0) << "." << column.Text(0);
+    }
+  }
+}
+
+TEST_F(ServiceTest, AnInstanceKeepsThePriceItWasRentedAt) {
+  const Instance made = Create("train");
+  Sku dearer = made.sku;
+  dearer.price_per_hour = Money{8'000'000};
+  EXPECT_EQ(service_->AddSku(dearer)->version, 2);
+  EXPECT_EQ(service_->AddSku(dearer)->version, 2) << "the same offer again is the same version";
+  Pass(30 * kMinute);
+  EXPECT_EQ(Total(), "2.00");
+  ASSERT_TRUE(service_->StopInstance(tenant_, made.id));
+  ASSERT_TRUE(service_->StartInstance(tenant_, made.id));
+  EXPECT_EQ(Get(made.id).sku.version, 1);
+  EXPECT_EQ(service_->Skus()->size(), 1u);
+  EXPECT_EQ((*service_->Skus())[0].version, 2);
+}
+
+TEST_F(ServiceTest, FactsOfThePastCannotBeChanged) {
+  Create("train");
+  for (const std::string sql : {
+           "UPDATE entries SET amount_micro = amount_micro + 1",
+           "DELETE FROM entries",
+           "UPDATE transfers SET kind = 'void'",
+           "DELETE FROM transfers",
+           "UPDATE instance_events SET wall_micros = 0",
+           "DELETE FROM instance_events",
+           "UPDATE skus SET price_per_hour_micro = 0",
+           "DELETE FROM audit",
+           "UPDATE accounts SET balance_micro = -1 WHERE kind = 'cash'",
+           "UPDATE holds SET captured_micro = amount_micro + 1",
+       }) {
+    auto transaction = *database_->Begin();
+    EXPECT_FALSE(transaction->Execute(sql, {})) << sql;
+  }
+}
+
+TEST_F(ServiceTest, ADroppedLedgerLineIsSeenByTheSqlWitness) {
+  Create("train");
+  auto transaction = *database_->Begin();
+  ASSERT_TRUE(transaction->Execute("DROP TRIGGER entries_no_delete", {}));
+  ASSERT_EQ(*transaction->Execute(
+                "DELETE FROM entries WHERE rowid = (SELECT max(rowid) FROM entries)", {}),
+            1);
+  ASSERT_TRUE(transaction->Commit());
+  EXPECT_NE(CheckBooks(*database_), "");
+  EXPECT_NE(service_->Ledger()->sum, Money{0});
+  // The fixture checks the books at the end, so they are mended by a new database.
+  database_ = *store::Database::OpenSqlite(":memory:");
+  Restart();
+}
+
+TEST_F(ServiceTest, TheSqlWitnessAgreesWithTheBill) {
+  const Instance first = Create("one");
+  Pass(13 * kMinute + 7);
+  ASSERT_TRUE(service_->StopInstance(tenant_, first.id));
+  ASSERT_TRUE(service_->StartInstance(tenant_, first.id));
+  Create("two");
+  Pass(71 * kMinute + 11);
+  ASSERT_TRUE(service_->ReleaseInstance(tenant_, first.id));
+  Pass(3 * kMinute);
+  const auto rows = database_->Query(kBillSql, {});
+  ASSERT_TRUE(rows) << rows.error().ToString();
+  std::map<std::string, std::int64_t> witness;
+  for (const auto& row : *rows) witness[row.Text(1)] = row.Int(4);
+  std::map<std::string, std::int64_t> billed;
+  const auto bill = service_->Bill(tenant_);
+  for (const auto& line : bill->lines) {
+    billed[line.contract.instance_id] += static_cast<std::int64_t>(line.amount.micro);
+  }
+  EXPECT_EQ(billed.size(), 2u);
+  EXPECT_EQ(witness, billed);
+}
+
+TEST_F(ServiceTest, ListsArePagedInAStableOrder) {
+  ASSERT_TRUE(service_->Deposit(tenant_, "more", Money{1'000'000'000}));
+  std::vector<std::string> ids;
+  for (int i = 0; i < 7; ++i) ids.push_back(Create("n" + std::to_string(i)).id);
+  std::vector<std::string> seen;
+  std::int64_t after = 0;
+  do {
+    const auto page = *service_->ListInstances(tenant_, std::nullopt, 3, after);
+    for (const auto& instance : page.instances) seen.push_back(instance.id);
+    after = page.next;
+  } while (after != 0);
+  EXPECT_EQ(seen, ids);
+  EXPECT_EQ(service_->ListInstances(tenant_, State::kRunning, 200, 0)->instances.size(), 1u);
+  EXPECT_EQ(service_->ListInstances(tenant_, std::nullopt, 0, 0).error().field(), "limit");
+}
+
+TEST_F(ServiceTest, ABoundIsNamedWhenItIsReached) {
+  Sku free{.name = "free", .memory_bytes = kGiB};
+  free.compute.value = 1;
+  ASSERT_TRUE(service_->AddSku(free));
+  for (std::size_t i = 0; i < kInstancesPerTenantMax; ++i) {
+    ASSERT_TRUE(service_->CreateInstance(tenant_, {.sku = "free", .command = {"x"}}));
+  }
+  const auto refused = service_->CreateInstance(tenant_, {.sku = "free", .command = {"x"}});
+  ASSERT_FALSE(refused);
+  EXPECT_EQ(refused.error().code(), Code::kResourceExhausted);
+  EXPECT_NE(refused.error().message().find("kInstancesPerTenantMax"), std::string::npos);
+}
+
+TEST(FormatTime, IsRfc3339) {
+  EXPECT_EQ(FormatTime(0), "1970-01-01T00:00:00.000000Z");
+  EXPECT_EQ(FormatTime(1'700'000'000'123'456), "2023-11-14T22:13:20.123456Z");
+}
+
+}  // namespace
+}  // namespace tessera::cloud

@@ -1,0 +1,183 @@
+#include "cloud/views.h"
+
+#include <cstdio>
+#include <ctime>
+
+namespace tessera::cloud {
+namespace {
+
+using commerce::State;
+
+http::JsonWriter& MoneyField(http::JsonWriter& json, std::string_view key, Money money) {
+  return json.Field(key, FormatMoney(money));
+}
+
+void TimeField(http::JsonWriter& json, std::string_view key,
+               const std::optional<std::int64_t>& micros) {
+  json.Key(key);
+  if (micros) {
+    json.Value(FormatTime(*micros));
+  } else {
+    json.Null();
+  }
+}
+
+std::string SecondsText(std::int64_t micros) {
+  char text[48];
+  std::snprintf(text, sizeof text, "%lld.%06lld", static_cast<long long>(micros / 1'000'000),
+                static_cast<long long>(micros % 1'000'000));
+  return text;
+}
+
+}  // namespace
+
+std::string FormatTime(std::int64_t wall_micros) {
+  std::int64_t seconds = wall_micros / 1'000'000;
+  std::int64_t micros = wall_micros % 1'000'000;
+  if (micros < 0) {
+    micros += 1'000'000;
+    --seconds;
+  }
+  const std::time_t time = static_cast<std::time_t>(seconds);
+  std::tm parts{};
+  gmtime_r(&time, &parts);
+  char text[96];
+  std::snprintf(text, sizeof text, "%04d-%02d-%02dT%02d:%02d:%02d.%06dZ", parts.tm_year + 1900,
+                parts.tm_mon + 1, parts.tm_mday, parts.tm_hour, parts.tm_min, parts.tm_sec,
+                static_cast<int>(micros));
+  return text;
+}
+
+std::vector<std::string> LegalActions(const Instance& instance) {
+  if (instance.state == State::kReleased) return {};
+  if (instance.wanted == "release") return {"logs"};
+  if (!instance.Active()) return {"start", "release", "logs"};
+  if (instance.wanted == "stop") return {"release", "logs"};
+  if (instance.state == State::kRunning) return {"stop", "release", "exec", "logs"};
+  return {"stop", "release", "logs"};
+}
+
+void Write(http::JsonWriter& json, const Tenant& tenant, const Purse& purse) {
+  json.BeginObject();
+  json.Field("id", tenant.id)
+      .Field("name", tenant.name)
+      .Field("created_at", FormatTime(tenant.created_micros));
+  json.Field("currency", kCurrency);
+  MoneyField(json, "balance", purse.cash + purse.held - purse.owed);
+  MoneyField(json, "held", purse.held);
+  MoneyField(json, "available", purse.cash);
+  MoneyField(json, "owed", purse.owed);
+  json.EndObject();
+}
+
+void Write(http::JsonWriter& json, const Sku& sku) {
+  json.BeginObject();
+  json.Field("name", sku.name).Field("version", sku.version).Field("model", sku.model);
+  json.Field("slices", sku.slices).Field("memory_bytes", sku.memory_bytes);
+  json.Field("memory", FormatBytes(sku.memory_bytes));
+  json.Field("compute_permille", sku.compute.value);
+  json.Field("cpu_millis", sku.cpu_millis).Field("ram_bytes", sku.ram_bytes);
+  MoneyField(json, "price_per_hour", sku.price_per_hour).Field("currency", kCurrency);
+  json.Field("created_at", FormatTime(sku.created_micros));
+  json.EndObject();
+}
+
+void Write(http::JsonWriter& json, const Instance& instance) {
+  json.BeginObject();
+  json.Field("id", instance.id).Field("name", instance.name);
+  json.Field("state", commerce::StateName(instance.state)).Field("reason", instance.reason);
+  json.Field("waiting_for", instance.waiting_for);
+  json.Field("sku", instance.sku.name).Field("sku_version", instance.sku.version);
+  json.Field("slices", instance.sku.slices).Field("memory_bytes", instance.sku.memory_bytes);
+  json.Field("compute_permille", instance.sku.compute.value);
+  MoneyField(json, "price_per_hour", instance.sku.price_per_hour).Field("currency", kCurrency);
+  json.Key("command").BeginArray();
+  for (const auto& argument : instance.command) json.Value(argument);
+  json.EndArray();
+  json.Key("environment").BeginObject();
+  for (const auto& [name, value] : instance.environment) json.Field(name, value);
+  json.EndObject();
+  json.Field("node", instance.node);
+  json.Key("cards").BeginArray();
+  for (const auto& card : instance.cards) json.Value(card);
+  json.EndArray();
+  json.Field("generation", instance.generation);
+  json.Key("exit_code");
+  if (instance.exit_code) {
+    json.Value(*instance.exit_code);
+  } else {
+    json.Null();
+  }
+  json.Field("created_at", FormatTime(instance.created_micros));
+  TimeField(json, "started_at", instance.run_started_micros);
+  TimeField(json, "ended_at", instance.run_ended_micros);
+  json.Key("actions").BeginArray();
+  for (const auto& action : LegalActions(instance)) json.Value(action);
+  json.EndArray();
+  json.EndObject();
+}
+
+void Write(http::JsonWriter& json, const InstanceEvent& event) {
+  json.BeginObject();
+  json.Field("generation", event.generation).Field("state", event.state);
+  json.Field("at", FormatTime(event.wall_micros))
+      .Field("recorded_at", FormatTime(event.recorded_micros));
+  json.Field("reason", event.reason);
+  json.EndObject();
+}
+
+void Write(http::JsonWriter& json, const CardView& card) {
+  json.BeginObject();
+  json.Field("node", card.node).Field("uuid", card.uuid).Field("model", card.model);
+  json.Field("simulated", card.simulated);
+  json.Field("memory_bytes", card.memory_bytes).Field("reserved_bytes", card.reserved_bytes);
+  json.Field("used_bytes", card.used_bytes).Field("reserved_permille", card.reserved_permille);
+  json.Field("busy_permille", card.busy_permille);
+  json.EndObject();
+}
+
+void Write(http::JsonWriter& json, const LedgerState& ledger) {
+  json.BeginObject();
+  json.Key("accounts").BeginArray();
+  for (const auto& account : ledger.accounts) {
+    json.BeginObject().Field("id", account.id).Field("kind", account.kind).Key("tenant");
+    if (account.tenant_id.empty()) {
+      json.Null();
+    } else {
+      json.Value(account.tenant_id);
+    }
+    MoneyField(json, "balance", account.balance).EndObject();
+  }
+  json.EndArray();
+  MoneyField(json, "sum", ledger.sum).Field("currency", kCurrency);
+  json.EndObject();
+}
+
+void WriteBill(http::JsonWriter& json, const Tenant& tenant, const Purse& purse,
+               const commerce::Bill& bill) {
+  json.BeginObject();
+  json.Field("tenant", tenant.id).Field("tenant_name", tenant.name).Field("currency", kCurrency);
+  json.Field("rule", commerce::kBillingRule);
+  json.Key("lines").BeginArray();
+  for (const auto& line : bill.lines) {
+    json.BeginObject();
+    json.Field("instance", line.contract.instance_id).Field("name", line.contract.name);
+    json.Field("sku", line.contract.sku).Field("sku_version", line.contract.sku_version);
+    MoneyField(json, "price_per_hour", line.contract.price_per_hour);
+    json.Field("generation", line.generation);
+    json.Field("started_at", FormatTime(line.started_wall_micros));
+    json.Field("ended_at", FormatTime(line.ended_wall_micros)).Field("open", line.open);
+    json.Field("running_seconds", SecondsText(line.running_micros));
+    MoneyField(json, "amount", line.amount);
+    json.EndObject();
+  }
+  json.EndArray();
+  MoneyField(json, "total", bill.total);
+  MoneyField(json, "balance", purse.cash + purse.held - purse.owed);
+  MoneyField(json, "held", purse.held);
+  MoneyField(json, "available", purse.cash);
+  MoneyField(json, "owed", purse.owed);
+  json.EndObject();
+}
+
+}  // namespace tessera::cloud

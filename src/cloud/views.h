@@ -1,0 +1,36 @@
+// How the cloud's values look as JSON. Money is a decimal string beside a currency, memory in whole
+// bytes beside a readable form, time in RFC 3339 UTC with microseconds.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "cloud/books.h"
+#include "cloud/execution.h"
+#include "cloud/model.h"
+#include "http/json.h"
+
+namespace tessera::cloud {
+
+std::string FormatTime(std::int64_t wall_micros);  // "2026-01-31T08:05:09.000001Z"
+
+void Write(http::JsonWriter& json, const Tenant& tenant, const Purse& purse);
+void Write(http::JsonWriter& json, const Sku& sku);
+void Write(http::JsonWriter& json, const Instance& instance);
+void Write(http::JsonWriter& json, const InstanceEvent& event);
+void Write(http::JsonWriter& json, const CardView& card);
+void Write(http::JsonWriter& json, const LedgerState& ledger);
+void WriteBill(http::JsonWriter& json, const Tenant& tenant, const Purse& purse,
+               const commerce::Bill& bill);
+
+template <typename... Parts>
+std::string ToJson(const Parts&... parts) {
+  http::JsonWriter json;
+  Write(json, parts...);
+  return json.Take();
+}
+
+// What the instance's owner may do now: "stop", "start", "release", "exec", "logs".
+std::vector<std::string> LegalActions(const Instance& instance);
+
+}  // namespace tessera::cloud

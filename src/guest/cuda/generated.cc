@@ -1,0 +1,271 @@
+// Wrappers that follow from the manifest's treatment alone, and the tables of all of them. Those of treatment "gate" are
+// in gates.S on x86-64. A wrapper written by hand
+// (memory.cc, contexts.cc, objects.cc, views.cc) is a strong definition and takes the place of the weak one here.
+#include "guest/core/lock.h"
+#include "guest/core/names.h"
+#include "guest/core/text.h"
+#include "guest/cuda/entries.h"
+
+namespace tessera::guest {
+
+extern "C" void* tessera_cuda_real[kCudaWrappers];
+void* tessera_cuda_real[kCudaWrappers];
+
+namespace {
+
+constexpr char kNameText[] =
+#define TESSERA_ENTRY(symbol, base, version, flag, treatment, ret, parameters, arguments) \
+  #symbol "\0"
+#include "guest/cuda/wrapped.inc"
+#undef TESSERA_ENTRY
+    "";
+constexpr NameOffsets<kCudaWrappers> kNameOffsets = OffsetsOf<kCudaWrappers>(kNameText);
+constexpr const char* Name(uint32_t index) { return &kNameText[kNameOffsets.at[index]]; }
+
+// Treatments that are denied unless a wrapper is written by hand, and the few of them that take no memory of the card
+// and are handed on:
+//   page-locked memory is the host's; pools own nothing until something is allocated from them; linking works in host
+//   memory; updating, trimming and graph attributes take nothing; a green or exported context cannot exist here.
+constexpr const char* kHandedOn[] = {
+    "cuMemAllocHost",         "cuMemAllocHost_v2",     "cuMemHostAlloc",
+    "cuMemHostRegister",      "cuMemHostRegister_v2",  "cuLinkComplete",
+    "cuMemPoolTrimTo",        "cuMemPoolCreate",       "cuDeviceSetMemPool",
+    "cuMemSetMemPool",        "cuGraphExecUpdate",     "cuGraphExecUpdate_v2",
+    "cuDeviceGraphMemTrim",   "cuDeviceSetGraphMemAttribute", "cuLibraryGetModule",
+    "cuGreenCtxDestroy",
+};
+
+enum class Treatment { account, free, gate, virtualise, lifecycle, deny };
+
+constexpr bool SameText(const char* a, const char* b) {
+  while (*a != '\0' && *a == *b) ++a, ++b;
+  return *a == *b;
+}
+
+enum class Rule { kGate, kHandOn, kDeny };
+constexpr Rule RuleOf(const char* symbol, Treatment treatment) {
+  for (const char* name : kHandedOn) {
+    if (SameText(name, symbol)) return Rule::kHandOn;
+  }
+  switch (treatment) {
+    case Treatment::gate:
+      return Rule::kGate;
+    case Treatment::free:
+    case Treatment::virtualise:
+      return Rule::kHandOn;
+    default:
+      return Rule::kDeny;
+  }
+}
+
+// Names in strcmp order, made by the compiler: index i of the sorted list -> index of the manifest.
+struct Order {
+  uint16_t at[kCudaWrappers];
+};
+constexpr bool Before(const char* a, const char* b) {
+  while (*a != '\0' && *a == *b) ++a, ++b;
+  return static_cast<unsigned char>(*a) < static_cast<unsigned char>(*b);
+}
+constexpr Order Sort() {
+  Order order = {};
+  for (uint32_t i = 0; i < kCudaWrappers; ++i) {
+    uint32_t at = i;
+    for (; at > 0 && Before(Name(i), Name(order.at[at - 1])); --at) order.at[at] = order.at[at - 1];
+    order.at[at] = static_cast<uint16_t>(i);
+  }
+  return order;
+}
+constexpr Order kOrder = Sort();
+
+uint32_t denied[(kCudaWrappers + 31) / 32];
+
+}  // namespace
+
+const char* CudaName(uint32_t index) { return Name(index); }
+
+void* ResolveCuda(uint32_t index) {
+  void* real = ResolveReal(kCudaLibrary, Name(index));
+  if (real != nullptr) __atomic_store_n(&tessera_cuda_real[index], real, __ATOMIC_RELAXED);
+  return real;
+}
+
+abi::CUresult MissingCuda() {
+  return RealLoaded(kCudaLibrary) ? abi::CUDA_ERROR_NOT_FOUND : abi::CUDA_ERROR_NO_DEVICE;
+}
+
+abi::CUresult DenyCuda(uint32_t index) {
+  const uint32_t bit = 1u << (index % 32);
+  if ((__atomic_fetch_or(&denied[index / 32], bit, __ATOMIC_RELAXED) & bit) == 0) {
+    Line line;
+    line << Name(index) << " is refused inside a slice: what it takes cannot be counted";
+    line.Say();
+  }
+  return abi::CUDA_ERROR_NOT_SUPPORTED;
+}
+
+namespace {
+
+// Waits, bounded, for a shut turn word to open.
+void WaitTurn(const uint32_t* gate) {
+  const uint64_t start = MonotonicNanos();
+  for (;;) {
+    const uint32_t word = __atomic_load_n(gate, __ATOMIC_ACQUIRE);
+    // A node that died with the gate shut must not stop the program for good.
+    if (word == 0 || MonotonicNanos() - start > Ledger::kFrozenTotalNanosMax) return;
+    FutexWait(const_cast<uint32_t*>(gate), word, wire::kFrozenSleepNanosMax, true);
+  }
+}
+
+}  // namespace
+
+#if defined(__x86_64__)
+static_assert(offsetof(Process, slot) == 0 && offsetof(Process, gate) == 16 &&
+              offsetof(wire::ProcessSlot, launches) == 16 && kIndex_cuInit == 0);
+
+extern "C" {
+// Where the assembly goes when the gate is shut or the driver's function unknown: the function to jump to, or null.
+[[gnu::visibility("hidden")]] void* tessera_gate_open(uint32_t index) {
+  if (Attached()) WaitTurn(process.gate);
+  void* real = __atomic_load_n(&tessera_cuda_real[index], __ATOMIC_RELAXED);
+  return real != nullptr ? real : ResolveCuda(index);
+}
+[[gnu::visibility("hidden")]] abi::CUresult tessera_gate_missing() { return MissingCuda(); }
+}
+#else
+namespace {
+inline void CountSubmission() {
+  wire::ProcessSlot* const slot = __atomic_load_n(&process.slot, __ATOMIC_RELAXED);
+  if (slot == nullptr) return;
+  __atomic_store_n(&slot->launches, __atomic_load_n(&slot->launches, __ATOMIC_RELAXED) + 1,
+                   __ATOMIC_RELAXED);
+  if (__builtin_expect(__atomic_load_n(process.gate, __ATOMIC_RELAXED) != 0, 0)) {
+    WaitTurn(process.gate);
+  }
+}
+}  // namespace
+#endif
+
+}  // namespace tessera::guest
+
+namespace tessera::abi {
+
+#define TESSERA_WEAK(symbol, treatment, ret, parameters, arguments)                              \
+  extern "C" __attribute__((visibility("default"), weak)) ret symbol parameters {                \
+    using namespace ::tessera::guest;                                                            \
+    constexpr Rule kRule = RuleOf(#symbol, Treatment::treatment);                                \
+    if constexpr (kRule == Rule::kDeny) {                                                        \
+      if (depth > 0) {                                                                           \
+        auto* const real = TESSERA_REAL(symbol);                                                 \
+        if (real != nullptr) return real arguments;                                              \
+      }                                                                                          \
+      return DenyCuda(kIndex_##symbol);                                                          \
+    } else {                                                                                     \
+      TESSERA_COUNT(kRule);                                                                      \
+      auto* const real = TESSERA_REAL(symbol);                                                   \
+      if (__builtin_expect(real == nullptr, 0)) return MissingCuda();             \
+      return real arguments;                                                                     \
+    }                                                                                            \
+  }
+#if defined(__x86_64__)
+#define TESSERA_COUNT(rule) static_assert(rule != Rule::kGate)
+#define TESSERA_DO_gate(symbol, ret, parameters, arguments)
+#else
+#define TESSERA_COUNT(rule) \
+  if constexpr (rule == Rule::kGate) CountSubmission()
+#define TESSERA_DO_gate(symbol, ret, parameters, arguments) \
+  TESSERA_WEAK(symbol, gate, ret, parameters, arguments)
+#endif
+#define TESSERA_DO_account(symbol, ret, parameters, arguments) \
+  TESSERA_WEAK(symbol, account, ret, parameters, arguments)
+#define TESSERA_DO_free(symbol, ret, parameters, arguments) \
+  TESSERA_WEAK(symbol, free, ret, parameters, arguments)
+#define TESSERA_DO_virtualise(symbol, ret, parameters, arguments) \
+  TESSERA_WEAK(symbol, virtualise, ret, parameters, arguments)
+#define TESSERA_DO_lifecycle(symbol, ret, parameters, arguments) \
+  TESSERA_WEAK(symbol, lifecycle, ret, parameters, arguments)
+#define TESSERA_DO_deny(symbol, ret, parameters, arguments) \
+  TESSERA_WEAK(symbol, deny, ret, parameters, arguments)
+#define TESSERA_ENTRY(symbol, base, version, flag, treatment, ret, parameters, arguments) \
+  TESSERA_DO_##treatment(symbol, ret, parameters, arguments)
+#include "guest/cuda/wrapped.inc"
+#undef TESSERA_ENTRY
+
+}  // namespace tessera::abi
+
+namespace tessera::guest {
+
+namespace {
+struct Entry {
+  void* wrapper;
+};
+const Entry kWrappers[kCudaWrappers] = {
+#define TESSERA_ENTRY(symbol, base, version, flag, treatment, ret, parameters, arguments) \
+  {reinterpret_cast<void*>(&abi::symbol)},
+#include "guest/cuda/wrapped.inc"
+#undef TESSERA_ENTRY
+};
+}  // namespace
+
+void* CudaWrapper(uint32_t index) { return kWrappers[index].wrapper; }
+
+bool FindCudaWrapper(const char* name, Wrapper* found) {
+  uint32_t low = 0, high = kCudaWrappers;
+  while (low < high) {
+    const uint32_t middle = (low + high) / 2;
+    const uint32_t index = kOrder.at[middle];
+    if (Equal(Name(index), name)) {
+      *found = {kWrappers[index].wrapper, index, kCudaLibrary};
+      return true;
+    }
+    if (Before(Name(index), name)) {
+      low = middle + 1;
+    } else {
+      high = middle;
+    }
+  }
+  return false;
+}
+
+// Which line of the manifest the driver answers cuGetProcAddress with: the highest version not above the asked one, in
+// the form of the asked stream; a base without that form has one form for both. Only lines the loaded driver has.
+int ChooseCuda(const char* name, int version, bool per_thread) {
+  struct Line {
+    uint16_t base;  // index of the first line of the same base
+    uint16_t version;
+    uint8_t per_thread;
+  };
+  static constexpr Line kLines[kCudaWrappers] = {
+#define none 0
+#define ptds 1
+#define ptsz 1
+#define TESSERA_ENTRY(symbol, base, version, flag, treatment, ret, parameters, arguments) \
+  {kIndex_##base, version / 10, flag},
+#include "guest/cuda/wrapped.inc"
+#undef TESSERA_ENTRY
+#undef none
+#undef ptds
+#undef ptsz
+  };
+  // The first form of every base carries the base's own name, and all forms stand together.
+  Wrapper first = {};
+  if (!FindCudaWrapper(name, &first) || kLines[first.index].base != first.index) return -1;
+  uint32_t begin = first.index;
+  while (begin > 0 && kLines[begin - 1].base == first.index) --begin;
+  int best = -1;
+  for (uint32_t i = begin; i < kCudaWrappers && kLines[i].base == first.index; ++i) {
+    const Line& line = kLines[i];
+    if (line.version * 10 > version) continue;
+    if (line.per_thread != 0 && !per_thread) continue;
+    if (best >= 0) {
+      const Line& chosen = kLines[best];
+      if (chosen.per_thread > line.per_thread) continue;
+      if (chosen.per_thread == line.per_thread && chosen.version > line.version) continue;
+    }
+    void* real = __atomic_load_n(&tessera_cuda_real[i], __ATOMIC_RELAXED);
+    if (real == nullptr && ResolveCuda(i) == nullptr) continue;
+    best = static_cast<int>(i);
+  }
+  return best;
+}
+
+}  // namespace tessera::guest

@@ -1,0 +1,436 @@
+// Linear memory: cuMemAlloc and its kin, stream-ordered allocation, and the physical handles of the virtual memory
+// calls.
+#include "guest/cuda/account.h"
+
+namespace tessera::guest {
+
+namespace {
+
+void GiveBackReplaced(const AllocationTable::Inserted& inserted) {
+  if (inserted.old_granules == 0) return;
+  process.ledger.Release(inserted.old.card,
+                         static_cast<uint64_t>(inserted.old_granules) << process.granule_shift);
+}
+
+// The one order of things for linear memory. `bytes` is what the driver will be asked for at most; `settle_bytes`
+// says after success how much it was.
+template <typename Make, typename Size, typename Unmake>
+inline abi::CUresult Allocate(uint64_t bytes, PointerKind kind, abi::CUdeviceptr* pointer,
+                              const Make& make, const Size& real_bytes, const Unmake& unmake) {
+  if (__builtin_expect(depth > 0, 0)) return make();
+  if (__builtin_expect(!EnsureAttached(), 0)) return kRefused;
+  // Nothing to charge, or nothing to charge it by: the driver words the error itself.
+  if (__builtin_expect(pointer == nullptr || bytes == 0, 0)) {
+    DepthGuard guard;
+    return make();
+  }
+  const Place place = FindPlace();
+  if (__builtin_expect(place.error != abi::CUDA_SUCCESS, 0)) return place.error;
+  if (__builtin_expect(bytes >= kAllocationBytesMax, 0)) return abi::CUDA_ERROR_OUT_OF_MEMORY;
+  const uint32_t shift = process.granule_shift;
+  uint64_t reserved = RoundUp(bytes, 1ull << shift);
+  if (__builtin_expect(!process.ledger.Reserve(place.card, reserved), 0)) {
+    return abi::CUDA_ERROR_OUT_OF_MEMORY;
+  }
+  abi::CUresult result;
+  {
+    DepthGuard guard;
+    result = make();
+  }
+  if (__builtin_expect(result != abi::CUDA_SUCCESS, 0)) {
+    process.ledger.Release(place.card, reserved);
+    return result;
+  }
+  const Allocation allocation = {*pointer, real_bytes(), place.card, kind, place.context};
+  const AllocationTable::Inserted inserted = process.allocations.Insert(allocation, shift);
+  if (__builtin_expect(inserted.replaced, 0)) GiveBackReplaced(inserted);
+  if (__builtin_expect(!inserted.ok, 0)) {
+    DepthGuard guard;
+    unmake(*pointer);
+    process.ledger.Release(place.card, reserved);
+    return abi::CUDA_ERROR_OUT_OF_MEMORY;
+  }
+  const uint64_t needed = static_cast<uint64_t>(inserted.new_granules) << shift;
+  if (needed < reserved) {
+    process.ledger.Release(place.card, reserved - needed);
+  } else if (__builtin_expect(needed > reserved, 0)) {
+    if (!process.ledger.Reserve(place.card, needed - reserved)) {
+      // The driver spread it over more granules than we had counted on, and they do not fit.
+      Allocation taken;
+      process.allocations.Take(allocation.address, shift, &taken);
+      {
+        DepthGuard guard;
+        unmake(*pointer);
+      }
+      const uint64_t freed = static_cast<uint64_t>(process.allocations.Drop(taken, shift)) << shift;
+      // Granules others have come to share in the meantime stay reserved by us for them.
+      if (reserved + freed > needed) {
+        process.ledger.Release(place.card, reserved + freed - needed);
+      }
+      return abi::CUDA_ERROR_OUT_OF_MEMORY;
+    }
+  }
+  return result;
+}
+
+template <typename Call>
+inline abi::CUresult Free(abi::CUdeviceptr pointer, const Call& call) {
+  if (__builtin_expect(depth > 0 || !Attached(), 0)) return call();
+  const uint32_t shift = process.granule_shift;
+  Allocation taken;
+  // Out of the table before the driver frees it: its address may be given to another thread at once.
+  const bool known = process.allocations.Take(pointer, shift, &taken);
+  abi::CUresult result;
+  {
+    DepthGuard guard;
+    result = call();
+  }
+  if (__builtin_expect(!known, 0)) return result;
+  if (__builtin_expect(result != abi::CUDA_SUCCESS, 0)) {
+    process.allocations.PutBack(taken, shift);
+    return result;
+  }
+  const uint64_t granules = process.allocations.Drop(taken, shift);
+  if (granules != 0) process.ledger.Release(taken.card, granules << shift);
+  return result;
+}
+
+void FreeReal(abi::CUdeviceptr pointer) {
+  auto* const real = TESSERA_REAL(cuMemFree_v2);
+  if (real != nullptr) real(pointer);
+}
+
+// A pool may belong to another card than the current context; the pointer knows.
+void MoveToItsCard(abi::CUdeviceptr pointer) {
+  if (process.card_count == 1) return;
+  auto* const attribute =
+      DriverFunction<abi::CUresult(void*, abi::CUpointer_attribute, abi::CUdeviceptr)>(
+          "cuPointerGetAttribute");
+  int ordinal = -1;
+  if (attribute == nullptr ||
+      attribute(&ordinal, abi::CU_POINTER_ATTRIBUTE_DEVICE_ORDINAL, pointer) != abi::CUDA_SUCCESS) {
+    return;
+  }
+  const int card = CardOfDevice(ordinal);
+  const uint32_t shift = process.granule_shift;
+  Allocation taken;
+  if (card < 0 || !process.allocations.Take(pointer, shift, &taken)) return;
+  if (taken.card == static_cast<uint32_t>(card)) {
+    process.allocations.PutBack(taken, shift);
+    return;
+  }
+  const uint64_t freed = process.allocations.Drop(taken, shift);
+  if (freed != 0) process.ledger.Release(taken.card, freed << shift);
+  taken.card = static_cast<uint32_t>(card);
+  const AllocationTable::Inserted inserted = process.allocations.Insert(taken, shift);
+  const uint64_t needed = static_cast<uint64_t>(inserted.new_granules) << shift;
+  if (inserted.ok && (needed == 0 || process.ledger.Reserve(taken.card, needed))) return;
+  // Does not fit there: the caller sees the entry gone and frees.
+  if (inserted.ok && process.allocations.Take(pointer, shift, &taken)) {
+    process.allocations.Drop(taken, shift);
+  }
+}
+
+uint64_t PitchBytesMax(size_t width, size_t height) {
+  // No driver pads a row beyond this (the texture pitch alignment is 32, rows are padded to 512).
+  constexpr uint64_t kRowPadding = 512;
+  if (width >= kAllocationBytesMax || height >= kAllocationBytesMax) return kAllocationBytesMax;
+  const unsigned __int128 bytes =
+      static_cast<unsigned __int128>(RoundUp(width, kRowPadding)) * height;
+  return bytes >= kAllocationBytesMax ? kAllocationBytesMax : static_cast<uint64_t>(bytes);
+}
+
+}  // namespace
+}  // namespace tessera::guest
+
+namespace tessera::abi {
+
+using namespace ::tessera::guest;
+
+TESSERA_EXPORT CUresult cuMemAlloc_v2(CUdeviceptr* dptr, size_t bytesize) {
+  auto* const real = TESSERA_REAL(cuMemAlloc_v2);
+  if (__builtin_expect(real == nullptr, 0)) return MissingCuda();
+  return Allocate(
+      bytesize, kPlain, dptr, [&] { return real(dptr, bytesize); }, [&] { return bytesize; },
+      FreeReal);
+}
+
+TESSERA_EXPORT CUresult cuMemFree_v2(CUdeviceptr dptr) {
+  auto* const real = TESSERA_REAL(cuMemFree_v2);
+  if (__builtin_expect(real == nullptr, 0)) return MissingCuda();
+  return Free(dptr, [&] { return real(dptr); });
+}
+
+TESSERA_EXPORT CUresult cuMemAllocPitch_v2(CUdeviceptr* dptr, size_t* pPitch, size_t WidthInBytes,
+                                           size_t Height, unsigned int ElementSizeBytes) {
+  auto* const real = TESSERA_REAL(cuMemAllocPitch_v2);
+  if (real == nullptr) return MissingCuda();
+  return Allocate(
+      PitchBytesMax(WidthInBytes, Height), kPlain, pPitch == nullptr ? nullptr : dptr,
+      [&] { return real(dptr, pPitch, WidthInBytes, Height, ElementSizeBytes); },
+      [&] { return *pPitch * Height; }, FreeReal);
+}
+
+TESSERA_EXPORT CUresult cuMemAllocManaged(CUdeviceptr* dptr, size_t bytesize, unsigned int flags) {
+  auto* const real = TESSERA_REAL(cuMemAllocManaged);
+  if (real == nullptr) return MissingCuda();
+  // Managed memory may come to the card as a whole, so it is counted as a whole.
+  return Allocate(
+      bytesize, kManaged, dptr, [&] { return real(dptr, bytesize, flags); },
+      [&] { return bytesize; }, FreeReal);
+}
+
+#define TESSERA_ALLOC_ASYNC(symbol)                                                             \
+  TESSERA_EXPORT CUresult symbol(CUdeviceptr* dptr, size_t bytesize, CUstream hStream) {        \
+    auto* const real = TESSERA_REAL(symbol);                                                    \
+    if (real == nullptr) return MissingCuda();                                   \
+    return Allocate(                                                                            \
+        bytesize, kAsync, dptr, [&] { return real(dptr, bytesize, hStream); },                  \
+        [&] { return bytesize; }, FreeReal);                                                    \
+  }
+TESSERA_ALLOC_ASYNC(cuMemAllocAsync)
+TESSERA_ALLOC_ASYNC(cuMemAllocAsync_ptsz)
+
+#define TESSERA_ALLOC_FROM_POOL(symbol)                                                         \
+  TESSERA_EXPORT CUresult symbol(CUdeviceptr* dptr, size_t bytesize, CUmemoryPool pool,         \
+                                 CUstream hStream) {                                            \
+    auto* const real = TESSERA_REAL(symbol);                                                    \
+    if (real == nullptr) return MissingCuda();                                   \
+    const CUresult result = Allocate(                                                           \
+        bytesize, kAsync, dptr, [&] { return real(dptr, bytesize, pool, hStream); },            \
+        [&] { return bytesize; }, FreeReal);                                                    \
+    if (result != CUDA_SUCCESS || depth > 0 || bytesize == 0 || !Attached()) return result;     \
+    return PlacePoolAllocation(dptr);                                                           \
+  }
+namespace {
+CUresult PlacePoolAllocation(CUdeviceptr* dptr) {
+  MoveToItsCard(*dptr);
+  Allocation entry;
+  if (process.card_count == 1 ||
+      process.allocations.Take(*dptr, process.granule_shift, &entry)) {
+    if (process.card_count != 1) process.allocations.PutBack(entry, process.granule_shift);
+    return CUDA_SUCCESS;
+  }
+  DepthGuard guard;
+  FreeReal(*dptr);
+  *dptr = 0;
+  return CUDA_ERROR_OUT_OF_MEMORY;
+}
+}  // namespace
+TESSERA_ALLOC_FROM_POOL(cuMemAllocFromPoolAsync)
+TESSERA_ALLOC_FROM_POOL(cuMemAllocFromPoolAsync_ptsz)
+
+#define TESSERA_FREE_ASYNC(symbol)                                         \
+  TESSERA_EXPORT CUresult symbol(CUdeviceptr dptr, CUstream hStream) {     \
+    auto* const real = TESSERA_REAL(symbol);                               \
+    if (real == nullptr) return MissingCuda();              \
+    return Free(dptr, [&] { return real(dptr, hStream); });                \
+  }
+TESSERA_FREE_ASYNC(cuMemFreeAsync)
+TESSERA_FREE_ASYNC(cuMemFreeAsync_ptsz)
+
+TESSERA_EXPORT CUresult cuMemPoolSetAttribute(CUmemoryPool pool, CUmemPool_attribute attr,
+                                              void* value) {
+  auto* const real = TESSERA_REAL(cuMemPoolSetAttribute);
+  if (real == nullptr) return MissingCuda();
+  cuuint64_t nothing = 0;
+  if (depth == 0 && attr == CU_MEMPOOL_ATTR_RELEASE_THRESHOLD && value != nullptr &&
+      *static_cast<const cuuint64_t*>(value) != 0) {
+    // What a pool keeps after a free would be held and not counted.
+    static uint32_t said = 0;
+    if (__atomic_exchange_n(&said, 1u, __ATOMIC_RELAXED) == 0) {
+      Line line;
+      line << "cuMemPoolSetAttribute: inside a slice a memory pool keeps nothing after a free, so the "
+              "release threshold stays 0";
+      line.Say();
+    }
+    value = &nothing;
+  }
+  DepthGuard guard;
+  return real(pool, attr, value);
+}
+
+// Physical memory handles. A handle is counted until the program has given up every reference to it and every mapping
+// of it is gone.
+namespace {
+bool Unreferenced(Object* object) { return object->holders == 0 && object->maps == 0; }
+bool AddHolders(Object* object, int64_t count) {
+  object->holders = static_cast<uint32_t>(object->holders + count);
+  return Unreferenced(object);
+}
+bool AddMaps(Object* object, int64_t count) {
+  object->maps = static_cast<uint32_t>(object->maps + count);
+  return Unreferenced(object);
+}
+
+// One step towards or away from nobody holding the handle. An object nobody holds is taken out at once, before the
+// driver may give its handle to somebody else; `Finish` then gives its bytes back, `Undo` puts it back.
+class Step {
+ public:
+  Step(uint64_t handle, bool (*change)(Object*, int64_t), int64_t count)
+      : handle_(handle), change_(change), count_(count) {
+    known_ = process.objects.Update(kObjectPhysical, handle, change, count, &removed_, &was_removed_);
+  }
+  bool known() const { return known_; }
+  void Finish() {
+    if (was_removed_ && removed_.bytes != 0) process.ledger.Release(removed_.card, removed_.bytes);
+  }
+  void Undo() {
+    if (was_removed_) {
+      change_(&removed_, -count_);
+      process.objects.Put(removed_);
+    } else if (known_) {
+      Object ignored;
+      bool never = false;
+      process.objects.Update(kObjectPhysical, handle_, change_, -count_, &ignored, &never);
+    }
+  }
+
+ private:
+  uint64_t handle_;
+  bool (*change_)(Object*, int64_t);
+  int64_t count_;
+  Object removed_ = {};
+  bool known_ = false;
+  bool was_removed_ = false;
+};
+}  // namespace
+
+TESSERA_EXPORT CUresult cuMemCreate(CUmemGenericAllocationHandle* handle, size_t size,
+                                    const CUmemAllocationProp* prop, unsigned long long flags) {
+  auto* const real = TESSERA_REAL(cuMemCreate);
+  if (real == nullptr) return MissingCuda();
+  if (depth > 0) return real(handle, size, prop, flags);
+  if (!EnsureAttached()) return kRefused;
+  if (handle == nullptr || prop == nullptr || size == 0 ||
+      prop->location.type != CU_MEM_LOCATION_TYPE_DEVICE) {
+    DepthGuard guard;
+    return real(handle, size, prop, flags);
+  }
+  const int card = CardOfDevice(prop->location.id);
+  if (card < 0) return kRefused;
+  if (size >= kAllocationBytesMax) return CUDA_ERROR_OUT_OF_MEMORY;
+  const uint64_t charged = RoundUp(size, Granule());
+  const auto on = static_cast<uint32_t>(card);
+  if (!process.ledger.Reserve(on, charged)) return CUDA_ERROR_OUT_OF_MEMORY;
+  CUresult result;
+  {
+    DepthGuard guard;
+    result = real(handle, size, prop, flags);
+  }
+  if (result == CUDA_SUCCESS) {
+    Object object = {};
+    object.key = *handle;
+    object.kind = kObjectPhysical;
+    object.card = on;
+    object.bytes = charged;
+    object.holders = 1;
+    if (process.objects.Put(object)) return result;
+    auto* const release = TESSERA_REAL(cuMemRelease);
+    DepthGuard guard;
+    if (release != nullptr) release(*handle);
+    result = CUDA_ERROR_OUT_OF_MEMORY;
+  }
+  process.ledger.Release(on, charged);
+  return result;
+}
+
+TESSERA_EXPORT CUresult cuMemRelease(CUmemGenericAllocationHandle handle) {
+  auto* const real = TESSERA_REAL(cuMemRelease);
+  if (real == nullptr) return MissingCuda();
+  if (depth > 0 || !Attached()) return real(handle);
+  Step step(handle, AddHolders, -1);
+  CUresult result;
+  {
+    DepthGuard guard;
+    result = real(handle);
+  }
+  if (result == CUDA_SUCCESS) {
+    step.Finish();
+  } else {
+    step.Undo();
+  }
+  return result;
+}
+
+TESSERA_EXPORT CUresult cuMemRetainAllocationHandle(CUmemGenericAllocationHandle* handle,
+                                                    void* addr) {
+  auto* const real = TESSERA_REAL(cuMemRetainAllocationHandle);
+  if (real == nullptr) return MissingCuda();
+  CUresult result;
+  {
+    DepthGuard guard;
+    result = real(handle, addr);
+  }
+  if (result == CUDA_SUCCESS && depth == 0 && Attached()) Step(*handle, AddHolders, 1).Finish();
+  return result;
+}
+
+TESSERA_EXPORT CUresult cuMemMap(CUdeviceptr ptr, size_t size, size_t offset,
+                                 CUmemGenericAllocationHandle handle, unsigned long long flags) {
+  auto* const real = TESSERA_REAL(cuMemMap);
+  if (real == nullptr) return MissingCuda();
+  if (depth > 0 || !Attached()) return real(ptr, size, offset, handle, flags);
+  Object present;
+  const bool taken = process.objects.Get(kObjectMapping, ptr, &present);
+  // The mapping is counted before it exists, so that a release in another thread cannot give the memory back too early.
+  // Where something is mapped already the driver will refuse, and there is nothing to count.
+  Step step(handle, AddMaps, taken ? 0 : 1);
+  const bool counted = step.known() && !taken;
+  if (counted) {
+    Object mapping = {};
+    mapping.key = ptr;
+    mapping.kind = kObjectMapping;
+    mapping.bytes = size;
+    mapping.target = handle;
+    if (!process.objects.Put(mapping)) {
+      step.Undo();
+      return CUDA_ERROR_OUT_OF_MEMORY;
+    }
+  }
+  CUresult result;
+  {
+    DepthGuard guard;
+    result = real(ptr, size, offset, handle, flags);
+  }
+  if (counted && result != CUDA_SUCCESS) {
+    process.objects.Take(kObjectMapping, ptr, &present);
+    step.Undo();
+  }
+  return result;
+}
+
+TESSERA_EXPORT CUresult cuMemUnmap(CUdeviceptr ptr, size_t size) {
+  auto* const real = TESSERA_REAL(cuMemUnmap);
+  if (real == nullptr) return MissingCuda();
+  if (depth > 0 || !Attached()) return real(ptr, size);
+  // One call may take several adjoining mappings away; they go one by one, so that a failure leaves the rest counted.
+  for (;;) {
+    Object mapping;
+    if (!process.objects.Get(kObjectMapping, ptr, &mapping) || mapping.bytes >= size) break;
+    const CUresult result = cuMemUnmap(ptr, mapping.bytes);
+    if (result != CUDA_SUCCESS) return result;
+    ptr += mapping.bytes;
+    size -= mapping.bytes;
+  }
+  Object mapping;
+  if (!process.objects.Take(kObjectMapping, ptr, &mapping)) {
+    DepthGuard guard;
+    return real(ptr, size);
+  }
+  Step step(mapping.target, AddMaps, -1);
+  CUresult result;
+  {
+    DepthGuard guard;
+    result = real(ptr, size);
+  }
+  if (result == CUDA_SUCCESS) {
+    step.Finish();
+  } else {
+    step.Undo();
+    process.objects.Put(mapping);
+  }
+  return result;
+}
+
+}  // namespace tessera::abi

@@ -1,0 +1,113 @@
+// tessera-manifest MODE MANIFEST [-o FILE] [--treatments a,b] [--extra symbol,symbol]
+// Turns a driver manifest into tables and sources; see manifest.h for the modes' outputs.
+#include <cerrno>
+#include <cstdio>
+#include <cstring>
+#include <fstream>
+#include <iostream>
+#include <iterator>
+#include <string>
+#include <vector>
+
+#include "manifest.h"
+
+namespace {
+
+constexpr char kUsage[] =
+    "usage: tessera-manifest MODE MANIFEST [-o FILE] [--treatments WORD,...] [--extra SYMBOL,...]\n"
+    "modes:\n"
+    "  check           validate only\n"
+    "  symbols         exported symbols, one a line\n"
+    "  version-script  linker script exporting them (and --extra)\n"
+    "  table           TESSERA_PROC(base, version, per_thread, symbol), sorted\n"
+    "  declarations    extern \"C\" prototypes\n"
+    "  entries         TESSERA_ENTRY(symbol, base, version, flag, treatment, return, "
+    "(parameters),\n"
+    "                  (arguments)) of --treatments (default: all)\n"
+    "  stubs           weak definitions that answer CUDA_ERROR_NOT_SUPPORTED and say so once\n"
+    "  null            weak definitions that answer success at once\n";
+
+std::vector<std::string> Split(const std::string& text) {
+  std::vector<std::string> words;
+  std::string word;
+  for (char c : text + ",") {
+    if (c != ',') {
+      word += c;
+    } else if (!word.empty()) {
+      words.push_back(word);
+      word.clear();
+    }
+  }
+  return words;
+}
+
+int Fail(const std::string& what) {
+  std::cerr << "tessera-manifest: " << what << "\n";
+  return 1;
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  namespace tm = tessera::manifest;
+  if (argc < 3) {
+    std::cerr << kUsage;
+    return 2;
+  }
+  std::string mode = argv[1], path = argv[2], output;
+  std::vector<std::string> treatments, extra;
+  for (int i = 3; i < argc; i += 2) {
+    std::string option = argv[i];
+    if (i + 1 == argc) return Fail(option + " wants a value");
+    std::string value = argv[i + 1];
+    if (option == "-o") {
+      output = value;
+    } else if (option == "--treatments") {
+      treatments = Split(value);
+      for (const std::string& word : treatments) {
+        bool known = false;
+        for (const std::string& treatment : tm::Treatments()) known |= treatment == word;
+        if (!known) return Fail("--treatments: unknown treatment \"" + word + "\"");
+      }
+      if (treatments.empty()) return Fail("--treatments: expected words separated by commas");
+    } else if (option == "--extra") {
+      extra = Split(value);
+    } else {
+      return Fail("unknown option " + option);
+    }
+  }
+  std::ifstream in(path, std::ios::binary);
+  if (!in) return Fail(path + ": " + std::strerror(errno));
+  std::string text((std::istreambuf_iterator<char>(in)), std::istreambuf_iterator<char>());
+  tm::Manifest manifest;
+  std::string error;
+  if (!tm::Parse(path, text, &manifest, &error)) return Fail(error);
+
+  std::string result;
+  if (mode == "symbols") {
+    result = tm::EmitSymbols(manifest);
+  } else if (mode == "version-script") {
+    result = tm::EmitVersionScript(manifest, extra);
+  } else if (mode == "table") {
+    result = tm::EmitTable(manifest);
+  } else if (mode == "declarations") {
+    result = tm::EmitDeclarations(manifest);
+  } else if (mode == "entries") {
+    result = tm::EmitEntries(manifest, treatments);
+  } else if (mode == "stubs") {
+    result = tm::EmitStubs(manifest, tm::StubKind::kUnsupported);
+  } else if (mode == "null") {
+    result = tm::EmitStubs(manifest, tm::StubKind::kSuccess);
+  } else if (mode != "check") {
+    return Fail("unknown mode " + mode + "\n" + kUsage);
+  }
+  if (output.empty()) {
+    std::cout << result << std::flush;
+    return std::cout ? 0 : Fail("cannot write to the standard output");
+  }
+  std::ofstream out(output, std::ios::binary | std::ios::trunc);
+  out << result;
+  out.close();
+  if (!out) return Fail(output + ": " + std::strerror(errno));
+  return 0;
+}
