@@ -1,7 +1,5 @@
 #include "simgpu/cudart/registry.h"
 
-#include <cstdio>
-#include <cstdlib>
 #include <memory>
 #include <mutex>
 #include <string>
@@ -9,7 +7,6 @@
 #include <unordered_set>
 
 #include "simgpu/cudart/driver.h"
-#include "simgpu/cudart/fatbin.h"
 
 namespace simgpu::cudart {
 namespace {
@@ -17,12 +14,9 @@ namespace {
 // The device code of one translation unit.
 struct Program {
   const void* wrapper = nullptr;
-  struct OnDevice {
-    bool tried = false;
-    cudaError_t error = cudaSuccess;
-    CUlibrary library = nullptr;
-  };
-  OnDevice on[kDevicesMax];
+  bool tried = false;
+  cudaError_t error = cudaSuccess;
+  CUlibrary library = nullptr;
 };
 
 struct Variable {
@@ -35,7 +29,7 @@ struct Variable {
 struct Kernel {
   Program* program = nullptr;
   std::string name;
-  CUkernel on[kDevicesMax] = {};
+  CUkernel handle = nullptr;
 };
 
 namespace {
@@ -53,45 +47,22 @@ Registry& TheRegistry() {
   return *registry;
 }
 
-// With the mutex held: the program's library on the device.
-cudaError_t Load(Program* program, int device, CUlibrary* library) {
-  if (device < 0 || device >= kDevicesMax) return cudaErrorInvalidDevice;
-  Program::OnDevice& on = program->on[device];
-  if (!on.tried) {
-    on.tried = true;
-    int major = 0;
-    int minor = 0;
-    CUresult result = Call(Driver().DeviceGetAttribute, &major,
-                           CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR, device);
-    if (result == CUDA_SUCCESS) {
-      result = Call(Driver().DeviceGetAttribute, &minor,
-                    CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR, device);
-    }
-    on.error = static_cast<cudaError_t>(result);
-    std::string ptx;
-    std::string why;
-    if (result == CUDA_SUCCESS) {
-      switch (ExtractPtx(program->wrapper, static_cast<unsigned>(major * 10 + minor), &ptx, &why)) {
-        case FatbinAnswer::kPtx:
-          result = Call(Driver().LibraryLoadData, &on.library,
-                        static_cast<const void*>(ptx.c_str()), nullptr, nullptr, 0u, nullptr,
-                        nullptr, 0u);
-          on.error = static_cast<cudaError_t>(result);
-          break;
-        case FatbinAnswer::kNoMatch:
-          on.error = cudaErrorNoKernelImageForDevice;
-          break;
-        case FatbinAnswer::kBad:
-          on.error = cudaErrorInvalidKernelImage;
-          break;
-      }
-    }
-    if (!why.empty() && std::getenv("SIMGPU_QUIET") == nullptr) {
-      std::fprintf(stderr, "simgpu: libcudart: %s\n", why.c_str());
-    }
+// With the mutex held: the program's library. The driver takes the record the stub handed over and
+// picks, for each card, the code that suits it.
+cudaError_t Load(Program* program, CUlibrary* library) {
+  if (!program->tried) {
+    program->tried = true;
+    // The stub's record lives as long as the program, so the driver need not copy what it points
+    // to.
+    CUlibraryOption option = static_cast<CUlibraryOption>(1);
+    int yes = 1;
+    void* value = &yes;
+    program->error =
+        static_cast<cudaError_t>(Call(Driver().LibraryLoadData, &program->library, program->wrapper,
+                                      nullptr, nullptr, 0u, &option, &value, 1u));
   }
-  *library = on.library;
-  return on.error;
+  *library = program->library;
+  return program->error;
 }
 
 }  // namespace
@@ -111,48 +82,34 @@ Kernel* KernelOf(const void* handle) {
 }
 
 cudaError_t Resolve(Kernel* kernel, CUkernel* handle) {
-  const int device = CurrentDevice();
   Registry& registry = TheRegistry();
   const std::lock_guard lock(registry.mutex);
   CUlibrary library = nullptr;
-  if (const cudaError_t bad = Load(kernel->program, device, &library); bad != cudaSuccess) {
+  if (const cudaError_t bad = Load(kernel->program, &library); bad != cudaSuccess) {
     return bad;
   }
-  if (kernel->on[device] == nullptr) {
+  if (kernel->handle == nullptr) {
     const CUresult result =
-        Call(Driver().LibraryGetKernel, &kernel->on[device], library, kernel->name.c_str());
+        Call(Driver().LibraryGetKernel, &kernel->handle, library, kernel->name.c_str());
     if (result == CUDA_ERROR_NOT_FOUND) return cudaErrorInvalidDeviceFunction;
     if (result != CUDA_SUCCESS) return static_cast<cudaError_t>(result);
   }
-  *handle = kernel->on[device];
+  *handle = kernel->handle;
   return cudaSuccess;
 }
 
 cudaError_t FindVariable(const void* host_variable, CUdeviceptr* address, std::size_t* size) {
-  const int device = CurrentDevice();
   Registry& registry = TheRegistry();
   const std::lock_guard lock(registry.mutex);
   const auto found = registry.variables.find(host_variable);
   if (found == registry.variables.end()) return cudaErrorInvalidSymbol;
   CUlibrary library = nullptr;
-  if (const cudaError_t bad = Load(found->second.program, device, &library); bad != cudaSuccess) {
+  if (const cudaError_t bad = Load(found->second.program, &library); bad != cudaSuccess) {
     return bad;
   }
-  const CUresult result = Call(Driver().LibraryGetGlobal, address, size, library,
-                               found->second.name.c_str());
+  const CUresult result =
+      Call(Driver().LibraryGetGlobal, address, size, library, found->second.name.c_str());
   return result == CUDA_ERROR_NOT_FOUND ? cudaErrorInvalidSymbol : static_cast<cudaError_t>(result);
-}
-
-void ForgetDevice(int device) {
-  if (device < 0 || device >= kDevicesMax) return;
-  Registry& registry = TheRegistry();
-  const std::lock_guard lock(registry.mutex);
-  for (Program* program : registry.programs) {
-    Program::OnDevice& on = program->on[device];
-    if (on.library != nullptr) Call(Driver().LibraryUnload, on.library);
-    on = {};
-  }
-  for (auto& [host, kernel] : registry.kernels) kernel->on[device] = nullptr;
 }
 
 CUDART_CALL void** __cudaRegisterFatBinary(void* wrapper) {
@@ -171,9 +128,7 @@ CUDART_CALL void __cudaUnregisterFatBinary(void** handle) {
   Registry& registry = TheRegistry();
   const std::lock_guard lock(registry.mutex);
   if (registry.programs.erase(program) == 0) return;
-  for (const Program::OnDevice& on : program->on) {
-    if (on.library != nullptr) Call(Driver().LibraryUnload, on.library);
-  }
+  if (program->library != nullptr) Call(Driver().LibraryUnload, program->library);
   std::erase_if(registry.kernels, [&](const auto& entry) {
     if (entry.second->program != program) return false;
     registry.kernel_handles.erase(entry.second.get());

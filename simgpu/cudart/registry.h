@@ -1,6 +1,6 @@
-// What host stubs register when a program starts: its device code, the kernels and variables in it. Device code is
-// loaded at its first use, once per device (two cards may need different PTX). Thread-safe; leaked, because stubs
-// come and go through exit handlers.
+// What host stubs register when a program starts: its device code, the kernels and variables in it.
+// Device code is loaded at its first use.
+// Thread-safe; leaked, because stubs come and go through exit handlers.
 #pragma once
 
 #include <cstddef>
@@ -15,13 +15,10 @@ struct Kernel;
 Kernel* FindKernel(const void* host_function);
 // The kernel a handle stands for, or null: handles of the runtime are such pointers.
 Kernel* KernelOf(const void* handle);
-// Its handle on the thread's current device. Needs a context.
+// Its handle, the same on every device. Needs a context.
 cudaError_t Resolve(Kernel* kernel, CUkernel* handle);
 
 // The address and size of a registered variable on the current device. Needs a context.
 cudaError_t FindVariable(const void* host_variable, CUdeviceptr* address, std::size_t* size);
-
-// Forgets what is loaded on a device whose primary context is reset.
-void ForgetDevice(int device);
 
 }  // namespace simgpu::cudart

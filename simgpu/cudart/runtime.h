@@ -1,5 +1,6 @@
-// The public runtime API's types as far as ordinary programs use them, and what all entry points share: the
-// calling thread's device and its last error. Numbers and layouts are facts of CUDA 13.0.
+// The public runtime API's types as far as ordinary programs use them, and what all entry points
+// share: the calling thread's device and its last error. Numbers and layouts are facts of
+// CUDA 13.0.
 #pragma once
 
 #include <cstddef>
@@ -13,7 +14,8 @@ namespace simgpu::cudart {
 
 using namespace tessera::abi;
 
-// Runtime errors are the driver's codes for everything the driver can say; these are the runtime's own.
+// Runtime errors are the driver's codes for everything the driver can say; these are the runtime's
+// own.
 enum cudaError_t : unsigned int {
   cudaSuccess = 0,
   cudaErrorInvalidValue = 1,
@@ -68,7 +70,7 @@ struct cudaDeviceProp {
   int multiProcessorCount;
   int integrated;
   int canMapHostMemory;
-  int textureAndSurfaceLimits[43];  // sizes of textures and surfaces: the simulated card has none
+  int textureAndSurfaceLimits[39];  // sizes of textures and surfaces: the simulated card has none
   size_t surfaceAlignment;
   int concurrentKernels;
   int ECCEnabled;
@@ -124,6 +126,12 @@ struct cudaDeviceProp {
   int hostNumaMultinodeIpcSupported;
   int reserved[56];
 };
+static_assert(sizeof(cudaDeviceProp) == 1008 && offsetof(cudaDeviceProp, totalGlobalMem) == 288 &&
+              offsetof(cudaDeviceProp, multiProcessorCount) == 384 &&
+              offsetof(cudaDeviceProp, surfaceAlignment) == 552 &&
+              offsetof(cudaDeviceProp, pciBusID) == 568 &&
+              offsetof(cudaDeviceProp, sharedMemPerMultiprocessor) == 624 &&
+              offsetof(cudaDeviceProp, reserved) == 784);
 
 struct cudaFuncAttributes {
   size_t sharedSizeBytes;
@@ -144,6 +152,7 @@ struct cudaFuncAttributes {
   int nonPortableClusterSizeAllowed;
   int reserved[16];
 };
+static_assert(sizeof(cudaFuncAttributes) == 144 && offsetof(cudaFuncAttributes, reserved) == 76);
 
 struct cudaPointerAttributes {
   unsigned int type;  // 0 unregistered, 1 host, 2 device, 3 managed
@@ -152,6 +161,7 @@ struct cudaPointerAttributes {
   void* hostPointer;
   long reserved[8];
 };
+static_assert(sizeof(cudaPointerAttributes) == 88);
 
 using cudaStreamCallback_t = void (*)(CUstream stream, cudaError_t status, void* user_data);
 

@@ -56,6 +56,7 @@ void End(Driver* driver, Context* context) {
   ReleaseAll(driver, context);
   const Card& card = CardOf(*driver, context->device);
   driver->state->Give(card.index, State::Kind::kContext, card.profile.context_bytes);
+  if (!context->primary) driver->gone.push_back(context);
 }
 
 Context* AsContext(CUcontext handle) { return reinterpret_cast<Context*>(handle); }

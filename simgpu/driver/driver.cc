@@ -8,6 +8,7 @@
 
 #include <new>
 
+#include "simgpu/cudart/detect_static.h"
 #include "simgpu/driver/visible.h"
 
 namespace simgpu {
@@ -47,6 +48,7 @@ CUresult Initialise() {
   if (Get() != nullptr) return CUDA_SUCCESS;
   // A parent's driver is of no use to a child: its memory would be the parent's.
   if (g_driver.load() != nullptr) return CUDA_ERROR_NOT_INITIALIZED;
+  StopUnsupportedRuntime();
   std::string error;
   State* state = State::Open(&error);
   if (state == nullptr) {

@@ -129,6 +129,7 @@ struct Driver {
   std::unordered_set<const Object*> live;      // every handle that may be used
   std::map<uint64_t, Allocation> allocations;  // device memory by base
   std::map<uint64_t, HostRange> hosts;         // page-locked host memory by base
+  std::vector<Context*> gone;                  // destroyed, but maybe still on some thread's stack
   uint64_t next_id = 1;
 };
 

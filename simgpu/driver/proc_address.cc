@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <atomic>
 
+#include "simgpu/cudart/detect_static.h"
 #include "simgpu/driver/driver.h"
 
 namespace tessera::abi {
@@ -86,6 +87,8 @@ CUresult cuGetProcAddress_v2(const char* name, void** function, int version, cuu
 CUresult cuGetExportTable(const void** table, const CUuuid*) {
   if (table == nullptr) return CUDA_ERROR_INVALID_VALUE;
   *table = nullptr;
+  // A program that is built on it cannot go on; one that merely has it in some plugin may.
+  simgpu::StopUnsupportedRuntime();
   static std::atomic<bool> said{false};
   if (!said.exchange(true)) {
     simgpu::Say(

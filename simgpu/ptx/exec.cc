@@ -1,9 +1,9 @@
 // The scheduler: blocks over host workers, warps of a block in turn, groups of lanes inside a warp.
 //
 // Divergence: a warp is a set of groups {frame, pc, lanes}. The group in the deepest call and at the lowest pc runs
-// first, and groups that meet at one pc of one frame become one again; that reconverges structured code. A group that
-// has run kGroupQuantum instructions gives way to the one that waited longest, so lanes that spin on another lane of
-// their warp make progress, as on Volta and later. Barriers count threads, not warps.
+// first, and groups that meet at one pc of one frame become one again; that reconverges structured code. After
+// kGroupQuantum instructions of that the group that waited longest runs kFavourQuantum, so lanes that spin on another
+// lane of their warp make progress, as on Volta and later. Barriers count threads, not warps.
 #include <algorithm>
 #include <cstdio>
 #include <mutex>
@@ -14,7 +14,8 @@
 namespace simgpu::ptx {
 namespace {
 
-constexpr uint32_t kGroupQuantum = 16384;  // Warp instructions of one group before another gets its turn.
+constexpr uint32_t kGroupQuantum = 8192;   // Warp instructions by lowest pc before a waiting group gets its turn.
+constexpr uint32_t kFavourQuantum = 1024;  // Warp instructions of such a turn.
 constexpr uint32_t kWarpQuantum = 65536;   // Warp instructions of one warp before the next warp gets its turn.
 constexpr int kBarriers = 16;
 
@@ -286,8 +287,8 @@ class Worker {
     warp.groups.pop_back();
   }
 
-  // The next group to run, or -1. `rotate`: take the one that waited longest instead of the lowest pc.
-  static int Pick(const Warp& warp, bool rotate) {
+  // The next group to run, or -1: the deepest call's lowest pc, or with `oldest` the one that waited longest.
+  static int Pick(const Warp& warp, bool oldest) {
     int best = -1;
     for (size_t i = 0; i < warp.groups.size(); ++i) {
       const Group& g = warp.groups[i];
@@ -297,12 +298,20 @@ class Worker {
         continue;
       }
       const Group& b = warp.groups[static_cast<size_t>(best)];
-      const bool before = rotate ? g.last_run < b.last_run
+      const bool before = oldest ? g.last_run < b.last_run
                                  : g.frame->depth != b.frame->depth ? g.frame->depth > b.frame->depth
                                                                     : g.pc < b.pc;
       if (before) best = static_cast<int>(i);
     }
     return best;
+  }
+
+  // The group that holds one of `lanes` and can run, or -1.
+  static int PickLanes(const Warp& warp, uint32_t lanes) {
+    for (size_t i = 0; i < warp.groups.size(); ++i) {
+      if ((warp.groups[i].mask & lanes) != 0 && warp.groups[i].state == GroupState::kReady) return static_cast<int>(i);
+    }
+    return -1;
   }
 
   // Answers whether anything ran.
@@ -314,23 +323,44 @@ class Worker {
     e_.local = local_.get() + static_cast<size_t>(number) * kWarpSize * launch_.local_bytes;
     fault_warp_ = &warp;
     bool ran = false;
-    bool rotate = false;
     int64_t quantum = kWarpQuantum;
+    int64_t turn = kGroupQuantum;  // What is left of the present way to pick.
+    uint32_t favoured = 0;         // A lane whose group has its turn, as a mask.
     while (quantum > 0) {
-      const int index = Pick(warp, rotate);
+      int index = favoured != 0 ? PickLanes(warp, favoured) : -1;
+      if (index < 0) {
+        favoured = 0;
+        index = Pick(warp, false);
+      }
       if (index < 0) break;
       ran = true;
-      uint32_t slice = kGroupQuantum;
-      rotate = RunGroup(warp, static_cast<size_t>(index), &slice) && warp.groups.size() > 1;
-      quantum -= kGroupQuantum - slice;
+      const uint32_t whole = static_cast<uint32_t>(std::max<int64_t>(turn, 1));
+      uint32_t left = whole;
+      const bool gives_way = RunGroup(warp, static_cast<size_t>(index), &left);
+      const int64_t used = std::max<int64_t>(whole - left, 1);
+      quantum -= used;
+      turn -= used;
       if (e_.fault.status != Status::kOk) break;
-      if (rotate && slice != 0) quantum -= 1;  // A yield: the count still has to run down.
+      if (turn > 0 && !gives_way) continue;
+      turn = kGroupQuantum;
+      const bool was_favoured = favoured != 0;
+      favoured = 0;
+      if (warp.groups.size() > 1 && (!was_favoured || gives_way)) {
+        const int oldest = Pick(warp, true);
+        if (oldest >= 0) {
+          const uint32_t mask = warp.groups[static_cast<size_t>(oldest)].mask;
+          favoured = mask & (0 - mask);
+          turn = kFavourQuantum;
+        }
+      } else if (gives_way) {
+        break;  // Nothing else to run in this warp: the next warp's turn.
+      }
     }
     warp.carry = e_.carry;
     return ran;
   }
 
-  // Runs one group until it blocks, splits, merges or has used its slice. Answers whether it should give way.
+  // Runs one group until it blocks, splits, merges or has used its slice. Answers whether it asked to give way.
   bool RunGroup(Warp& warp, size_t index, uint32_t* slice) {
     Frame* frame = warp.groups[index].frame;
     const Instr* code = frame->function->code.data();
@@ -349,10 +379,8 @@ class Worker {
       }
     }
     uint32_t left = *slice;
-    bool give_way = false;
     while (true) {
       if (pc == meet || left == 0) {
-        give_way = left == 0;
         warp.groups[index].pc = pc;
         Merge(warp, index);
         break;
@@ -395,7 +423,7 @@ class Worker {
         continue;
       }
       *slice = left;
-      give_way = Control(warp, index, i, mask);
+      const bool give_way = Control(warp, index, i, mask);
       if (e_.fault.status != Status::kOk && fault_instr_ == nullptr) {
         fault_instr_ = &i;
         fault_function_ = frame->function;
@@ -403,7 +431,7 @@ class Worker {
       return give_way;
     }
     *slice = left;
-    return give_way;
+    return false;
   }
 
   // True: every lane of `mask` has all its member lanes here and nothing has to be split.
@@ -441,7 +469,7 @@ class Worker {
     return index;
   }
 
-  // Handles an instruction that moves lanes about. Answers whether the warp should turn to another group.
+  // Handles an instruction that moves lanes about. Answers whether the group asked to give way.
   bool Control(Warp& warp, size_t index, const Instr& i, uint32_t mask) {
     switch (i.kind) {
       case Kind::kBranch: {

@@ -91,6 +91,7 @@ class Parser {
     return Unexpected(wanted);
   }
   bool Integer(int64_t* value) {
+    *value = 0;
     const bool negative = Accept('-');
     if (Cur().kind != Tok::kInteger) return Unexpected("an integer");
     *value = static_cast<int64_t>(negative ? 0 - Cur().integer : Cur().integer);
@@ -139,7 +140,7 @@ class Parser {
     }
     if (token.Is(".address_size")) {
       Next();
-      int64_t bits;
+      int64_t bits = 0;
       if (!Integer(&bits)) return false;
       if (bits != 64) return Fail(".address_size must be 64");
       return true;
@@ -249,7 +250,7 @@ class Parser {
   bool ParseTypeAndAlign(TypeAndAlign* out) {
     while (Cur().kind == Tok::kDirective) {
       if (Accept(".align")) {
-        int64_t value;
+        int64_t value = 0;
         if (!Integer(&value)) return false;
         if (value < 1 || value > 1024 * 1024 || (value & (value - 1)) != 0) return Fail("bad .align");
         out->align = static_cast<uint32_t>(value);
@@ -268,7 +269,7 @@ class Parser {
       } else if (Accept(".ptr")) {
         // What follows describes the pointee, not the parameter.
         while (Cur().Is(".global") || Cur().Is(".const") || Cur().Is(".shared") || Cur().Is(".local")) Next();
-        int64_t pointee;
+        int64_t pointee = 0;
         if (Accept(".align") && !Integer(&pointee)) return false;
       } else if (TypeBytes(Cur().text.substr(1)) >= 0) {
         if (out->type.empty()) out->type = Cur().text.substr(1);
@@ -296,7 +297,7 @@ class Parser {
         variable->unsized = true;
         continue;
       }
-      int64_t dimension;
+      int64_t dimension = 0;
       if (!Integer(&dimension) || !Expect(']')) return false;
       if (dimension < 0) return Fail("negative array dimension");
       const uint64_t d = static_cast<uint64_t>(dimension);
@@ -402,7 +403,7 @@ class Parser {
     if (Cur().Is('+') || Cur().Is('-')) {
       const bool negative = Cur().Is('-');
       Next();
-      int64_t value;
+      int64_t value = 0;
       if (!Integer(&value)) return false;
       relocation.addend = negative ? static_cast<int64_t>(0 - static_cast<uint64_t>(value)) : value;
     }
@@ -546,7 +547,7 @@ class Parser {
       int64_t values[3] = {1, 1, 1};
       int count = 0;
       while (Cur().kind == Tok::kInteger) {
-        int64_t value;
+        int64_t value = 0;
         if (!Integer(&value)) return false;
         if (count < 3) values[count] = value;
         ++count;
@@ -674,7 +675,7 @@ class Parser {
       uint32_t count = 1;
       const int first = static_cast<int>(function->registers.size());
       if (Accept('<')) {
-        int64_t value;
+        int64_t value = 0;
         if (!Integer(&value) || !Expect('>')) return false;
         if (value < 0 || value > kMaxRegistersPerFunction) return Fail("registers exceed kMaxRegistersPerFunction");
         count = static_cast<uint32_t>(value);
@@ -792,7 +793,7 @@ class Parser {
     if (Cur().Is('+') || (Cur().Is('-') && Ahead(1).kind == Tok::kInteger)) {
       const bool minus = Cur().Is('-');
       Next();
-      int64_t value;
+      int64_t value = 0;
       if (!Integer(&value)) return false;
       operand->integer = minus ? static_cast<int64_t>(0 - static_cast<uint64_t>(value)) : value;
     }

@@ -183,7 +183,7 @@ bool ParseProfile(std::string_view text, Profile* profile, std::string* error) {
 bool FindProfile(std::string_view key, Profile* profile, std::string* error) {
   *profile = Profile();
   if (key.empty() || key.size() >= sizeof profile->key || key.find('/') != std::string_view::npos) {
-    *error = "\"" + std::string(key) + "\" is no profile name";
+    *error = "profile name: expected a plain word, not \"" + std::string(key) + "\"";
     return false;
   }
   std::memcpy(profile->key, key.data(), key.size());

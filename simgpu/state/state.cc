@@ -366,6 +366,10 @@ State* State::Open(std::string* error) {
   state->folder_ = folder;
   state->shared_ = shared;
   state->process_ = process;
+  static std::atomic<State*> all{nullptr};
+  state->next_ = all.load();
+  while (!all.compare_exchange_weak(state->next_, state)) {
+  }
   return state;
 }
 

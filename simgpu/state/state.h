@@ -99,6 +99,7 @@ class State {
   std::string folder_;
   Shared* shared_ = nullptr;
   Process* process_ = nullptr;
+  State* next_ = nullptr;  // all that were opened, so that leak checkers see them as kept
 };
 
 }  // namespace simgpu

@@ -56,11 +56,13 @@ Result<os::Fd> OpenSized(const std::string& path, int flags, std::size_t size) {
 }  // namespace
 
 Status CheckSliceId(std::string_view id) {
-  const Error bad = Error::Field(
-      "id",
-      "expected 1 to 63 characters of a-z, 0-9, '.', '_' and '-', the first a letter or digit");
+  const Error bad = Error::Field("id",
+                                 "expected 1 to 63 characters of a-z, A-Z, 0-9, '.', '_' and '-', "
+                                 "the first a letter or digit");
   if (id.empty() || id.size() >= wire::kSliceIdMax) return bad;
-  const auto plain = [](char c) { return (c >= 'a' && c <= 'z') || (c >= '0' && c <= '9'); };
+  const auto plain = [](char c) {
+    return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9');
+  };
   if (!plain(id[0])) return bad;
   for (const char c : id) {
     if (!plain(c) && c != '.' && c != '_' && c != '-') return bad;

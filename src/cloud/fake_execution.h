@@ -58,6 +58,11 @@ class FakeExecution final : public Execution {
     if (jobs_.contains(id) && jobs_[id].phase == Phase::kRunning) End(id, 0);
     jobs_.erase(id);
   }
+  // The plane starts anew and knows only what runs.
+  void ForgetQueue() {
+    const std::lock_guard lock(mutex_);
+    std::erase_if(jobs_, [](const auto& job) { return job.second.phase == Phase::kQueued; });
+  }
   std::vector<Run> Truth() {
     const std::lock_guard lock(mutex_);
     return runs_;

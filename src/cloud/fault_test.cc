@@ -80,12 +80,17 @@ class Story {
 
   // What a client does: the same request with the same key until it is answered. A dead process is
   // started again first, as its supervisor would.
-  void Request(const std::string& key, const std::function<Status(const Once*)>& call) {
+  // The id of what was made or changed comes back when there is one.
+  std::string Request(const std::string& key, const std::function<Status(const Once*)>& call) {
     const Once once{.scope = tenant_, .route = "test", .key = key, .digest = key};
     for (int i = 0; i < kTriesMax; ++i) {
       const auto remembered = service_->Recall(once);
-      if (remembered && *remembered) return;
-      if (remembered && call(&once)) return;
+      if (remembered && *remembered) return (*remembered)->resource;
+      if (remembered && call(&once)) {
+        const auto made = service_->Recall(once);
+        if (!made) continue;
+        return *made ? (*made)->resource : "";
+      }
       tripped_ = true;
       if (fault_ == Fault::kDeath) {
         Disarm();
@@ -93,6 +98,7 @@ class Story {
       }
     }
     ADD_FAILURE() << key << " was never answered";
+    return "";
   }
   void Pass(std::int64_t micros) {
     clock_.AdvanceMicros(micros);
@@ -104,24 +110,8 @@ class Story {
     }
     EXPECT_TRUE(service_->Tick()) << "the next round does what one left";
   }
-  Instance Find(const std::string& name) {
-    const auto rows =
-        database_->Query("SELECT id FROM instances WHERE name = $1 ORDER BY seq DESC", {name});
-    if (!rows || rows->empty()) {
-      const auto again =
-          database_->Query("SELECT id FROM instances WHERE name = $1 ORDER BY seq DESC", {name});
-      EXPECT_TRUE(again && !again->empty());
-      return *service_->GetInstance(tenant_, (*again)[0].Text(0));
-    }
-    const std::string id = (*rows)[0].Text(0);
-    auto instance = service_->GetInstance(tenant_, id);
-    if (!instance) instance = service_->GetInstance(tenant_, id);
-    EXPECT_TRUE(instance);
-    return *instance;
-  }
-
   void Create(const std::string& name) {
-    Request("create " + name, [&](const Once* once) -> Status {
+    ids_[name] = Request("create " + name, [&](const Once* once) -> Status {
       auto made = service_->CreateInstance(
           tenant_, {.name = name, .sku = "third", .command = {"train"}}, once);
       return made ? Status() : Status(made.error());
@@ -133,6 +123,7 @@ class Story {
       return service_->Deposit(tenant_, "one", Money{20'000'000}, once);
     });
     Create("one");
+    Pass(kSecond);
     Create("two");  // waits: there is one place
     Pass(10 * kMinute);
     Pass(49 * kMinute + 30 * kSecond);  // the next hour's hold
@@ -166,10 +157,7 @@ class Story {
   static Status Done(const Result<Instance>& result) {
     return result ? Status() : Status(result.error());
   }
-  std::string Id(const std::string& name) {
-    if (!ids_.contains(name)) ids_[name] = Find(name).id;
-    return ids_[name];
-  }
+  std::string Id(const std::string& name) { return ids_[name]; }
 
   void Settle() {
     for (int i = 0; i < 3; ++i) {

@@ -116,10 +116,10 @@ Result<Instance> Service::CreateInstance(const std::string& tenant_id, const Ins
         SelectSkus(*transaction, "WHERE name = $1 ORDER BY version DESC LIMIT 1", {spec.sku}));
     if (skus.empty()) return Error::Field("sku", "expected the name of a SKU in the catalogue");
     instance.sku = skus[0];
-    TRY(const auto others,
-        transaction->Query("SELECT count(*), coalesce(sum(name = $2), 0) FROM instances "
-                           "WHERE tenant_id = $1 AND state <> 'released'",
-                           {tenant_id, instance.name}));
+    TRY(const auto others, transaction->Query("SELECT count(*), coalesce(sum(CASE WHEN name = $2 "
+                                              "THEN 1 ELSE 0 END), 0) FROM instances "
+                                              "WHERE tenant_id = $1 AND state <> 'released'",
+                                              {tenant_id, instance.name}));
     if (others[0].Int(1) != 0) {
       return Error(Code::kAlreadyExists, "an instance of that name exists; release it first")
           .Under("name");
@@ -321,7 +321,7 @@ Result<std::vector<InstanceEvent>> Service::Events(const std::string& tenant_id,
   TRY(const auto rows,
       database_.Query("SELECT generation, state, wall_micros, recorded_micros, reason "
                       "FROM instance_events WHERE instance_id = $1 "
-                      "ORDER BY generation, recorded_micros, rowid",
+                      "ORDER BY seq",
                       {instance.id}));
   std::vector<InstanceEvent> events;
   for (const auto& row : rows) {

@@ -22,7 +22,7 @@ inline constexpr std::size_t kInstancesPerTenantMax = 100;  // not counting rele
 inline constexpr std::size_t kArgumentsMax = 256;
 inline constexpr std::size_t kArgumentBytesMax = 32 * 1024;  // all arguments together
 inline constexpr std::size_t kEnvironmentMax = 256;
-inline constexpr std::size_t kStdinBytesMax = 256 * 1024;
+inline constexpr std::size_t kStdinBytesMax = 1024 * 1024;
 inline constexpr std::size_t kPageMax = 200;
 inline constexpr Money kDepositMax{Money::Micro{1'000'000'000} * 1'000'000};
 inline constexpr std::int64_t kIdempotencyMicros = 24LL * 3'600'000'000;

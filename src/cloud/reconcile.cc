@@ -374,7 +374,7 @@ std::map<std::string, const ExecutionStatus*> ById(const std::vector<ExecutionSt
 
 constexpr std::string_view kUnfinished =
     "WHERE i.state IN ('queued', 'starting', 'running', 'stopping') "
-    "OR (i.wanted = 'release' AND i.state <> 'released')";
+    "OR (i.wanted = 'release' AND i.state <> 'released') ORDER BY i.seq";
 
 void Note(Status* first, Status status) {
   if (!status && *first) *first = std::move(status);
@@ -414,17 +414,23 @@ Status Service::Converge() {
   const auto known = ById(statuses);
   TRY(const auto open, SelectInstances(database_, kUnfinished, {}));
   Status first_error;
-  std::set<std::string> work;
-  for (const auto& instance : open) work.insert(instance.id);
+  // First come, first served: after a restart the plane's queue is filled in the order of the
+  // orders.
+  std::vector<std::string> work;
+  std::set<std::string> listed;
+  for (const auto& instance : open) {
+    work.push_back(instance.id);
+    listed.insert(instance.id);
+  }
   // What the plane still knows but we closed long ago: most of it is ended and wants nothing.
   for (const auto& [id, status] : known) {
-    if (work.contains(id)) continue;
+    if (listed.contains(id)) continue;
     auto closed = Load(id);
     if (!closed) {
       if (closed.error().code() != Code::kNotFound) Note(&first_error, closed.error());
       continue;
     }
-    if (closed->state == State::kReleased || status->phase != Phase::kEnded) work.insert(id);
+    if (closed->state == State::kReleased || status->phase != Phase::kEnded) work.push_back(id);
   }
   for (const auto& id : work) {
     const auto found = known.find(id);

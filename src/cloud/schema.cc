@@ -64,13 +64,14 @@ CREATE INDEX instances_tenant ON instances (tenant_id, seq);
 CREATE INDEX instances_state ON instances (state);
 
 CREATE TABLE instance_events (
+  seq INTEGER PRIMARY KEY,
   instance_id TEXT NOT NULL REFERENCES instances (id),
   generation INTEGER NOT NULL,
   state TEXT NOT NULL,
   wall_micros INTEGER NOT NULL,
   recorded_micros INTEGER NOT NULL,
   reason TEXT NOT NULL,
-  PRIMARY KEY (instance_id, generation, state)
+  UNIQUE (instance_id, generation, state)
 );
 
 CREATE TABLE heartbeats (

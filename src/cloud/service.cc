@@ -127,7 +127,9 @@ Result<NewTenant> Service::CreateTenant(const std::string& name, const Once* onc
   const std::string& id = made.tenant.id;
   TRY(auto transaction, database_.Begin());
   TRY(const auto taken,
-      transaction->Query("SELECT count(*), coalesce(sum(name = $1), 0) FROM tenants", {name}));
+      transaction->Query(
+          "SELECT count(*), coalesce(sum(CASE WHEN name = $1 THEN 1 ELSE 0 END), 0) FROM tenants",
+          {name}));
   if (taken[0].Int(1) != 0) {
     return Error(Code::kAlreadyExists, "a tenant of that name exists").Under("name");
   }
@@ -283,6 +285,12 @@ Result<std::vector<Sku>> Service::Skus() {
       database_,
       "s WHERE version = (SELECT max(version) FROM skus m WHERE m.name = s.name) ORDER BY name",
       {});
+}
+
+Status Service::Healthy() {
+  TRY(const auto rows, database_.Query("SELECT 1", {}));
+  (void)rows;
+  return {};
 }
 
 Result<std::optional<Remembered>> Service::Recall(const Once& once) {

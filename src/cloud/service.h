@@ -98,6 +98,8 @@ class Service {
   Result<std::vector<CardView>> Cards() { return execution_.Cards(); }
 
   Result<std::optional<Remembered>> Recall(const Once& once);
+  // Whether the database answers.
+  Status Healthy();
 
   // One round of the reconciler, in two halves so that waiting for a program to end never delays a
   // heartbeat: Record() writes down what the scheduling plane says and settles hours; Converge()

@@ -242,6 +242,19 @@ TEST_F(ServiceTest, ARestartAdoptsWhatRuns) {
   EXPECT_EQ(Get(made.id).generation, 1u);
 }
 
+TEST_F(ServiceTest, AQueueLostByThePlaneIsFilledAgainInOrder) {
+  ASSERT_TRUE(service_->Deposit(tenant_, "more", Money{100'000'000}));
+  std::vector<std::string> ids;
+  for (int i = 0; i < 8; ++i) ids.push_back(Create("n" + std::to_string(i)).id);
+  execution_.ForgetQueue();
+  Restart();
+  for (std::size_t i = 0; i < ids.size(); ++i) {
+    Pass(kSecond);
+    EXPECT_EQ(Get(ids[i]).state, State::kRunning) << i;
+    execution_.Exit(ids[i], 0);
+  }
+}
+
 TEST_F(ServiceTest, KeysOpenWhatTheyShouldAndNothingElse) {
   auto database = *store::Database::OpenSqlite(":memory:");
   auto service = *Service::Open(*database, execution_, clock_);
@@ -334,7 +347,7 @@ TEST_F(ServiceTest, TheSqlWitnessAgreesWithTheBill) {
   Pass(71 * kMinute + 11);
   ASSERT_TRUE(service_->ReleaseInstance(tenant_, first.id));
   Pass(3 * kMinute);
-  const auto rows = database_->Query(kBillSql, {});
+  const auto rows = database_->Query(WitnessSql("bill"), {});
   ASSERT_TRUE(rows) << rows.error().ToString();
   std::map<std::string, std::int64_t> witness;
   for (const auto& row : *rows) witness[row.Text(1)] = row.Int(4);

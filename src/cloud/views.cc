@@ -62,7 +62,7 @@ void Write(http::JsonWriter& json, const Tenant& tenant, const Purse& purse) {
   json.Field("id", tenant.id)
       .Field("name", tenant.name)
       .Field("created_at", FormatTime(tenant.created_micros));
-  json.Field("currency", kCurrency);
+  json.Field("role", "tenant").Field("currency", kCurrency);
   MoneyField(json, "balance", purse.cash + purse.held - purse.owed);
   MoneyField(json, "held", purse.held);
   MoneyField(json, "available", purse.cash);
@@ -119,10 +119,10 @@ void Write(http::JsonWriter& json, const Instance& instance) {
 
 void Write(http::JsonWriter& json, const InstanceEvent& event) {
   json.BeginObject();
-  json.Field("generation", event.generation).Field("state", event.state);
+  json.Field("generation", event.generation).Field("kind", event.state);
   json.Field("at", FormatTime(event.wall_micros))
       .Field("recorded_at", FormatTime(event.recorded_micros));
-  json.Field("reason", event.reason);
+  json.Field("detail", event.reason);
   json.EndObject();
 }
 
@@ -140,7 +140,7 @@ void Write(http::JsonWriter& json, const LedgerState& ledger) {
   json.BeginObject();
   json.Key("accounts").BeginArray();
   for (const auto& account : ledger.accounts) {
-    json.BeginObject().Field("id", account.id).Field("kind", account.kind).Key("tenant");
+    json.BeginObject().Field("name", account.id).Field("kind", account.kind).Key("tenant");
     if (account.tenant_id.empty()) {
       json.Null();
     } else {
@@ -165,9 +165,9 @@ void WriteBill(http::JsonWriter& json, const Tenant& tenant, const Purse& purse,
     json.Field("sku", line.contract.sku).Field("sku_version", line.contract.sku_version);
     MoneyField(json, "price_per_hour", line.contract.price_per_hour);
     json.Field("generation", line.generation);
-    json.Field("started_at", FormatTime(line.started_wall_micros));
-    json.Field("ended_at", FormatTime(line.ended_wall_micros)).Field("open", line.open);
-    json.Field("running_seconds", SecondsText(line.running_micros));
+    json.Field("from", FormatTime(line.started_wall_micros));
+    json.Field("to", FormatTime(line.ended_wall_micros)).Field("open", line.open);
+    json.Field("seconds", SecondsText(line.running_micros));
     MoneyField(json, "amount", line.amount);
     json.EndObject();
   }

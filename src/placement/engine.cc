@@ -162,8 +162,9 @@ std::vector<const Engine::CardView*> Engine::Choose(const NodeView& node, const 
         &card);
   }
   if (fitting.size() < request.slices) return {};
-  // The cards stand in uuid order, so a stable sort leaves ties to the smaller uuid.
-  std::stable_sort(fitting.begin(), fitting.end(), [&](const auto& a, const auto& b) {
+  // The cards stand in uuid order in one vector, so their addresses break ties to the smaller uuid.
+  std::sort(fitting.begin(), fitting.end(), [&](const auto& a, const auto& b) {
+    if (a.first == b.first) return a.second < b.second;
     return request.card_policy == Policy::kBinpack ? a.first < b.first : a.first > b.first;
   });
   std::vector<const CardView*> chosen;
@@ -277,7 +278,8 @@ Engine::Shortage Engine::Explain(const NodeView& node, const Request& request,
   return worst;
 }
 
-std::variant<Placement, Scarcity> Engine::Consider(const Request& request) const {
+std::variant<Placement, Scarcity> Engine::Consider(const Request& request,
+                                                   const std::set<std::string>& avoid) const {
   CHECK(Validate(request).has_value());
   if (const Reservation* held = Find(request.id)) return held->placement;
   const std::string model_lower = Lower(request.model);
@@ -285,6 +287,7 @@ std::variant<Placement, Scarcity> Engine::Consider(const Request& request) const
   std::uint64_t best_left = 0;
   std::vector<device::Share> best_shares;
   for (const auto& [name, node] : nodes_) {
+    if (avoid.count(name) != 0) continue;
     const NodeView view = View(name, node, false);
     const std::vector<const CardView*> chosen = Choose(view, request, model_lower, false);
     if (chosen.empty()) continue;
@@ -316,18 +319,33 @@ std::variant<Placement, Scarcity> Engine::Consider(const Request& request) const
     }
   }
   std::optional<Shortage> closest;
+  const Scarcity avoided{"cards", request.slices, 0, false,
+                         "cards: asked " + std::to_string(request.slices) +
+                             " card(s), the nodes that have them are kept for others"};
   for (const auto& [name, node] : nodes_) {
+    if (!never && avoid.count(name) != 0) continue;
     // A node that could not hold it when empty is not the one to wait for.
     if (!never && Choose(View(name, node, true), request, model_lower, true).empty()) continue;
     Shortage shortage = Explain(View(name, node, never), request, model_lower, never);
     if (!closest || shortage.severity < closest->severity) closest = std::move(shortage);
   }
+  if (!closest) return avoided;
   closest->scarcity.never = never;
   return closest->scarcity;
 }
 
-std::variant<Placement, Scarcity> Engine::Place(const Request& request) {
-  auto answer = Consider(request);
+std::vector<std::string> Engine::CouldHold(const Request& request) const {
+  const std::string model_lower = Lower(request.model);
+  std::vector<std::string> names;
+  for (const auto& [name, node] : nodes_) {
+    if (!Choose(View(name, node, true), request, model_lower, true).empty()) names.push_back(name);
+  }
+  return names;
+}
+
+std::variant<Placement, Scarcity> Engine::Place(const Request& request,
+                                                const std::set<std::string>& avoid) {
+  auto answer = Consider(request, avoid);
   if (const auto* placement = std::get_if<Placement>(&answer); placement && !Find(request.id)) {
     if (reservations_.size() >= kReservationsMax) {
       return Scarcity{"cards", request.slices, 0, false,

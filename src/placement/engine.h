@@ -16,6 +16,7 @@
 #include <cstdint>
 #include <map>
 #include <optional>
+#include <set>
 #include <string>
 #include <unordered_map>
 #include <variant>
@@ -91,9 +92,15 @@ class Engine {
 
   // Reserves everything or nothing. A request id that already holds something gets the same
   // placement again.
-  std::variant<Placement, Scarcity> Place(const Request& request);
+  // Nodes in `avoid` are passed over; the scarcity is told as if they were not there, unless they
+  // are all there is.
+  std::variant<Placement, Scarcity> Place(const Request& request,
+                                          const std::set<std::string>& avoid = {});
   // What Place would answer, without reserving.
-  std::variant<Placement, Scarcity> Consider(const Request& request) const;
+  std::variant<Placement, Scarcity> Consider(const Request& request,
+                                             const std::set<std::string>& avoid = {}) const;
+  // The nodes that would hold the request if they were empty and healthy, by name.
+  std::vector<std::string> CouldHold(const Request& request) const;
   // False when the id holds nothing.
   bool Release(const std::string& request_id);
   // Takes over what already runs, as a fact: neither fit nor health is asked. The same reservation

@@ -278,6 +278,21 @@ TEST(Engine, RestoreTakesFactsEvenWhenTheyDoNotFit) {
   EXPECT_EQ(Where(engine.Place(Ask("y", kGiB, 10))), "n/a");
 }
 
+TEST(Engine, AvoidedNodesArePassedOver) {
+  Engine engine;
+  ASSERT_TRUE(engine.UpdateNode(MakeNode("a", {MakeCard("a1")})));
+  ASSERT_TRUE(engine.UpdateNode(MakeNode("b", {MakeCard("b1", 16 * kGiB)})));
+  EXPECT_EQ(Where(engine.Consider(Ask("x"), {"a"})), "b/b1");
+  const Scarcity all = Scarce(engine.Consider(Ask("x"), {"a", "b"}));
+  EXPECT_EQ(all.resource, "cards");
+  EXPECT_FALSE(all.never);
+  EXPECT_FALSE(Scarce(engine.Consider(Ask("x", 20 * kGiB), {"a"})).never);
+  EXPECT_TRUE(Scarce(engine.Consider(Ask("x", 30 * kGiB), {"a"})).never);
+  EXPECT_EQ(engine.CouldHold(Ask("x")), (std::vector<std::string>{"a", "b"}));
+  EXPECT_EQ(engine.CouldHold(Ask("x", 20 * kGiB)), (std::vector<std::string>{"a"}));
+  EXPECT_TRUE(engine.CouldHold(Ask("x", 30 * kGiB)).empty());
+}
+
 TEST(Engine, BadInputIsRefusedByName) {
   Engine engine;
   EXPECT_EQ(engine.UpdateNode(MakeNode("", {})).error().field(), "name");

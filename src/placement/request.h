@@ -19,8 +19,8 @@ struct Request {
   Permille compute;                // of each slice
   std::uint32_t cpu_millis = 0;    // of the whole request
   std::uint64_t ram_bytes = 0;     // of the whole request
-  std::string model;               // empty: any; else substring of the card's model, case-insensitive
-  std::string card_uuid;           // empty: any
+  std::string model;      // empty: any; else substring of the card's model, case-insensitive
+  std::string card_uuid;  // empty: any
   Policy node_policy = Policy::kBinpack;
   Policy card_policy = Policy::kBinpack;
 };
@@ -31,7 +31,8 @@ struct Placement {
   std::vector<device::Share> shares;  // one per slice, on distinct cards
 };
 
-// Why a request does not fit right now: the scarcest thing, how much was asked, how much the best node has.
+// Why a request does not fit right now: the scarcest thing, how much was asked, how much the best
+// node has.
 struct Scarcity {
   std::string resource;         // "memory", "compute", "cards", "cpu", "ram", "model"
   std::uint64_t asked = 0;      // bytes, per mille, cards or CPU millis by resource

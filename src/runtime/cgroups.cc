@@ -69,10 +69,10 @@ std::string OwnPath(std::string_view self_cgroup, std::string_view controller) {
   return "/";
 }
 
-// Where the parent of leaves goes in a v1 hierarchy: below the caller's own group, so that what limits the caller
-// limits his instances too.
-std::string V1Parent(const CgroupMounts& mounts, std::string_view self_cgroup, const std::string& controller,
-                     const std::string& parent) {
+// Where the parent of leaves goes in a v1 hierarchy: below the caller's own group, so that what
+// limits the caller limits his instances too.
+std::string V1Parent(const CgroupMounts& mounts, std::string_view self_cgroup,
+                     const std::string& controller, const std::string& parent) {
   const auto found = mounts.v1.find(controller);
   if (found == mounts.v1.end()) return {};
   std::string own = OwnPath(self_cgroup, controller);
@@ -103,7 +103,8 @@ CgroupMounts ParseCgroupMounts(std::string_view mountinfo) {
     } else if (type == "cgroup") {
       for (std::string_view option : Split(fields[dash + 3], ',')) {
         if (option == "cpu" || option == "memory") {
-          mounts.v1.emplace(option, CgroupMounts::Mounted{Unescape(fields[4]), Unescape(fields[3])});
+          mounts.v1.emplace(option,
+                            CgroupMounts::Mounted{Unescape(fields[4]), Unescape(fields[3])});
         }
       }
     }
@@ -123,7 +124,8 @@ Result<Cgroups> Cgroups::Detect(const std::string& parent) {
   result.folder_ = mounts.unified + "/" + parent;
   result.path_ = (mounts.unified_root == "/" ? "" : mounts.unified_root) + "/" + parent;
   TRY_STATUS(MakeFolder(result.folder_));
-  // Processes and controllers for children exclude each other in one group: supervisors get a leaf of their own.
+  // Processes and controllers for children exclude each other in one group: supervisors get a leaf
+  // of their own.
   const std::string supervisors = result.folder_ + "/.supervisors";
   TRY_STATUS(MakeFolder(supervisors));
   result.supervisors_procs_ = supervisors + "/cgroup.procs";
@@ -161,7 +163,8 @@ CgroupLeaf Cgroups::LeafOf(const std::string& id, bool cpu_limited, bool ram_lim
 }
 
 Result<std::vector<std::string>> Cgroups::Make(const CgroupLeaf& leaf, const std::string& id,
-                                               std::uint32_t cpu_millis, std::uint64_t ram_bytes) const {
+                                               std::uint32_t cpu_millis,
+                                               std::uint64_t ram_bytes) const {
   os::Files& files = os::PosixFiles();
   TRY_STATUS(MakeFolder(leaf.unified));
   for (const std::string& folder : leaf.folders) {

@@ -34,7 +34,8 @@ bool Fail(Failure* failure, std::string field, std::string text) {
   return false;
 }
 
-// A detached copy of what is mounted at the path, to be placed later: sources are taken before anything is hidden.
+// A detached copy of what is mounted at the path, to be placed later: sources are taken before
+// anything is hidden.
 int OpenTree(int dir, const std::string& path, bool recursive) {
   return open_tree(dir, path.c_str(),
                    OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC | (recursive ? AT_RECURSIVE : 0));
@@ -111,7 +112,8 @@ struct Source {
 
 // Everything the instance sees of the machine beyond its root, as detached trees.
 struct Sources {
-  int home = -1, tmp = -1, var_tmp = -1, guest = -1, library = -1, sys = -1, directory = -1, resolve = -1;
+  int home = -1, tmp = -1, var_tmp = -1, guest = -1, library = -1, sys = -1, directory = -1,
+      resolve = -1;
   std::vector<Source> devices;
   std::vector<Source> mounts;
 };
@@ -122,9 +124,11 @@ bool CollectSources(const ContainerPlan& plan, int folder, Sources* out, Failure
     return (*tree >= 0 && SetFlags(*tree, MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV)) ||
            Fail(failure, "", std::string("the instance's folder ") + name);
   };
-  if (!own("home", &out->home) || !own("tmp", &out->tmp) || !own("var_tmp", &out->var_tmp)) return false;
+  if (!own("home", &out->home) || !own("tmp", &out->tmp) || !own("var_tmp", &out->var_tmp))
+    return false;
   out->guest = OpenTree(AT_FDCWD, plan.guest_folder, false);
-  if (out->guest < 0 || !SetFlags(out->guest, MOUNT_ATTR_RDONLY | MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV)) {
+  if (out->guest < 0 ||
+      !SetFlags(out->guest, MOUNT_ATTR_RDONLY | MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV)) {
     return Fail(failure, "guest_folder", "binding " + plan.guest_folder);
   }
   if (!plan.guest_library.empty()) {
@@ -146,7 +150,8 @@ bool CollectSources(const ContainerPlan& plan, int folder, Sources* out, Failure
       return Fail(failure, "", "binding /sys");
     }
   } else {
-    // Name resolution of a machine under systemd goes through a file in /run, which is private below.
+    // Name resolution of a machine under systemd goes through a file in /run, which is private
+    // below.
     out->resolve = OpenTree(AT_FDCWD, "/run/systemd/resolve", false);
     if (out->resolve >= 0 && !SetFlags(out->resolve, MOUNT_ATTR_RDONLY | MOUNT_ATTR_NOSUID)) {
       return Fail(failure, "", "binding /run/systemd/resolve");
@@ -171,14 +176,15 @@ bool CollectSources(const ContainerPlan& plan, int folder, Sources* out, Failure
   return true;
 }
 
-// Makes `root` in the instance's folder the instance's root file system: an overlay on the rootfs, or the machine's
-// own tree read-only.
+// Makes `root` in the instance's folder the instance's root file system: an overlay on the rootfs,
+// or the machine's own tree read-only.
 bool MountRoot(const ContainerPlan& plan, int folder, Failure* failure) {
   if (plan.rootfs.empty()) {
     const int tree = OpenTree(AT_FDCWD, "/", true);
     if (tree < 0) return Fail(failure, "", "copying the machine's mounts");
     if (!SetFlags(tree, MOUNT_ATTR_RDONLY | MOUNT_ATTR_NOSUID)) {
-      return Fail(failure, "", "making the machine's mounts read-only (kernel 5.12 or newer is needed)");
+      return Fail(failure, "",
+                  "making the machine's mounts read-only (kernel 5.12 or newer is needed)");
     }
     const bool ok = move_mount(tree, "", folder, "root", MOVE_MOUNT_F_EMPTY_PATH) == 0;
     close(tree);
@@ -196,15 +202,17 @@ bool MountRoot(const ContainerPlan& plan, int folder, Failure* failure) {
   const int saved = errno;
   close(lower);
   errno = saved;
-  return ok || Fail(failure, "", "mounting an overlay over the rootfs (the instances' folder must be on a "
-                                 "file system that can hold an overlay's upper layer, e.g. ext4, xfs or tmpfs)");
+  return ok || Fail(failure, "",
+                    "mounting an overlay over the rootfs (the instances' folder must be on a "
+                    "file system that can hold an overlay's upper layer, e.g. ext4, xfs or tmpfs)");
 }
 
 bool EnterRoot(int folder, Failure* failure) {
   const int root = openat(folder, "root", O_PATH | O_DIRECTORY | O_CLOEXEC);
   if (root < 0 || fchdir(root) != 0) return Fail(failure, "", "entering the root");
   close(root);
-  // Both arguments the same folder: the old root is stacked under the new one and taken off at once.
+  // Both arguments the same folder: the old root is stacked under the new one and taken off at
+  // once.
   if (syscall(SYS_pivot_root, ".", ".") != 0) return Fail(failure, "", "pivot_root");
   if (umount2(".", MNT_DETACH) != 0) return Fail(failure, "", "leaving the old root");
   return chdir("/") == 0 || Fail(failure, "", "entering the root");
@@ -219,8 +227,10 @@ bool MountDevices(Sources* sources, Failure* failure) {
       return Fail(failure, "", "placing " + device.target);
     }
   }
-  const char* const links[][2] = {{"/proc/self/fd", "/dev/fd"},       {"/proc/self/fd/0", "/dev/stdin"},
-                                  {"/proc/self/fd/1", "/dev/stdout"}, {"/proc/self/fd/2", "/dev/stderr"},
+  const char* const links[][2] = {{"/proc/self/fd", "/dev/fd"},
+                                  {"/proc/self/fd/0", "/dev/stdin"},
+                                  {"/proc/self/fd/1", "/dev/stdout"},
+                                  {"/proc/self/fd/2", "/dev/stderr"},
                                   {"pts/ptmx", "/dev/ptmx"}};
   for (const auto& link : links) {
     if (symlink(link[0], link[1]) != 0) return Fail(failure, "", std::string("making ") + link[1]);
@@ -253,8 +263,8 @@ bool MountRun(Sources* sources, Failure* failure) {
   return true;
 }
 
-// The loader of every program in the instance reads this file; a rootfs has a writable layer of its own, the machine's
-// /etc gets a read-only layer on top that only this instance sees.
+// The loader of every program in the instance reads this file; a rootfs has a writable layer of its
+// own, the machine's /etc gets a read-only layer on top that only this instance sees.
 bool WritePreload(const ContainerPlan& plan, Failure* failure) {
   if (plan.preload.empty()) return true;
   if (!plan.rootfs.empty()) {
@@ -269,7 +279,8 @@ bool WritePreload(const ContainerPlan& plan, Failure* failure) {
     return Fail(failure, "", "writing the private ld.so.preload");
   }
   const std::string options = "lowerdir=" + layer + ":/etc";
-  return mount("overlay", "/etc", "overlay", MS_RDONLY | MS_NOSUID | MS_NODEV, options.c_str()) == 0 ||
+  return mount("overlay", "/etc", "overlay", MS_RDONLY | MS_NOSUID | MS_NODEV, options.c_str()) ==
+             0 ||
          Fail(failure, "", "mounting the private /etc (overlayfs is needed)");
 }
 
@@ -293,11 +304,13 @@ bool BuildRoot(const ContainerPlan& plan, Failure* failure) {
   }
   const int score = open("/proc/self/oom_score_adj", O_WRONLY | O_CLOEXEC);
   if (score >= 0) {
-    [[maybe_unused]] const ssize_t n = write(score, kOutOfMemoryScore, sizeof kOutOfMemoryScore - 1);
+    [[maybe_unused]] const ssize_t n =
+        write(score, kOutOfMemoryScore, sizeof kOutOfMemoryScore - 1);
     close(score);
   }
   const std::string name = plan.id.substr(0, 63);
-  if (sethostname(name.c_str(), name.size()) != 0) return Fail(failure, "", "setting the host name");
+  if (sethostname(name.c_str(), name.size()) != 0)
+    return Fail(failure, "", "setting the host name");
 
   // Opened here and not inherited: a descriptor from before belongs to the outer mount namespace.
   const int folder = open(plan.folder.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC | O_NOFOLLOW);
@@ -307,7 +320,8 @@ bool BuildRoot(const ContainerPlan& plan, Failure* failure) {
       !EnterRoot(folder, failure)) {
     return false;
   }
-  // The workload's own folder first, so that it can never cover what follows, unless it lies below a private folder.
+  // The workload's own folder first, so that it can never cover what follows, unless it lies below
+  // a private folder.
   const bool late = Under(plan.directory, "/tmp") || Under(plan.directory, "/var/tmp");
   const auto place_directory = [&] {
     return (MakeTarget(plan.directory, true) && PlaceTree(sources.directory, plan.directory)) ||
@@ -321,7 +335,8 @@ bool BuildRoot(const ContainerPlan& plan, Failure* failure) {
     return Fail(failure, "", "placing /sys");
   }
   if (!MountDevices(&sources, failure)) return false;
-  if (!MakeFolders("/tmp") || !PlaceTree(sources.tmp, "/tmp")) return Fail(failure, "", "placing /tmp");
+  if (!MakeFolders("/tmp") || !PlaceTree(sources.tmp, "/tmp"))
+    return Fail(failure, "", "placing /tmp");
   if (!MakeFolders("/var/tmp") || !PlaceTree(sources.var_tmp, "/var/tmp")) {
     return Fail(failure, "", "placing /var/tmp");
   }
@@ -329,8 +344,9 @@ bool BuildRoot(const ContainerPlan& plan, Failure* failure) {
   for (Source& source : sources.mounts) {
     if (!MakeTarget(source.target, source.folder) || !PlaceTree(source.tree, source.target)) {
       return Fail(failure, source.field,
-                  "placing it at " + source.target + " (expected a place that exists or lies under /run, "
-                  "/dev or /tmp)");
+                  "placing it at " + source.target +
+                      " (expected a place that exists or lies under /run, "
+                      "/dev or /tmp)");
     }
   }
   if (sources.directory >= 0 && late && !place_directory()) return false;
@@ -350,7 +366,8 @@ bool DropPrivileges(const ContainerPlan& plan, std::string* why) {
   for (int capability = 0; prctl(PR_CAPBSET_READ, capability, 0, 0, 0) >= 0; ++capability) {
     if (prctl(PR_CAPBSET_DROP, capability, 0, 0, 0) != 0) return fail("dropping a capability");
   }
-  if (prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0) != 0) return fail("clearing capabilities");
+  if (prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0) != 0)
+    return fail("clearing capabilities");
   if (setgroups(0, nullptr) != 0) return fail("setgroups");
   if (setresgid(plan.uid, plan.uid, plan.uid) != 0) return fail("setresgid");
   if (setresuid(plan.uid, plan.uid, plan.uid) != 0) return fail("setresuid");
@@ -385,7 +402,8 @@ void ExecProgram(const ContainerPlan& plan, const std::vector<std::string>& argv
   }
   ResetSignals();
   if (chdir(plan.directory.c_str()) != 0) {
-    dprintf(2, "tessera: cannot enter the folder %s: %s\n", plan.directory.c_str(), std::strerror(errno));
+    dprintf(2, "tessera: cannot enter the folder %s: %s\n", plan.directory.c_str(),
+            std::strerror(errno));
     _exit(126);
   }
   std::vector<char*> arguments;

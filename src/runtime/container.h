@@ -1,5 +1,6 @@
-// What tessera-init does inside new namespaces: builds the instance's view of the machine, drops every privilege and
-// executes the program. Single-threaded code of tessera-init only; on failure the process exits or the caller says why.
+// What tessera-init does inside new namespaces: builds the instance's view of the machine, drops
+// every privilege and executes the program. Single-threaded code of tessera-init only; on failure
+// the process exits or the caller says why.
 #pragma once
 
 #include <sys/types.h>
@@ -37,16 +38,18 @@ struct Failure {
   std::string text;
 };
 
-// In a new mount, pid, ipc and uts namespace, as root: makes the root folder of the instance and enters it.
-// Nothing outside the namespace is changed except empty folders inside the instance's own folder.
+// In a new mount, pid, ipc and uts namespace, as root: makes the root folder of the instance and
+// enters it. Nothing outside the namespace is changed except empty folders inside the instance's
+// own folder.
 bool BuildRoot(const ContainerPlan& plan, Failure* failure);
 
-// Gives up root, all capabilities and the right to gain any. False when one step failed: then nothing may be run.
+// Gives up root, all capabilities and the right to gain any. False when one step failed: then
+// nothing may be run.
 bool DropPrivileges(const ContainerPlan& plan, std::string* why);
 
-// Executes argv as the plan's user in the plan's environment and folder, with descriptors 0, 1, 2 as they are and all
-// others closed. Never returns: what fails is said on descriptor 2 and ends the process with 127 (not found),
-// 126 (not executable) or 125 (the machine).
+// Executes argv as the plan's user in the plan's environment and folder, with descriptors 0, 1, 2
+// as they are and all others closed. Never returns: what fails is said on descriptor 2 and ends the
+// process with 127 (not found), 126 (not executable) or 125 (the machine).
 [[noreturn]] void ExecProgram(const ContainerPlan& plan, const std::vector<std::string>& argv);
 
 // Every signal back to its default and unblocked.

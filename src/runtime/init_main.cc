@@ -1,5 +1,6 @@
-// tessera-init: the supervisor of one instance, started by the runtime library and by nobody else. A static program
-// without dependencies, so that it outlives upgrades of the daemon and runs beside any root file system.
+// tessera-init: the supervisor of one instance, started by the runtime library and by nobody else.
+// A static program without dependencies, so that it outlives upgrades of the daemon and runs beside
+// any root file system.
 #include <unistd.h>
 
 #include <cstdio>

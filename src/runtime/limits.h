@@ -1,4 +1,5 @@
-// Bounds of the runtime, shared by the library and tessera-init. Every refusal names the one it hit.
+// Bounds of the runtime, shared by the library and tessera-init. Every refusal names the one it
+// hit.
 #pragma once
 
 #include <cstddef>
@@ -10,7 +11,7 @@ inline constexpr std::size_t kArgvMax = 256;             // entries of one comma
 inline constexpr std::size_t kArgvBytesMax = 32 * 1024;  // bytes of one command line
 inline constexpr std::size_t kEnvironmentMax = 256;      // tenant's variables; the node's likewise
 inline constexpr std::size_t kEnvironmentBytesMax = 128 * 1024;
-inline constexpr std::size_t kBindsMax = 64;      // node's binds of one instance
+inline constexpr std::size_t kBindsMax = 64;       // node's binds of one instance
 inline constexpr std::size_t kInstanceIdMax = 63;  // characters
 inline constexpr std::size_t kPathMax = 4'000;     // bytes of one path
 inline constexpr std::size_t kExecOutputBytesMax = 1 << 20;

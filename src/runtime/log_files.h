@@ -1,5 +1,6 @@
-// The bounded log of an instance: at most two files `log.<offset of the first byte>`, each at most half the bound, so
-// that offsets into all that was ever written survive rotation and restarts without any header.
+// The bounded log of an instance: at most two files `log.<offset of the first byte>`, each at most
+// half the bound, so that offsets into all that was ever written survive rotation and restarts
+// without any header.
 #pragma once
 
 #include <cstdint>
@@ -17,11 +18,12 @@ struct LogFile {
 // The log files of a folder, by offset. Files that vanish meanwhile (rotation) are left out.
 std::vector<LogFile> ListLogFiles(int folder);
 
-// Appends to the log. One writer per folder. Not thread-safe. A full disk loses bytes, never blocks the program:
-// what was lost is said in the log as soon as writing works again.
+// Appends to the log. One writer per folder. Not thread-safe. A full disk loses bytes, never blocks
+// the program: what was lost is said in the log as soon as writing works again.
 class LogWriter {
  public:
-  LogWriter(int folder, std::uint64_t bytes_max) : folder_(folder), file_bytes_max_(bytes_max / 2) {}
+  LogWriter(int folder, std::uint64_t bytes_max)
+      : folder_(folder), file_bytes_max_(bytes_max / 2) {}
   ~LogWriter();
   LogWriter(const LogWriter&) = delete;
   LogWriter& operator=(const LogWriter&) = delete;

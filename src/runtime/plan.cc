@@ -20,8 +20,9 @@ namespace tessera::runtime {
 namespace {
 
 constexpr char kDefaultPath[] = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
-constexpr char kSocketVariable[] = "TESSERA_SOCKET";  // read by the guest library outside containers
-constexpr std::uint32_t kCpuMillisMin = 10;           // the kernel's least quota
+constexpr char kSocketVariable[] =
+    "TESSERA_SOCKET";                        // read by the guest library outside containers
+constexpr std::uint32_t kCpuMillisMin = 10;  // the kernel's least quota
 constexpr std::uint32_t kCpuMillisMax = 10'000'000;
 constexpr std::uint64_t kRamBytesMin = 4 * kMiB;
 constexpr std::uint64_t kRamBytesMax = 1ull << 50;
@@ -31,7 +32,8 @@ constexpr std::string_view kPrivateFolders[] = {"/proc", "/sys", "/dev", "/run",
 bool HasNul(std::string_view text) { return text.find('\0') != std::string_view::npos; }
 
 bool Under(std::string_view path, std::string_view folder) {
-  return path.substr(0, folder.size()) == folder && (path.size() == folder.size() || path[folder.size()] == '/');
+  return path.substr(0, folder.size()) == folder &&
+         (path.size() == folder.size() || path[folder.size()] == '/');
 }
 
 Status CheckPath(const std::string& path, const std::string& field) {
@@ -54,10 +56,11 @@ bool IsPlain(std::string_view path) {
   return true;
 }
 
-Status CheckEnvironment(const std::vector<std::string>& variables, const std::string& field, bool tenant) {
+Status CheckEnvironment(const std::vector<std::string>& variables, const std::string& field,
+                        bool tenant) {
   if (variables.size() > kEnvironmentMax) {
-    return Error::Field(field, "expected at most " + std::to_string(kEnvironmentMax) + " variables, got " +
-                                   std::to_string(variables.size()));
+    return Error::Field(field, "expected at most " + std::to_string(kEnvironmentMax) +
+                                   " variables, got " + std::to_string(variables.size()));
   }
   std::size_t bytes = 0;
   std::set<std::string_view> seen;
@@ -67,16 +70,20 @@ Status CheckEnvironment(const std::vector<std::string>& variables, const std::st
     bytes += variable.size() + 1;
     if (HasNul(variable)) return Error::Field(at, "expected no NUL bytes");
     const std::string_view name = std::string_view(variable).substr(0, variable.find('='));
-    bool valid = !name.empty() && name.size() != variable.size() && !std::isdigit(static_cast<unsigned char>(name[0]));
-    for (const char c : name) valid = valid && (std::isalnum(static_cast<unsigned char>(c)) || c == '_');
+    bool valid = !name.empty() && name.size() != variable.size() &&
+                 !std::isdigit(static_cast<unsigned char>(name[0]));
+    for (const char c : name)
+      valid = valid && (std::isalnum(static_cast<unsigned char>(c)) || c == '_');
     if (!valid) return Error::Field(at, "expected NAME=value with a name of letters, digits and _");
     if (tenant && (name.starts_with("TESSERA_") || name == "LD_PRELOAD" || name == "LD_AUDIT")) {
-      return Error::Field(at, std::string(name) + " belongs to the node and cannot be set by a workload");
+      return Error::Field(
+          at, std::string(name) + " belongs to the node and cannot be set by a workload");
     }
     if (!seen.insert(name).second) return Error::Field(at, std::string(name) + " is given twice");
   }
   if (bytes > kEnvironmentBytesMax) {
-    return Error::Field(field, "expected at most " + std::to_string(kEnvironmentBytesMax) + " bytes in all");
+    return Error::Field(
+        field, "expected at most " + std::to_string(kEnvironmentBytesMax) + " bytes in all");
   }
   return {};
 }
@@ -94,7 +101,8 @@ bool FolderExistsInside(const std::string& rootfs, const std::string& directory)
   open_how how{};
   how.flags = O_PATH | O_DIRECTORY | O_CLOEXEC;
   how.resolve = RESOLVE_IN_ROOT;
-  const os::Fd found(static_cast<int>(syscall(SYS_openat2, root.get(), directory.c_str(), &how, sizeof how)));
+  const os::Fd found(
+      static_cast<int>(syscall(SYS_openat2, root.get(), directory.c_str(), &how, sizeof how)));
   return static_cast<bool>(found);
 }
 
@@ -133,7 +141,8 @@ Status CheckDirectory(const Workload& workload, bool contained) {
 Status CheckInstanceId(const std::string& id) {
   bool valid = !id.empty() && id.size() <= kInstanceIdMax && id[0] != '.' && id[0] != '-';
   for (const char c : id) {
-    valid = valid && (std::isalnum(static_cast<unsigned char>(c)) || c == '.' || c == '_' || c == '-');
+    valid =
+        valid && (std::isalnum(static_cast<unsigned char>(c)) || c == '.' || c == '_' || c == '-');
   }
   if (valid) return {};
   return Error::Field("id", "expected 1 to " + std::to_string(kInstanceIdMax) +
@@ -149,12 +158,13 @@ Status CheckArgv(const std::vector<std::string>& argv, const std::string& field)
   }
   std::size_t bytes = 0;
   for (std::size_t i = 0; i < argv.size(); ++i) {
-    if (HasNul(argv[i])) return Error::Field(field + "[" + std::to_string(i) + "]", "expected no NUL bytes");
+    if (HasNul(argv[i]))
+      return Error::Field(field + "[" + std::to_string(i) + "]", "expected no NUL bytes");
     bytes += argv[i].size() + 1;
   }
   if (bytes > kArgvBytesMax) {
-    return Error::Field(field, "expected at most " + std::to_string(kArgvBytesMax) + " bytes in all, got " +
-                                   std::to_string(bytes));
+    return Error::Field(field, "expected at most " + std::to_string(kArgvBytesMax) +
+                                   " bytes in all, got " + std::to_string(bytes));
   }
   return {};
 }
@@ -167,18 +177,23 @@ Status CheckSpec(const Spec& spec, bool contained) {
   TRY_STATUS(CheckEnvironment(spec.environment, "environment", false));
   if (!workload.rootfs.empty()) {
     if (!contained) {
-      return Error::Field("workload.rootfs", "expected none: a root folder of its own needs a contained instance");
+      return Error::Field("workload.rootfs",
+                          "expected none: a root folder of its own needs a contained instance");
     }
     TRY_STATUS(CheckPath(workload.rootfs, "workload.rootfs"));
     TRY_STATUS(CheckFolder(workload.rootfs, "workload.rootfs"));
   }
   TRY_STATUS(CheckDirectory(workload, contained));
-  if (workload.cpu_millis != 0 && (workload.cpu_millis < kCpuMillisMin || workload.cpu_millis > kCpuMillisMax)) {
-    return Error::Field("workload.cpu_millis", "expected 0 (no limit) or " + std::to_string(kCpuMillisMin) +
-                                                   " to " + std::to_string(kCpuMillisMax));
+  if (workload.cpu_millis != 0 &&
+      (workload.cpu_millis < kCpuMillisMin || workload.cpu_millis > kCpuMillisMax)) {
+    return Error::Field("workload.cpu_millis", "expected 0 (no limit) or " +
+                                                   std::to_string(kCpuMillisMin) + " to " +
+                                                   std::to_string(kCpuMillisMax));
   }
-  if (workload.ram_bytes != 0 && (workload.ram_bytes < kRamBytesMin || workload.ram_bytes > kRamBytesMax)) {
-    return Error::Field("workload.ram_bytes", "expected 0 (no limit) or " + FormatBytes(kRamBytesMin) + " to " +
+  if (workload.ram_bytes != 0 &&
+      (workload.ram_bytes < kRamBytesMin || workload.ram_bytes > kRamBytesMax)) {
+    return Error::Field("workload.ram_bytes", "expected 0 (no limit) or " +
+                                                  FormatBytes(kRamBytesMin) + " to " +
                                                   FormatBytes(kRamBytesMax));
   }
   if (spec.binds.size() > kBindsMax) {
@@ -194,7 +209,8 @@ Status CheckSpec(const Spec& spec, bool contained) {
     }
     const std::string& target = bind.target.empty() ? bind.source : bind.target;
     TRY_STATUS(CheckPath(target, at + ".target"));
-    if (!IsPlain(target)) return Error::Field(at + ".target", "expected a path without . and .. parts");
+    if (!IsPlain(target))
+      return Error::Field(at + ".target", "expected a path without . and .. parts");
   }
   return {};
 }
@@ -215,7 +231,8 @@ Status CheckOptions(const Options& options) {
     }
   }
   if (!CheckInstanceId(options.cgroup_parent)) {
-    return Error::Field("cgroup_parent", "expected one name of a-z A-Z 0-9 . _ -, not starting with . or -");
+    return Error::Field("cgroup_parent",
+                        "expected one name of a-z A-Z 0-9 . _ -, not starting with . or -");
   }
   if (options.uid_first == 0) return Error::Field("uid_first", "expected a uid above 0");
   if (options.uid_count == 0) return Error::Field("uid_count", "expected at least 1");
@@ -227,7 +244,8 @@ Status CheckOptions(const Options& options) {
   return {};
 }
 
-std::vector<std::string> MakeEnvironment(const Options& options, const Spec& spec, const PlanContext& context) {
+std::vector<std::string> MakeEnvironment(const Options& options, const Spec& spec,
+                                         const PlanContext& context) {
   std::map<std::string, std::string> values;
   std::string node_libraries, workload_libraries;
   const auto put = [&](const std::string& variable, std::string* libraries) {
@@ -266,7 +284,8 @@ Record MakePlan(const Options& options, const Spec& spec, const PlanContext& con
   plan.AddInt("log_bytes_max", static_cast<std::int64_t>(options.log_bytes_max));
   plan.Add("run_token", context.run_token);
   for (const std::string& argument : spec.workload.argv) plan.Add("argv", argument);
-  for (const std::string& variable : MakeEnvironment(options, spec, context)) plan.Add("environment", variable);
+  for (const std::string& variable : MakeEnvironment(options, spec, context))
+    plan.Add("environment", variable);
   for (const std::string& sentence : context.unenforced) plan.Add("unenforced", sentence);
   std::string directory = spec.workload.directory;
   if (directory.empty()) {
@@ -278,8 +297,8 @@ Record MakePlan(const Options& options, const Spec& spec, const PlanContext& con
   if (!context.contained) return plan;
 
   // The machine's root is there already, and the private folders have nothing of it to uncover.
-  const bool bind = !spec.workload.directory.empty() && spec.workload.rootfs.empty() && directory != "/" &&
-                    directory != "/tmp" && directory != "/var/tmp";
+  const bool bind = !spec.workload.directory.empty() && spec.workload.rootfs.empty() &&
+                    directory != "/" && directory != "/tmp" && directory != "/var/tmp";
   plan.AddInt("bind_directory", bind ? 1 : 0);
   plan.Add("folder", context.folder);
   plan.Add("rootfs", spec.workload.rootfs);
@@ -295,7 +314,8 @@ Record MakePlan(const Options& options, const Spec& spec, const PlanContext& con
   for (const Bind& bind_mount : spec.binds) {
     plan.Add("bind_source", bind_mount.source);
     plan.Add("bind_target", bind_mount.target.empty() ? bind_mount.source : bind_mount.target);
-    plan.Add("bind_mode", std::string(bind_mount.writable ? "w" : "r") + (bind_mount.optional ? "o" : ""));
+    plan.Add("bind_mode",
+             std::string(bind_mount.writable ? "w" : "r") + (bind_mount.optional ? "o" : ""));
   }
   plan.Add("cgroup_path", context.leaf.path);
   plan.Add("cgroup_leaf", context.leaf.unified);

@@ -14,7 +14,9 @@ constexpr char kEndKey[] = "end";
 constexpr std::size_t kRecordBytesMax = 4 << 20;
 }  // namespace
 
-void Record::Add(std::string_view key, std::string_view value) { entries_.emplace_back(key, value); }
+void Record::Add(std::string_view key, std::string_view value) {
+  entries_.emplace_back(key, value);
+}
 
 std::string Record::Get(std::string_view key) const {
   for (const auto& [name, value] : entries_) {
@@ -90,8 +92,8 @@ bool ReadFileAt(int folder, const char* name, std::string* out) {
 
 bool WriteFileAt(int folder, const char* name, std::string_view bytes) {
   const std::string temporary = std::string(name) + ".new";
-  const int fd =
-      openat(folder, temporary.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOFOLLOW, 0600);
+  const int fd = openat(folder, temporary.c_str(),
+                        O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOFOLLOW, 0600);
   if (fd < 0) return false;
   bool ok = true;
   while (ok && !bytes.empty()) {

@@ -1,6 +1,7 @@
-// The records in an instance's folder: lists of key=value, each ended by a NUL byte, keys repeatable. Written by one
-// half of the runtime and read by the other, so that instances survive a restart of either. Also linked into
-// tessera-init, hence nothing but the standard library and the kernel.
+// The records in an instance's folder: lists of key=value, each ended by a NUL byte, keys
+// repeatable. Written by one half of the runtime and read by the other, so that instances survive a
+// restart of either. Also linked into tessera-init, hence nothing but the standard library and the
+// kernel.
 #pragma once
 
 #include <cstdint>
@@ -12,10 +13,12 @@
 namespace tessera::runtime {
 
 // File names inside an instance's folder.
-inline constexpr char kPlanFile[] = "plan";          // what to run and how; written before the supervisor exists
-inline constexpr char kStartedFile[] = "started";    // pids and times; written before the program is executed
-inline constexpr char kExitFile[] = "exit";          // how it ended; written when everything of it is gone
-inline constexpr char kLockFile[] = "lock";          // held by the supervisor; its mtime is the heartbeat
+inline constexpr char kPlanFile[] =
+    "plan";  // what to run and how; written before the supervisor exists
+inline constexpr char kStartedFile[] =
+    "started";  // pids and times; written before the program is executed
+inline constexpr char kExitFile[] = "exit";  // how it ended; written when everything of it is gone
+inline constexpr char kLockFile[] = "lock";  // held by the supervisor; its mtime is the heartbeat
 inline constexpr char kControlSocket[] = "control";  // exec requests
 inline constexpr char kLogPrefix[] = "log.";         // log.<offset of its first byte>
 

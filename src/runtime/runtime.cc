@@ -28,13 +28,14 @@
 namespace tessera::runtime {
 namespace {
 
-constexpr char kGonePrefix[] = ".gone-";       // a folder on its way out
-constexpr int kGraceMillisMax = 600'000;       // Stop
-constexpr int kWaitMillisMax = 86'400'000;     // Wait
-constexpr int kUnlockWaitMillis = 5'000;       // between the exit record and the supervisor's own end
+constexpr char kGonePrefix[] = ".gone-";    // a folder on its way out
+constexpr int kGraceMillisMax = 600'000;    // Stop
+constexpr int kWaitMillisMax = 86'400'000;  // Wait
+constexpr int kFolderLockWaitMillis = 1'000;
+constexpr int kUnlockWaitMillis = 5'000;    // between the exit record and the supervisor's own end
 constexpr std::int64_t kPauseNanos = 3'000'000;
-constexpr int kSpawnFdMin = 16;  // descriptors handed to tessera-init are moved above its fixed numbers first
-constexpr int kSignalKilled = 128 + SIGKILL;
+constexpr int kSpawnFdMin =
+    16;  // descriptors handed to tessera-init are moved above its fixed numbers first
 
 // Tries something every few milliseconds until it holds or the time is over.
 bool Eventually(int millis, const std::function<bool()>& holds) {
@@ -55,9 +56,10 @@ bool IsHeld(int folder) {
 
 bool Exists(int folder, const char* name) { return faccessat(folder, name, F_OK, 0) == 0; }
 
-// Starts a program with an empty environment and the given descriptors as 1 (probe) or 3, 4, 5 (supervise), and
-// waits for that process, which leaves the supervisor behind on its own.
-Result<int> SpawnAndWait(const std::string& program, const char* verb, const std::vector<std::pair<int, int>>& fds) {
+// Starts a program with an empty environment and the given descriptors as 1 (probe) or 3, 4, 5
+// (supervise), and waits for that process, which leaves the supervisor behind on its own.
+Result<int> SpawnAndWait(const std::string& program, const char* verb,
+                         const std::vector<std::pair<int, int>>& fds) {
   posix_spawn_file_actions_t actions;
   posix_spawn_file_actions_init(&actions);
   for (const auto& [from, to] : fds) posix_spawn_file_actions_adddup2(&actions, from, to);
@@ -125,12 +127,14 @@ Status KillByToken(const std::string& token) {
     return !found;
   });
   if (gone) return {};
-  return Error(Code::kDeadlineExceeded, "orphaned processes still live kKillWaitMillis after the kill");
+  return Error(Code::kDeadlineExceeded,
+               "orphaned processes still live kKillWaitMillis after the kill");
 }
 
 Status DirAt(int folder, const char* name, unsigned mode, uid_t owner) {
   if (mkdirat(folder, name, 0700) != 0) return os::ErrnoError("mkdir", name, errno);
-  if (fchownat(folder, name, owner, owner, AT_SYMLINK_NOFOLLOW) != 0) return os::ErrnoError("chown", name, errno);
+  if (fchownat(folder, name, owner, owner, AT_SYMLINK_NOFOLLOW) != 0)
+    return os::ErrnoError("chown", name, errno);
   if (fchmodat(folder, name, mode, 0) != 0) return os::ErrnoError("chmod", name, errno);
   return {};
 }
@@ -172,6 +176,19 @@ Report ReportOf(const Record& plan, const Record& started, const Record* exit) {
 
 }  // namespace
 
+namespace {
+
+// Makes the v2 leaf, or refuses when another runtime's instance of that name lives in it.
+Status ClaimCgroup(const std::string& leaf) {
+  // An empty one is what a crash between this and the plan left behind.
+  rmdir(leaf.c_str());
+  if (mkdir(leaf.c_str(), 0755) == 0) return {};
+  if (errno != EEXIST) return os::ErrnoError("mkdir", leaf, errno);
+  return Error(Code::kAlreadyExists, "the cgroup " + leaf + " is in use; give runtimes a cgroup_parent each");
+}
+
+}  // namespace
+
 struct Runtime::Machine {
   Cgroups cgroups;
 };
@@ -199,7 +216,9 @@ Result<std::unique_ptr<Runtime>> Runtime::Create(Options options) {
   const std::string lock_path = options.folder + "/.lock";
   runtime->folder_lock_ = os::Fd(open(lock_path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0600));
   if (!runtime->folder_lock_) return os::ErrnoError("open", lock_path, errno);
-  if (flock(runtime->folder_lock_.get(), LOCK_EX | LOCK_NB) != 0) {
+  // A daemon that was killed while starting a supervisor may leave a copy of its descriptor for a moment.
+  if (!Eventually(kFolderLockWaitMillis,
+                  [&] { return flock(runtime->folder_lock_.get(), LOCK_EX | LOCK_NB) == 0; })) {
     return Error(Code::kFailedPrecondition, options.folder + " is in use by another runtime");
   }
   if (!options.contain) {
@@ -234,9 +253,11 @@ Status Runtime::Adopt() {
     if (!CheckInstanceId(name)) continue;
     TRY(const os::Fd folder, OpenFolder(FolderOf(name), name));
     uids_[name] = 0;
-    // A supervisor whose daemon died in Start goes on by itself; what it decides is known within this time.
+    // A supervisor whose daemon died in Start goes on by itself; what it decides is known within
+    // this time.
     Eventually(kStartWaitMillis, [&] {
-      return !IsHeld(folder.get()) || Exists(folder.get(), kStartedFile) || Exists(folder.get(), kExitFile);
+      return !IsHeld(folder.get()) || Exists(folder.get(), kStartedFile) ||
+             Exists(folder.get(), kExitFile);
     });
     if (!IsHeld(folder.get()) && !Exists(folder.get(), kExitFile)) {
       const Status settled = Settle(name, folder.get());
@@ -247,7 +268,8 @@ Status Runtime::Adopt() {
       if (!settled) return settled.error().Wrap("settling instance " + name);
     }
     Record plan;
-    if (ReadRecordAt(folder.get(), kPlanFile, &plan)) uids_[name] = static_cast<uid_t>(plan.GetInt("uid"));
+    if (ReadRecordAt(folder.get(), kPlanFile, &plan))
+      uids_[name] = static_cast<uid_t>(plan.GetInt("uid"));
   }
   return {};
 }
@@ -261,6 +283,10 @@ Status Runtime::Settle(const std::string& id, int folder) {
     TRY_STATUS(KillByToken(plan.Get("run_token")));
     TRY_STATUS(RemoveCgroups(plan.All("cgroup_folder")));
   }
+  if (!planned && machine_) {
+    // Empty leaves only: without a plan nobody says that what runs in them is ours.
+    for (const std::string& leaf : machine_->cgroups.LeafOf(id, true, true).folders) rmdir(leaf.c_str());
+  }
   Record started;
   if (!planned || !ReadRecordAt(folder, kStartedFile, &started)) {
     TRY_STATUS(DeleteFolder(id));
@@ -268,12 +294,14 @@ Status Runtime::Settle(const std::string& id, int folder) {
   }
   struct stat beat{};
   if (fstatat(folder, kLockFile, &beat, 0) != 0) return os::ErrnoError("stat", kLockFile, errno);
-  const std::int64_t last = std::int64_t{beat.st_mtim.tv_sec} * 1'000'000 + beat.st_mtim.tv_nsec / 1000;
+  const std::int64_t last =
+      std::int64_t{beat.st_mtim.tv_sec} * 1'000'000 + beat.st_mtim.tv_nsec / 1000;
   Record exit;
   exit.AddInt("status", SIGKILL);
   exit.AddInt("lost", 1);
   exit.AddInt("ended_micros", std::max(last, started.GetInt("started_micros")));
-  if (!WriteFileAt(folder, kExitFile, exit.Encode())) return os::ErrnoError("write", kExitFile, errno);
+  if (!WriteFileAt(folder, kExitFile, exit.Encode()))
+    return os::ErrnoError("write", kExitFile, errno);
   Log(LogLevel::kWarn, "instance.lost", {{"instance", id}});
   return {};
 }
@@ -302,21 +330,24 @@ Result<uid_t> Runtime::ClaimFolder(const std::string& id) {
   if (uids_.contains(id)) return Error(Code::kAlreadyExists, "instance " + id + " exists");
   if (uids_.size() >= options_.instances_max) {
     return Error(Code::kResourceExhausted,
-                 "instances_max is reached: " + std::to_string(options_.instances_max) + " instances are kept here");
+                 "instances_max is reached: " + std::to_string(options_.instances_max) +
+                     " instances are kept here");
   }
   uid_t uid = geteuid();
   if (contained_) {
     // Runtimes of different folders begin at different places of the range.
     std::set<uid_t> taken;
     for (const auto& [name, number] : uids_) taken.insert(number);
-    const std::size_t begin = std::hash<std::string>{}(options_.folder + "/" + id) % options_.uid_count;
+    const std::size_t begin =
+        std::hash<std::string>{}(options_.folder + "/" + id) % options_.uid_count;
     std::uint32_t i = 0;
     for (; i < options_.uid_count; ++i) {
       uid = options_.uid_first + static_cast<uid_t>((begin + i) % options_.uid_count);
       if (!taken.contains(uid)) break;
     }
     if (i == options_.uid_count) {
-      return Error(Code::kResourceExhausted, "uid_count is reached: every uid of the range is in use");
+      return Error(Code::kResourceExhausted,
+                   "uid_count is reached: every uid of the range is in use");
     }
   }
   if (mkdir(path.c_str(), 0700) != 0) {
@@ -343,7 +374,8 @@ Status Runtime::Prepare(const Spec& spec, uid_t uid, int folder, int lock) {
   context.folder = FolderOf(spec.id);
   const Workload& workload = spec.workload;
   if (contained_) {
-    context.leaf = machine_->cgroups.LeafOf(spec.id, workload.cpu_millis > 0, workload.ram_bytes > 0);
+    context.leaf =
+        machine_->cgroups.LeafOf(spec.id, workload.cpu_millis > 0, workload.ram_bytes > 0);
     context.supervisors_procs = machine_->cgroups.supervisors_procs();
   } else {
     context.run_token = RandomToken();
@@ -354,7 +386,9 @@ Status Runtime::Prepare(const Spec& spec, uid_t uid, int folder, int lock) {
     if (WriteFileAt(folder, kPlanFile, MakePlan(options_, spec, context).Encode())) return {};
     return os::ErrnoError("write", kPlanFile, errno);
   };
-  // Written before the cgroup exists, so that a crash in between leaves nothing unnamed.
+  // The leaf is taken before the plan names it: what a plan names is killed without asking when its supervisor is gone,
+  // so it must be this instance's alone.
+  if (contained_) TRY_STATUS(ClaimCgroup(context.leaf.unified));
   TRY_STATUS(write_plan());
   TRY_STATUS(DirAt(folder, "home", 0700, uid));
   if (!contained_) return {};
@@ -376,8 +410,9 @@ Status Runtime::Launch(const std::string& id, int folder, os::Fd lock) {
   const os::Fd high_folder = MoveUp(folder);
   os::Fd high_lock = MoveUp(lock.get());
   if (!writer || !high_folder || !high_lock) return os::ErrnoError("dup", id, errno);
-  TRY(const int status, SpawnAndWait(options_.init_program, "supervise",
-                                     {{high_folder.get(), 3}, {high_lock.get(), 4}, {writer.get(), 5}}));
+  TRY(const int status,
+      SpawnAndWait(options_.init_program, "supervise",
+                   {{high_folder.get(), 3}, {high_lock.get(), 4}, {writer.get(), 5}}));
   if (status != 0) return Error(Code::kInternal, "the supervisor could not be started");
   writer.Close();
   high_lock.Close();
@@ -391,8 +426,9 @@ Status Runtime::Launch(const std::string& id, int folder, os::Fd lock) {
     const int ready = left <= 0 ? 0 : poll(&waiting, 1, static_cast<int>(left / 1'000'000) + 1);
     if (ready < 0 && errno == EINTR) continue;
     if (ready <= 0) {
-      return Error(Code::kDeadlineExceeded, "the supervisor did not answer within kStartWaitMillis (" +
-                                                std::to_string(kStartWaitMillis) + " ms)");
+      return Error(Code::kDeadlineExceeded,
+                   "the supervisor did not answer within kStartWaitMillis (" +
+                       std::to_string(kStartWaitMillis) + " ms)");
     }
     char buffer[4096];
     const ssize_t n = read(reader.get(), buffer, sizeof buffer);
@@ -401,7 +437,8 @@ Status Runtime::Launch(const std::string& id, int folder, os::Fd lock) {
     answer.append(buffer, static_cast<std::size_t>(n));
   }
   if (answer == "O") return {};
-  if (answer.empty() || answer[0] != 'E') return Error(Code::kInternal, "the supervisor ended without an answer");
+  if (answer.empty() || answer[0] != 'E')
+    return Error(Code::kInternal, "the supervisor ended without an answer");
   const std::size_t stop = answer.find('\0');
   const std::string field = answer.substr(1, stop - 1);
   const std::string text = stop == std::string::npos ? "" : answer.substr(stop + 1);
@@ -413,8 +450,8 @@ Result<Report> Runtime::Start(const Spec& spec) {
   TRY_STATUS(CheckSpec(spec, contained_));
   TRY(const uid_t uid, ClaimFolder(spec.id));
   const auto give_up = [&](const Error& error) {
-    // Waits for a supervisor on its way out before taking its folder away; one that hangs is killed through its
-    // cgroup or token, and its folder stays for Adopt.
+    // Waits for a supervisor on its way out before taking its folder away; one that hangs is killed
+    // through its cgroup or token, and its folder stays for Adopt.
     Status settled;
     if (const auto folder = OpenFolder(FolderOf(spec.id), spec.id)) {
       Record plan;
@@ -424,7 +461,8 @@ Result<Report> Runtime::Start(const Spec& spec) {
       settled = Settle(spec.id, folder->get());
     }
     if (!settled && settled.error().code() != Code::kNotFound) {
-      Log(LogLevel::kError, "instance.not_settled", {{"instance", spec.id}, {"error", settled.error().message()}});
+      Log(LogLevel::kError, "instance.not_settled",
+          {{"instance", spec.id}, {"error", settled.error().message()}});
       const std::lock_guard<std::mutex> guard(mutex_);
       starting_.erase(spec.id);
       return error;
@@ -454,14 +492,16 @@ Result<Report> Runtime::Inspect(const std::string& id) {
   TRY_STATUS(CheckInstanceId(id));
   // Held while looking, so that a folder is not claimed, settled or deleted meanwhile.
   const std::lock_guard<std::mutex> guard(mutex_);
-  if (starting_.contains(id)) return Error(Code::kUnavailable, "instance " + id + " is being started");
+  if (starting_.contains(id))
+    return Error(Code::kUnavailable, "instance " + id + " is being started");
   TRY(const os::Fd folder, OpenFolder(FolderOf(id), id));
   Record plan, started, exit;
   for (int attempt = 0; attempt < 2; ++attempt) {
     const bool held = IsHeld(folder.get());
     const bool ended = ReadRecordAt(folder.get(), kExitFile, &exit);
     if (held || ended) {
-      if (!ReadRecordAt(folder.get(), kPlanFile, &plan) || !ReadRecordAt(folder.get(), kStartedFile, &started)) {
+      if (!ReadRecordAt(folder.get(), kPlanFile, &plan) ||
+          !ReadRecordAt(folder.get(), kStartedFile, &started)) {
         return Error(Code::kUnavailable, "instance " + id + " is being started");
       }
       return ReportOf(plan, started, ended ? &exit : nullptr);
@@ -513,7 +553,8 @@ Result<Report> Runtime::Stop(const std::string& id, int grace_millis) {
   if (report.state == State::kEnded) return report;
   const auto signal = [](const os::ProcessId& target, int number) {
     const auto process = os::OpenPidfd(target.pid);
-    if (process && os::IsAlive(target)) syscall(SYS_pidfd_send_signal, process->get(), number, nullptr, 0);
+    if (process && os::IsAlive(target))
+      syscall(SYS_pidfd_send_signal, process->get(), number, nullptr, 0);
   };
   if (grace_millis > 0) {
     signal(report.main, SIGTERM);
@@ -524,9 +565,11 @@ Result<Report> Runtime::Stop(const std::string& id, int grace_millis) {
     TRY(const os::Fd folder, OpenFolder(FolderOf(id), id));
     Record plan;
     if (ReadRecordAt(folder.get(), kPlanFile, &plan)) {
-      // A kernel without cgroup.kill says so; the supervisor's own kill of the pid namespace is enough there.
+      // A kernel without cgroup.kill says so; the supervisor's own kill of the pid namespace is
+      // enough there.
       const auto killed = os::PosixFiles().Poke(plan.Get("cgroup_leaf") + "/cgroup.kill", "1");
-      if (!killed) Log(LogLevel::kDebug, "instance.cgroup_kill", {{"error", killed.error().message()}});
+      if (!killed)
+        Log(LogLevel::kDebug, "instance.cgroup_kill", {{"error", killed.error().message()}});
     }
   }
   signal(report.supervisor, SIGUSR1);
@@ -546,11 +589,13 @@ Status Runtime::Remove(const std::string& id) {
   if (!folder) return {};
   // The exit record is written just before the supervisor itself ends.
   if (!Eventually(kUnlockWaitMillis, [&] { return !IsHeld(folder->get()); })) {
-    return Error(Code::kDeadlineExceeded, "the supervisor of " + id + " did not end within kUnlockWaitMillis");
+    return Error(Code::kDeadlineExceeded,
+                 "the supervisor of " + id + " did not end within kUnlockWaitMillis");
   }
   const std::lock_guard<std::mutex> guard(mutex_);
   Record plan;
-  if (ReadRecordAt(folder->get(), kPlanFile, &plan)) TRY_STATUS(RemoveCgroups(plan.All("cgroup_folder")));
+  if (ReadRecordAt(folder->get(), kPlanFile, &plan))
+    TRY_STATUS(RemoveCgroups(plan.All("cgroup_folder")));
   TRY_STATUS(DeleteFolder(id));
   uids_.erase(id);
   return {};
@@ -564,14 +609,16 @@ Result<std::vector<Report>> Runtime::List() {
     auto report = Inspect(name);
     if (report) {
       reports.push_back(*std::move(report));
-    } else if (report.error().code() != Code::kNotFound && report.error().code() != Code::kUnavailable) {
+    } else if (report.error().code() != Code::kNotFound &&
+               report.error().code() != Code::kUnavailable) {
       return report.error();
     }
   }
   return reports;
 }
 
-Result<LogChunk> Runtime::ReadLog(const std::string& id, std::uint64_t offset, std::size_t bytes_max) {
+Result<LogChunk> Runtime::ReadLog(const std::string& id, std::uint64_t offset,
+                                  std::size_t bytes_max) {
   TRY_STATUS(CheckInstanceId(id));
   if (bytes_max == 0 || bytes_max > kLogChunkBytesMax) {
     return Error::Field("bytes_max", "expected 1 to " + std::to_string(kLogChunkBytesMax));
@@ -581,7 +628,8 @@ Result<LogChunk> Runtime::ReadLog(const std::string& id, std::uint64_t offset, s
   const auto files = ListLogFiles(folder.get());
   if (!files.empty()) chunk.end_offset = files.back().offset + files.back().bytes;
   if (offset > chunk.end_offset) {
-    return Error::Field("offset", "expected at most " + std::to_string(chunk.end_offset) + ", the end of the log");
+    return Error::Field(
+        "offset", "expected at most " + std::to_string(chunk.end_offset) + ", the end of the log");
   }
   chunk.offset = files.empty() ? 0 : std::max(offset, files.front().offset);
   chunk.next_offset = chunk.offset;

@@ -33,11 +33,12 @@ Result<int> ExitCodeOf(int connection, const std::string& id) {
     return Error(Code::kAborted, "instance " + id + " ended before the command did");
   }
   if (code == kExecRefusedBusy) {
-    return Error(Code::kResourceExhausted,
-                 "kExecsMax is reached: " + std::to_string(kExecsMax) + " commands run in instance " + id);
+    return Error(Code::kResourceExhausted, "kExecsMax is reached: " + std::to_string(kExecsMax) +
+                                               " commands run in instance " + id);
   }
   if (code == kExecRefusedFailed) {
-    return Error(Code::kInternal, "the supervisor of instance " + id + " could not start the command");
+    return Error(Code::kInternal,
+                 "the supervisor of instance " + id + " could not start the command");
   }
   return code;
 }
@@ -53,7 +54,8 @@ Result<Pipe> MakePipe() {
   return Pipe{os::Fd(fds[0]), os::Fd(fds[1])};
 }
 
-// Writing to a command that no longer reads raises SIGPIPE in this thread; held back and taken away again.
+// Writing to a command that no longer reads raises SIGPIPE in this thread; held back and taken away
+// again.
 class WithoutSigpipe {
  public:
   WithoutSigpipe() {
@@ -120,8 +122,9 @@ Result<os::Fd> Runtime::SendExec(const std::string& id, const std::vector<std::s
   const std::string path = FolderOf(id);
   const os::Fd folder(open(path.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
   if (!folder) return os::ErrnoError("open", path, errno);
-  auto connection = os::ConnectUnix("/proc/self/fd/" + std::to_string(folder.get()) + "/" + kControlSocket,
-                                    os::SocketKind::kSeqPacket);
+  auto connection =
+      os::ConnectUnix("/proc/self/fd/" + std::to_string(folder.get()) + "/" + kControlSocket,
+                      os::SocketKind::kSeqPacket);
   if (!connection) {
     return Error(Code::kFailedPrecondition, "instance " + id + " has ended or is ending");
   }
@@ -135,7 +138,8 @@ Result<os::Fd> Runtime::SendExec(const std::string& id, const std::vector<std::s
 Result<int> Runtime::ExecWithFds(const std::string& id, const std::vector<std::string>& argv,
                                  const std::array<int, 3>& fds, int timeout_millis) {
   if (timeout_millis > kExecTimeoutMillisMax) {
-    return Error::Field("timeout_millis", "expected at most " + std::to_string(kExecTimeoutMillisMax));
+    return Error::Field("timeout_millis",
+                        "expected at most " + std::to_string(kExecTimeoutMillisMax));
   }
   TRY(const os::Fd connection, SendExec(id, argv, fds));
   const os::Clock& clock = os::RealClock();
@@ -143,7 +147,8 @@ Result<int> Runtime::ExecWithFds(const std::string& id, const std::vector<std::s
   while (true) {
     pollfd waiting{connection.get(), POLLIN, 0};
     const std::int64_t left = (until - clock.MonotonicNanos()) / 1'000'000;
-    if (timeout_millis >= 0 && left <= 0) return kTimedOutCode;  // closing the connection ends the command
+    if (timeout_millis >= 0 && left <= 0)
+      return kTimedOutCode;  // closing the connection ends the command
     const int ready = poll(&waiting, 1, timeout_millis < 0 ? -1 : static_cast<int>(left));
     if (ready > 0) return ExitCodeOf(connection.get(), id);
   }
@@ -155,7 +160,8 @@ Result<ExecOutcome> Runtime::Exec(const std::string& id, const std::vector<std::
     return Error::Field("timeout_millis", "expected 1 to " + std::to_string(kExecTimeoutMillisMax));
   }
   if (stdin_bytes.size() > kExecStdinBytesMax) {
-    return Error::Field("stdin", "expected at most " + std::to_string(kExecStdinBytesMax) + " bytes");
+    return Error::Field("stdin",
+                        "expected at most " + std::to_string(kExecStdinBytesMax) + " bytes");
   }
   TRY(Pipe in, MakePipe());
   TRY(Pipe out, MakePipe());
@@ -178,13 +184,16 @@ Result<ExecOutcome> Runtime::Exec(const std::string& id, const std::vector<std::
       outcome.exit_code = kTimedOutCode;
       return outcome;
     }
-    pollfd polls[3] = {{connection.get(), POLLIN, 0}, {out.reader.get(), POLLIN, 0}, {in.writer.get(), POLLOUT, 0}};
+    pollfd polls[3] = {{connection.get(), POLLIN, 0},
+                       {out.reader.get(), POLLIN, 0},
+                       {in.writer.get(), POLLOUT, 0}};
     poll(polls, 3, static_cast<int>(left));
     if (polls[1].revents != 0 && !PumpOut(out.reader.get(), &outcome)) out.reader.Close();
     if (polls[2].revents != 0 && !PumpIn(in.writer.get(), &rest)) in.writer.Close();
     if (polls[0].revents == 0) continue;
     TRY(outcome.exit_code, ExitCodeOf(connection.get(), id));
-    // The command is gone. What it wrote is in the pipe; a background child of it may keep that open for ever.
+    // The command is gone. What it wrote is in the pipe; a background child of it may keep that
+    // open for ever.
     while (out.reader && PumpOut(out.reader.get(), &outcome)) {
       pollfd more{out.reader.get(), POLLIN, 0};
       if (poll(&more, 1, 0) <= 0 || outcome.truncated) break;

@@ -23,6 +23,7 @@
 #include <cstring>
 #include <ctime>
 #include <map>
+#include <set>
 #include <vector>
 
 #include "runtime/container.h"
@@ -34,15 +35,16 @@ namespace tessera::runtime {
 namespace {
 
 constexpr int kNamespaces = CLONE_NEWNS | CLONE_NEWPID | CLONE_NEWIPC | CLONE_NEWUTS;
-constexpr int kProgramWaitMillis = 8'000;    // namespaces and mounts are made within this time
-constexpr int kEmptyWaitMillis = 10'000;     // everything killed is gone within this time
-constexpr int kDrainReadsMax = 4'096;        // pipe reads after the end, against a writer that escaped
+constexpr int kProgramWaitMillis = 8'000;  // namespaces and mounts are made within this time
+constexpr int kEmptyWaitMillis = 10'000;   // everything killed is gone within this time
+constexpr int kStopPassesMax = 100;        // looks at /proc for processes that fork away
+constexpr int kDrainReadsMax = 4'096;  // pipe reads after the end, against a writer that escaped
 constexpr int kExecConnectionsMax = 4 * static_cast<int>(kExecsMax);
 constexpr std::size_t kMessageBytesMax = 64 * 1024;
 
 pid_t CloneWithNamespaces() {
-  return static_cast<pid_t>(
-      syscall(SYS_clone, static_cast<unsigned long>(kNamespaces | SIGCHLD), nullptr, nullptr, nullptr, 0));
+  return static_cast<pid_t>(syscall(SYS_clone, static_cast<unsigned long>(kNamespaces | SIGCHLD),
+                                    nullptr, nullptr, nullptr, 0));
 }
 
 void SleepMillis(int millis) {
@@ -106,10 +108,10 @@ class Supervisor {
   LogWriter* log_ = nullptr;
   int log_read_ = -1;
   int log_write_ = -1;
-  int sync_ = -1;       // to the first child
-  int control_ = -1;    // listener
+  int sync_ = -1;     // to the first child
+  int control_ = -1;  // listener
   int signals_ = -1;
-  pid_t child_ = 0;     // pid 1 of the instance, or the program itself when not contained
+  pid_t child_ = 0;  // pid 1 of the instance, or the program itself when not contained
   pid_t main_ = 0;
   std::uint64_t main_start_ = 0;
   std::int64_t started_micros_ = 0;
@@ -158,7 +160,8 @@ bool Supervisor::OpenSockets(std::string* why) {
   // The path of the folder may be longer than a socket's may; its descriptor never is.
   sockaddr_un address{};
   address.sun_family = AF_UNIX;
-  snprintf(address.sun_path, sizeof address.sun_path, "/proc/self/fd/%d/%s", kFolderFd, kControlSocket);
+  snprintf(address.sun_path, sizeof address.sun_path, "/proc/self/fd/%d/%s", kFolderFd,
+           kControlSocket);
   unlinkat(kFolderFd, kControlSocket, 0);
   if (control_ < 0 || bind(control_, reinterpret_cast<sockaddr*>(&address), sizeof address) != 0 ||
       listen(control_, kExecConnectionsMax) != 0) {
@@ -185,7 +188,8 @@ bool Supervisor::JoinCgroups(pid_t pid) {
   return true;
 }
 
-// --- the first child --------------------------------------------------------------------------------------------
+// --- the first child
+// --------------------------------------------------------------------------------------------
 
 // Reads one byte; false when the other side is gone.
 bool AwaitByte(int fd) {
@@ -205,15 +209,16 @@ void RedirectToLog(int log_write) {
 }
 
 // The program's process: says who it is, waits until that is written down, becomes the program.
-[[noreturn]] void BecomeProgram(const ContainerPlan& plan, const std::vector<std::string>& argv, int sync,
-                                int log_write) {
+[[noreturn]] void BecomeProgram(const ContainerPlan& plan, const std::vector<std::string>& argv,
+                                int sync, int log_write) {
   setsid();
   if (send(sync, "M", 1, MSG_NOSIGNAL) != 1 || !AwaitByte(sync)) _exit(125);
   RedirectToLog(log_write);
   ExecProgram(plan, argv);
 }
 
-// Pid 1 of the instance: builds the root, starts the program, reaps, passes signals on, ends with it.
+// Pid 1 of the instance: builds the root, starts the program, reaps, passes signals on, ends with
+// it.
 void Supervisor::RunInit(int sync) {
   prctl(PR_SET_PDEATHSIG, SIGKILL);
   const auto give_up = [&](const Failure& failure) {
@@ -237,8 +242,8 @@ void Supervisor::RunInit(int sync) {
 
   std::string why;
   if (!DropPrivileges(container_, &why)) give_up({"", why});
-  // The tenant runs under the same uid: he must neither trace this process nor read its memory. Changing the uid
-  // has cleared the death signal.
+  // The tenant runs under the same uid: he must neither trace this process nor read its memory.
+  // Changing the uid has cleared the death signal.
   prctl(PR_SET_DUMPABLE, 0);
   prctl(PR_SET_PDEATHSIG, SIGKILL);
   const int keep = fcntl(sync, F_DUPFD_CLOEXEC, 64);
@@ -283,11 +288,14 @@ bool Supervisor::StartProgram(Failure* failure) {
   const int on = 1;
   // The kernel then tells the sender's pid as seen from here, whatever namespace it is in.
   if (setsockopt(pair[0], SOL_SOCKET, SO_PASSCRED, &on, sizeof on) != 0) return fail("SO_PASSCRED");
-  if (!container_.contained && prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) != 0) return fail("subreaper");
+  // Orphans come here: all there are when not contained; else commands of execs whose helper died,
+  // which stay in the instance's pid namespace but belong to the reaper of their helper's.
+  if (prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) != 0) return fail("subreaper");
   child_ = container_.contained ? CloneWithNamespaces() : fork();
   if (child_ < 0) return fail("starting a process in new namespaces");
   if (child_ == 0) {
-    // The lock and the report belong to the supervisor alone: its end must be visible while this process lives.
+    // The lock and the report belong to the supervisor alone: its end must be visible while this
+    // process lives.
     for (const int fd : {kLockFd, kReportFd, control_, signals_, log_read_, pair[0]}) close(fd);
     if (container_.contained) RunInit(pair[1]);
     RunPlain(pair[1]);
@@ -319,7 +327,8 @@ bool Supervisor::AwaitProgram(Failure* failure) {
   message.msg_controllen = sizeof space;
   pollfd waiting{sync_, POLLIN, 0};
   if (poll(&waiting, 1, kProgramWaitMillis) == 0) {
-    failure->text = "building the instance's root took longer than " + std::to_string(kProgramWaitMillis) + " ms";
+    failure->text = "building the instance's root took longer than " +
+                    std::to_string(kProgramWaitMillis) + " ms";
     return false;
   }
   const ssize_t n = recvmsg(sync_, &message, MSG_CMSG_CLOEXEC);
@@ -334,7 +343,8 @@ bool Supervisor::AwaitProgram(Failure* failure) {
     failure->text = stop == std::string::npos ? "" : text.substr(stop + 1);
     return false;
   }
-  for (cmsghdr* header = CMSG_FIRSTHDR(&message); header != nullptr; header = CMSG_NXTHDR(&message, header)) {
+  for (cmsghdr* header = CMSG_FIRSTHDR(&message); header != nullptr;
+       header = CMSG_NXTHDR(&message, header)) {
     if (header->cmsg_level != SOL_SOCKET || header->cmsg_type != SCM_CREDENTIALS) continue;
     ucred peer{};
     std::memcpy(&peer, CMSG_DATA(header), sizeof peer);
@@ -371,7 +381,8 @@ void Supervisor::Answer(const Failure* failure) {
   close(kReportFd);
 }
 
-// --- the loop ---------------------------------------------------------------------------------------------------
+// --- the loop
+// ---------------------------------------------------------------------------------------------------
 
 void Supervisor::PumpLog(int reads_max) {
   char buffer[65536];
@@ -461,7 +472,8 @@ void Supervisor::OnExecConnection(int connection) {
     StartExec(connection);
     return;
   }
-  // Anything after the request, first of all the end of the connection, means: the caller wants no more of it.
+  // Anything after the request, first of all the end of the connection, means: the caller wants no
+  // more of it.
   kill(helper, SIGTERM);
   close(connection);
   execs_.erase(connection);
@@ -487,11 +499,12 @@ void Supervisor::StartExec(int connection) {
     std::memcpy(fds.data(), CMSG_DATA(header), count * sizeof(int));
   }
   Record request;
-  const bool valid = n > 0 && (message.msg_flags & (MSG_TRUNC | MSG_CTRUNC)) == 0 && fds.size() == 3 &&
+  const bool valid = n > 0 && (message.msg_flags & (MSG_TRUNC | MSG_CTRUNC)) == 0 &&
+                     fds.size() == 3 &&
                      Record::Decode({buffer.data(), static_cast<std::size_t>(n)}, &request) &&
                      !request.All("argv").empty();
-  const auto running =
-      std::count_if(execs_.begin(), execs_.end(), [](const auto& entry) { return entry.second != 0; });
+  const auto running = std::count_if(execs_.begin(), execs_.end(),
+                                     [](const auto& entry) { return entry.second != 0; });
   const bool busy = running >= static_cast<std::ptrdiff_t>(kExecsMax);
   pid_t helper = -1;
   if (valid && !busy) {
@@ -510,8 +523,8 @@ void Supervisor::StartExec(int connection) {
   execs_[connection] = helper;
 }
 
-// Outside process of one exec: enters the instance, starts the command as its child, ends with its status. SIGTERM
-// makes it kill the command and what the command started in its session.
+// Outside process of one exec: enters the instance, starts the command as its child, ends with its
+// status. SIGTERM makes it kill the command and what the command started in its session.
 void Supervisor::RunExecHelper(const std::vector<std::string>& argv, const int fds[3]) {
   prctl(PR_SET_PDEATHSIG, SIGKILL);
   sigset_t all;
@@ -526,7 +539,8 @@ void Supervisor::RunExecHelper(const std::vector<std::string>& argv, const int f
   // The mount namespace last: the files above are outside.
   const int kinds[4] = {CLONE_NEWPID, CLONE_NEWIPC, CLONE_NEWUTS, CLONE_NEWNS};
   for (int i = 0; i < 4; ++i) {
-    if (namespaces_[i] >= 0 && setns(namespaces_[i], kinds[i]) != 0) give_up("entering the instance");
+    if (namespaces_[i] >= 0 && setns(namespaces_[i], kinds[i]) != 0)
+      give_up("entering the instance");
   }
   close_range(3, ~0U, 0);
   const pid_t command = fork();
@@ -545,14 +559,17 @@ void Supervisor::RunExecHelper(const std::vector<std::string>& argv, const int f
       kill(command, SIGKILL);  // it may not have its own session yet
     }
     int status = 0;
-    if (number == SIGCHLD && waitpid(command, &status, WNOHANG) == command) _exit(ShellStatus(status));
+    if (number == SIGCHLD && waitpid(command, &status, WNOHANG) == command)
+      _exit(ShellStatus(status));
   }
 }
 
 void Supervisor::Loop() {
   std::int64_t beat = 0;
   while (!child_gone_) {
-    std::vector<pollfd> polls{{signals_, POLLIN, 0}, {log_read_, POLLIN, 0}, {control_, POLLIN, 0},
+    std::vector<pollfd> polls{{signals_, POLLIN, 0},
+                              {log_read_, POLLIN, 0},
+                              {control_, POLLIN, 0},
                               {container_.contained ? sync_ : -1, POLLIN, 0}};
     for (const auto& [connection, helper] : execs_) polls.push_back({connection, POLLIN, 0});
     poll(polls.data(), polls.size(), kHeartbeatMillis);
@@ -571,14 +588,17 @@ void Supervisor::Loop() {
   }
 }
 
-// --- the end ----------------------------------------------------------------------------------------------------
+// --- the end
+// ----------------------------------------------------------------------------------------------------
 
-// Processes without a cgroup of their own: stop all descendants until a pass finds no new one, so that none can fork
-// away, then kill them. Orphans come to this process, it is their subreaper.
+// Processes without a cgroup of their own: stop all descendants until a pass finds no new one, so
+// that none can fork away, then kill them. Orphans come to this process, it is their subreaper.
 void Supervisor::StopDescendants() {
-  std::vector<pid_t> stopped;
-  for (int pass = 0; pass < 100; ++pass) {
+  std::set<pid_t> stopped;
+  std::vector<pid_t> found;
+  for (int pass = 0; pass < kStopPassesMax; ++pass) {
     std::map<pid_t, std::vector<pid_t>> children;
+    bool fresh = false;
     DIR* proc = opendir("/proc");
     if (proc == nullptr) return;
     while (const dirent* entry = readdir(proc)) {
@@ -587,24 +607,30 @@ void Supervisor::StopDescendants() {
       const std::string stat = ReadText("/proc/" + std::to_string(pid) + "/stat");
       const std::size_t at = stat.rfind(')');
       if (at == std::string::npos || at + 4 >= stat.size() || stat[at + 2] == 'Z') continue;
-      children[std::atoi(stat.c_str() + at + 4)].push_back(pid);
+      const pid_t parent = std::atoi(stat.c_str() + at + 4);
+      children[parent].push_back(pid);
+      // At once where the parent tells enough: what forks and exits every millisecond must not win
+      // the race.
+      if ((parent == getpid() || stopped.contains(parent)) && stopped.insert(pid).second) {
+        fresh = true;
+        kill(pid, SIGSTOP);
+      }
     }
     closedir(proc);
-    std::vector<pid_t> found{getpid()};
+    found = children[getpid()];
     for (std::size_t i = 0; i < found.size(); ++i) {
-      const auto& next = children[found[i]];
+      const std::vector<pid_t> next = children[found[i]];
       found.insert(found.end(), next.begin(), next.end());
     }
-    bool fresh = false;
-    for (std::size_t i = 1; i < found.size(); ++i) {
-      if (std::find(stopped.begin(), stopped.end(), found[i]) != stopped.end()) continue;
+    for (const pid_t pid : found) {
+      if (!stopped.insert(pid).second) continue;
       fresh = true;
-      kill(found[i], SIGSTOP);
-      stopped.push_back(found[i]);
+      kill(pid, SIGSTOP);
     }
     if (!fresh) break;
   }
-  for (const pid_t pid : stopped) kill(pid, SIGKILL);
+  // Only what the last pass saw: pids seen earlier may belong to others by now.
+  for (const pid_t pid : found) kill(pid, SIGKILL);
 }
 
 void Supervisor::KillEverything() {
@@ -626,7 +652,8 @@ bool Supervisor::WaitEmpty() {
     while ((pid = waitpid(-1, &status, WNOHANG)) > 0) {
     }
     const bool no_children = pid < 0 && errno == ECHILD;
-    if (no_children && (leaf.empty() || NumberOf(ReadText(leaf + "/cgroup.events"), "populated ") == 0)) {
+    if (no_children &&
+        (leaf.empty() || NumberOf(ReadText(leaf + "/cgroup.events"), "populated ") == 0)) {
       return true;
     }
     if (!container_.contained && waited % 64 == 0) StopDescendants();
@@ -645,10 +672,12 @@ void Supervisor::Finish() {
   record.AddInt("status", main_status_);
   record.AddInt("ended_micros", ended_micros_);
   std::int64_t kills = 0;
-  for (const std::string& file : plan_.All("memory_events")) kills += NumberOf(ReadText(file), "oom_kill ");
+  for (const std::string& file : plan_.All("memory_events"))
+    kills += NumberOf(ReadText(file), "oom_kill ");
   record.AddInt("out_of_memory", kills > 0 ? 1 : 0);
   // A disk that is full for a moment must not turn a known end into a lost one.
-  for (int attempt = 0; attempt < 50 && !WriteFileAt(kFolderFd, kExitFile, record.Encode()); ++attempt) {
+  for (int attempt = 0; attempt < 50 && !WriteFileAt(kFolderFd, kExitFile, record.Encode());
+       ++attempt) {
     SleepMillis(100);
   }
   unlinkat(kFolderFd, kControlSocket, 0);
@@ -728,8 +757,8 @@ std::string ProbeContainment() {
     const int tree = open_tree(AT_FDCWD, "/", OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC | AT_RECURSIVE);
     mount_attr attributes{};
     attributes.attr_set = MOUNT_ATTR_RDONLY;
-    if (tree < 0 ||
-        mount_setattr(tree, "", AT_EMPTY_PATH | AT_RECURSIVE, &attributes, sizeof attributes) != 0) {
+    if (tree < 0 || mount_setattr(tree, "", AT_EMPTY_PATH | AT_RECURSIVE, &attributes,
+                                  sizeof attributes) != 0) {
       _exit(3);
     }
     _exit(0);
@@ -737,11 +766,16 @@ std::string ProbeContainment() {
   int status = 0;
   if (waitpid(child, &status, 0) != child) return "new namespaces: the probe is gone";
   switch (ShellStatus(status)) {
-    case 0: return "";
-    case 1: return "mounts cannot be made private here";
-    case 2: return "a fresh /proc cannot be mounted here";
-    case 3: return "mounts cannot be made read-only (kernel 5.12 or newer is needed)";
-    default: return "new namespaces: the probe died";
+    case 0:
+      return "";
+    case 1:
+      return "mounts cannot be made private here";
+    case 2:
+      return "a fresh /proc cannot be mounted here";
+    case 3:
+      return "mounts cannot be made read-only (kernel 5.12 or newer is needed)";
+    default:
+      return "new namespaces: the probe died";
   }
 }
 

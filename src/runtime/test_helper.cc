@@ -22,7 +22,8 @@ int Connect(const char* path) {
   return 1;
 }
 
-// Keeps up to `count` processes of its own forking, each in a session of its own and deaf to SIGTERM.
+// Keeps up to `count` processes of its own forking, each in a session of its own and deaf to
+// SIGTERM.
 int Bomb(int count) {
   std::signal(SIGTERM, SIG_IGN);
   std::signal(SIGCHLD, SIG_IGN);

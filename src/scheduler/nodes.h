@@ -1,5 +1,6 @@
-// The scheduler's view of a node: the port that `apps/` binds to a tesserad (in process or over its socket).
-// All calls are idempotent by instance id + generation and may be retried after any failure. Thread-safe.
+// The scheduler's view of a node: the port that `apps/` binds to a tesserad (in process or over its
+// socket). All calls are idempotent by instance id + generation and may be retried after any
+// failure. Thread-safe.
 #pragma once
 
 #include <cstdint>
@@ -16,10 +17,10 @@ namespace tessera::scheduler {
 
 struct CardState {
   device::Card card;
-  std::uint64_t reserved_bytes = 0;     // by all slices, whoever asked for them
+  std::uint64_t reserved_bytes = 0;  // by all slices, whoever asked for them
   std::uint32_t reserved_permille = 0;
-  std::uint64_t used_bytes = 0;         // what the driver reports now
-  std::uint32_t busy_permille = 0;      // engine busy over the telemetry's last period
+  std::uint64_t used_bytes = 0;     // what the driver reports now
+  std::uint32_t busy_permille = 0;  // engine busy over the telemetry's last period
 };
 
 struct NodeState {
@@ -38,12 +39,12 @@ struct RunStatus {
   std::string instance_id;
   std::uint64_t generation = 0;
   RunState state = RunState::kUnknown;
-  int exit_code = 0;                      // 128 + signal when killed
-  std::int64_t started_wall_micros = 0;   // when the first process began
-  std::int64_t ended_wall_micros = 0;     // kernel's exit time; 0 while running
-  std::uint64_t used_bytes = 0;           // device memory over all cards, as the ledger page says
-  // What a running instance holds, as given to Start: lets a restarted scheduler adopt it with its reservation. Empty
-  // shares: unknown, then it is kept as it is and counts as foreign use.
+  int exit_code = 0;                     // 128 + signal when killed
+  std::int64_t started_wall_micros = 0;  // when the first process began
+  std::int64_t ended_wall_micros = 0;    // kernel's exit time; 0 while running
+  std::uint64_t used_bytes = 0;          // device memory over all cards, as the ledger page says
+  // What a running instance holds, as given to Start: lets a restarted scheduler adopt it with its
+  // reservation. Empty shares: unknown, then it is kept as it is and counts as foreign use.
   std::vector<device::Share> shares;
   std::uint32_t cpu_millis = 0;
   std::uint64_t ram_bytes = 0;
@@ -59,7 +60,8 @@ class Node {
  public:
   virtual ~Node() = default;
   virtual Result<NodeState> State() = 0;
-  // Creates the slice and starts the workload in it. kResourceExhausted when the node's own ledger says no.
+  // Creates the slice and starts the workload in it. kResourceExhausted when the node's own ledger
+  // says no.
   virtual Result<RunStatus> Start(const placement::Placement& placement, std::uint64_t generation,
                                   const runtime::Workload& workload) = 0;
   // Ends the processes (grace, then kill) and gives the slice back; returns the final status.
@@ -68,7 +70,8 @@ class Node {
   virtual Status Forget(const std::string& instance_id) = 0;
   virtual Result<std::vector<RunStatus>> List() = 0;
   virtual Result<std::string> Log(const std::string& instance_id, std::uint64_t offset) = 0;
-  virtual Result<ExecResult> Exec(const std::string& instance_id, const std::vector<std::string>& argv,
+  virtual Result<ExecResult> Exec(const std::string& instance_id,
+                                  const std::vector<std::string>& argv,
                                   const std::string& stdin_bytes) = 0;
 };
 

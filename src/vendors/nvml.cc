@@ -333,7 +333,7 @@ Status Nvml::AddProcesses(std::string_view call, Api::ListProcesses* list, nvmlD
                           std::map<pid_t, std::optional<std::uint64_t>>* found) const {
   // The list may grow between the answer "too small, n needed" and the next call, so ask for more
   // than n.
-  std::vector<nvmlProcessInfo_v2_t> entries(64);
+  std::vector<nvmlProcessInfo_v2_t> entries(16);
   while (true) {
     unsigned count = static_cast<unsigned>(entries.size());
     const nvmlReturn_t code = list(handle, &count, entries.data());

@@ -186,7 +186,7 @@ bool Parse(std::string_view name, std::string_view text, Manifest* manifest, std
     std::string word(TakeWord(&rest));
     if (word == "types") {
       for (std::string type(TakeWord(&rest)); !type.empty(); type = TakeWord(&rest)) {
-        if (!IsName(type)) return fail(line, "\"" + type + "\" is no type name");
+        if (!IsName(type)) return fail(line, "types: expected a name, not \"" + type + "\"");
         if (!types.insert(type).second) return fail(line, "type \"" + type + "\" named twice");
         manifest->types.push_back(type);
       }

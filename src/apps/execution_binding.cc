@@ -1,0 +1,97 @@
+#include "apps/execution_binding.h"
+
+namespace tessera::apps {
+namespace {
+
+cloud::Phase PhaseOf(scheduler::Phase phase) {
+  switch (phase) {
+    case scheduler::Phase::kQueued:
+      return cloud::Phase::kQueued;
+    case scheduler::Phase::kRunning:
+      return cloud::Phase::kRunning;
+    case scheduler::Phase::kEnded:
+      return cloud::Phase::kEnded;
+  }
+  return cloud::Phase::kQueued;
+}
+
+cloud::ExecutionStatus Convert(const scheduler::InstanceStatus& from) {
+  cloud::ExecutionStatus to;
+  to.instance_id = from.instance_id;
+  to.generation = from.generation;
+  to.phase = PhaseOf(from.phase);
+  to.placement = from.placement;
+  // One that could not be started has ended without having run; why is all there is to say about
+  // it.
+  to.waiting_for = from.phase == scheduler::Phase::kEnded ? from.failure : from.waiting_for;
+  to.exit_code = from.exit_code;
+  to.started_wall_micros = from.started_wall_micros;
+  to.ended_wall_micros = from.ended_wall_micros;
+  to.seen_wall_micros = from.seen_wall_micros;
+  return to;
+}
+
+Result<cloud::ExecutionStatus> Convert(Result<scheduler::InstanceStatus> from) {
+  if (!from) return from.error();
+  return Convert(*from);
+}
+
+}  // namespace
+
+Result<cloud::ExecutionStatus> SchedulerExecution::Submit(const placement::Request& request,
+                                                          std::uint64_t generation,
+                                                          const runtime::Workload& workload) {
+  return Convert(scheduler_.Submit(request, generation, workload));
+}
+
+Result<cloud::ExecutionStatus> SchedulerExecution::Stop(const std::string& instance_id,
+                                                        std::uint64_t generation) {
+  return Convert(scheduler_.Stop(instance_id, generation));
+}
+
+Status SchedulerExecution::Forget(const std::string& instance_id) {
+  return scheduler_.Forget(instance_id);
+}
+
+Result<cloud::ExecutionStatus> SchedulerExecution::Get(const std::string& instance_id) {
+  return Convert(scheduler_.Get(instance_id));
+}
+
+Result<std::vector<cloud::ExecutionStatus>> SchedulerExecution::List() {
+  TRY(const std::vector<scheduler::InstanceStatus> listed, scheduler_.List());
+  std::vector<cloud::ExecutionStatus> all;
+  all.reserve(listed.size());
+  for (const scheduler::InstanceStatus& status : listed) all.push_back(Convert(status));
+  return all;
+}
+
+Result<std::vector<cloud::CardView>> SchedulerExecution::Cards() {
+  std::vector<cloud::CardView> views;
+  for (const scheduler::CardStatus& status : scheduler_.Cards()) {
+    cloud::CardView view;
+    view.node = status.node;
+    view.uuid = status.card.uuid;
+    view.model = status.card.model;
+    view.simulated = status.card.simulated;
+    view.memory_bytes = status.card.memory_bytes;
+    view.reserved_bytes = status.reserved_bytes;
+    view.used_bytes = status.used_bytes;
+    view.reserved_permille = status.reserved_permille;
+    view.busy_permille = status.busy_permille;
+    views.push_back(std::move(view));
+  }
+  return views;
+}
+
+Result<std::string> SchedulerExecution::Log(const std::string& instance_id, std::uint64_t offset) {
+  return scheduler_.Log(instance_id, offset);
+}
+
+Result<cloud::ExecOutput> SchedulerExecution::Exec(const std::string& instance_id,
+                                                   const std::vector<std::string>& argv,
+                                                   const std::string& stdin_bytes) {
+  TRY(scheduler::ExecResult done, scheduler_.Exec(instance_id, argv, stdin_bytes));
+  return cloud::ExecOutput{done.exit_code, std::move(done.output), done.truncated};
+}
+
+}  // namespace tessera::apps

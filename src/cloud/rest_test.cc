@@ -1,0 +1,442 @@
+#include "cloud/rest.h"
+
+#include <gtest/gtest.h>
+
+#include <atomic>
+#include <thread>
+
+#include "cloud/reconciler.h"
+#include "cloud/rest_harness.h"
+#include "cloud/seed_skus.h"
+
+namespace tessera::cloud {
+namespace {
+
+using Harness = RestHarness;
+
+constexpr std::int64_t kMinute = 60'000'000;
+const std::string kOrder =
+    R"({"name":"train","sku":"third","command":["/bin/train","--fast"],"environment":{"A":"b"}})";
+
+TEST(Rest, FromTenantToBill) {
+  Harness cloud;
+  cloud.AddSku();
+  const auto acme = cloud.AddTenant("acme", "20.00");
+  const auto made = cloud.Post(acme.key, "/v1/instances", kOrder);
+  ASSERT_EQ(made.status, 201) << made.body;
+  const std::string id = Harness::Text(made, "id");
+  EXPECT_EQ(Harness::Text(made, "state"), "running");
+  EXPECT_NE(made.body.find(R"("actions":["stop","release","exec","logs"])"), std::string::npos)
+      << made.body;
+  EXPECT_NE(made.body.find(R"("cards":["GPU-0"])"), std::string::npos);
+  const auto me = cloud.Send(acme.key, "GET", "/v1/me");
+  EXPECT_EQ(Harness::Text(me, "balance"), "20.00");
+  EXPECT_EQ(Harness::Text(me, "held"), "4.00");
+  EXPECT_EQ(Harness::Text(me, "available"), "16.00");
+  EXPECT_EQ(Harness::Text(me, "currency"), "CNY");
+  const auto log = cloud.Send(acme.key, "GET", "/v1/instances/" + id + "/logs?offset=4");
+  EXPECT_EQ(Harness::Text(log, "text"), "of " + id + "\n");
+  EXPECT_NE(log.body.find("\"next_offset\":" + std::to_string(8 + id.size())), std::string::npos)
+      << log.body;
+  const auto exec = cloud.Send(acme.key, "POST", "/v1/instances/" + id + "/exec",
+                               R"({"command":["ls"],"stdin":"x"})");
+  EXPECT_EQ(Harness::Text(exec, "output"), id + ":ls:x");
+  EXPECT_NE(exec.body.find("\"exit_code\":7"), std::string::npos);
+  cloud.clock.AdvanceMicros(30 * kMinute);
+  ASSERT_TRUE(cloud.service->Tick());
+  const auto stopped = cloud.Send(acme.key, "POST", "/v1/instances/" + id + "/stop");
+  EXPECT_EQ(Harness::Text(stopped, "state"), "stopped");
+  const auto started = cloud.Post(acme.key, "/v1/instances/" + id + "/start");
+  EXPECT_EQ(Harness::Text(started, "state"), "running");
+  const auto released = cloud.Send(acme.key, "DELETE", "/v1/instances/" + id);
+  EXPECT_EQ(released.status, 200);
+  EXPECT_EQ(Harness::Text(released, "state"), "released");
+  const auto bill = cloud.Send(acme.key, "GET", "/v1/bill");
+  EXPECT_EQ(Harness::Text(bill, "total"), "2.00") << bill.body;
+  EXPECT_EQ(Harness::Text(bill, "rule"), commerce::kBillingRule);
+  EXPECT_EQ(Harness::Text(bill, "available"), "18.00");
+  const auto events = cloud.Send(acme.key, "GET", "/v1/instances/" + id + "/events");
+  for (const std::string kind : {"queued", "running", "stopping", "stopped", "released"}) {
+    EXPECT_NE(events.body.find("\"kind\":\"" + kind + "\""), std::string::npos) << kind;
+  }
+  const auto ledger = cloud.Send(cloud.admin, "GET", "/v1/ledger");
+  EXPECT_EQ(Harness::Text(ledger, "sum"), "0.00");
+  EXPECT_NE(
+      ledger.body.find(R"({"name":"revenue","kind":"revenue","tenant":null,"balance":"2.00"})"),
+      std::string::npos)
+      << ledger.body;
+  EXPECT_EQ(cloud.Send("", "GET", "/healthz").status, 200);
+  const auto cards = cloud.Send(acme.key, "GET", "/v1/cards");
+  EXPECT_NE(cards.body.find("\"simulated\":true"), std::string::npos);
+  EXPECT_EQ(CheckBooks(*cloud.database), "");
+}
+
+TEST(Rest, APurseTooSmallIs402AndSaysByHowMuch) {
+  Harness cloud;
+  cloud.AddSku();
+  const auto poor = cloud.AddTenant("poor", "3.00");
+  const auto refused = cloud.Send(poor.key, "POST", "/v1/instances", kOrder, "one");
+  EXPECT_EQ(refused.status, 402);
+  EXPECT_EQ(Harness::Text(refused, "code"), "insufficient_funds");
+  EXPECT_NE(Harness::Text(refused, "detail").find("1.00 short"), std::string::npos) << refused.body;
+  EXPECT_EQ(cloud.Send(poor.key, "GET", "/v1/instances").body, R"({"instances":[],"next":null})");
+  cloud.Post(cloud.admin, "/v1/tenants/" + poor.id + "/deposits", R"({"amount":"1.00"})");
+  EXPECT_EQ(cloud.Send(poor.key, "POST", "/v1/instances", kOrder, "one").status, 201)
+      << "what had no effect may be tried again under its key";
+}
+
+TEST(Rest, IdempotencyKeys) {
+  Harness cloud(10);
+  cloud.AddSku();
+  const auto acme = cloud.AddTenant("acme", "100.00");
+  const auto other = cloud.AddTenant("other", "100.00");
+  EXPECT_EQ(cloud.Send(acme.key, "POST", "/v1/instances", kOrder).status, 400);
+  EXPECT_EQ(Harness::Field(cloud.Send(acme.key, "POST", "/v1/instances", kOrder)),
+            "Idempotency-Key");
+  EXPECT_EQ(cloud.Send(acme.key, "POST", "/v1/instances", kOrder, std::string(129, 'k')).status,
+            400);
+  EXPECT_EQ(cloud.Send(acme.key, "POST", "/v1/instances", kOrder, "a b").status, 400);
+  const auto first = cloud.Send(acme.key, "POST", "/v1/instances", kOrder, "one");
+  ASSERT_EQ(first.status, 201);
+  cloud.clock.AdvanceMicros(kMinute);
+  ASSERT_TRUE(cloud.service->Tick());
+  const std::string before = cloud.Fingerprint();
+  const auto again = cloud.Send(acme.key, "POST", "/v1/instances", kOrder, "one");
+  EXPECT_EQ(again.status, 201);
+  EXPECT_EQ(again.body, first.body);
+  EXPECT_EQ(again.headers.at("idempotency-replayed"), "true");
+  EXPECT_EQ(cloud.Send(acme.key, "POST", "/v1/instances", kOrder + " ", "one").status, 422);
+  EXPECT_EQ(cloud.Fingerprint(), before) << "a replay changes nothing";
+  EXPECT_EQ(cloud.Send(other.key, "POST", "/v1/instances", kOrder, "one").status, 201)
+      << "keys of different tenants are different keys";
+  const std::string deposit = "/v1/tenants/" + acme.id + "/deposits";
+  EXPECT_EQ(cloud.Send(cloud.admin, "POST", deposit, R"({"amount":"5.00"})", "one").status, 201);
+  EXPECT_EQ(cloud.Send(cloud.admin, "POST", deposit, R"({"amount":"5.00"})", "one").status, 201);
+  EXPECT_EQ(Harness::Text(cloud.Send(acme.key, "GET", "/v1/me"), "balance"), "105.00");
+  // A day later the answer is forgotten but the payment is not made twice.
+  cloud.clock.AdvanceMicros(kIdempotencyMicros);
+  const std::string id = Harness::Text(first, "id");
+  EXPECT_EQ(cloud.Send(cloud.admin, "POST", deposit, R"({"amount":"5.00"})", "one").status, 201);
+  const auto paid =
+      cloud.database->Query("SELECT count(*) FROM transfers WHERE kind = 'deposit'", {});
+  EXPECT_EQ((*paid)[0].Int(0), 3);
+  // A tenant's key is shown once; a repeated request gets the tenant without it.
+  const auto tenant = cloud.Send(cloud.admin, "POST", "/v1/tenants", R"({"name":"new"})", "t");
+  EXPECT_NE(Harness::Text(tenant, "api_key"), "");
+  const auto replay = cloud.Send(cloud.admin, "POST", "/v1/tenants", R"({"name":"new"})", "t");
+  EXPECT_EQ(replay.status, 201);
+  EXPECT_EQ(Harness::Text(replay, "id"), Harness::Text(tenant, "id"));
+  EXPECT_EQ(Harness::Text(replay, "api_key"), "");
+  const auto fresh =
+      cloud.Send(cloud.admin, "POST", "/v1/tenants/" + Harness::Text(tenant, "id") + "/key");
+  EXPECT_EQ(fresh.status, 201);
+  EXPECT_EQ(cloud.Send(Harness::Text(fresh, "api_key"), "GET", "/v1/me").status, 200);
+  EXPECT_EQ(cloud.Send(Harness::Text(tenant, "api_key"), "GET", "/v1/me").status, 401);
+}
+
+TEST(Rest, ForeignAndUnknownAreTheSame404) {
+  Harness cloud(10);
+  cloud.AddSku();
+  const auto acme = cloud.AddTenant("acme", "100.00");
+  const auto evil = cloud.AddTenant("evil", "100.00");
+  const std::string id = Harness::Text(cloud.Post(acme.key, "/v1/instances", kOrder), "id");
+  const std::string before = cloud.Fingerprint();
+  const struct {
+    const char* method;
+    const char* suffix;
+    const char* body;
+  } calls[] = {{"GET", "", ""},
+               {"DELETE", "", ""},
+               {"POST", "/stop", ""},
+               {"POST", "/start", ""},
+               {"GET", "/logs", ""},
+               {"GET", "/events", ""},
+               {"POST", "/exec", R"({"command":["ls"]})"}};
+  for (const auto& call : calls) {
+    const auto foreign =
+        cloud.Send(evil.key, call.method, "/v1/instances/" + id + call.suffix, call.body, "k");
+    const auto unknown = cloud.Send(
+        evil.key, call.method, std::string("/v1/instances/i-none") + call.suffix, call.body, "k");
+    EXPECT_EQ(foreign.status, 404) << call.method << call.suffix;
+    EXPECT_EQ(foreign.body, unknown.body);
+    EXPECT_EQ(foreign.headers, unknown.headers);
+  }
+  EXPECT_EQ(cloud.Fingerprint(), before);
+}
+
+TEST(Rest, RolesAreKeptApart) {
+  Harness cloud;
+  const auto acme = cloud.AddTenant("acme");
+  for (const auto& [method, pattern] : RouteTable()) {
+    if (pattern == "/healthz") continue;
+    std::string path = pattern;
+    if (const auto at = path.find("{id}"); at != std::string::npos) path.replace(at, 4, "x");
+    for (const std::string key :
+         {"", "nonsense", "tsk_0000000000000000000000000000000000000000000"}) {
+      const auto refused = cloud.Send(key, method, path, "{}", "k");
+      EXPECT_EQ(refused.status, 401) << method << " " << path;
+      EXPECT_EQ(refused.headers.at("www-authenticate"), "Bearer");
+    }
+  }
+  for (const std::string path : {"/v1/tenants", "/v1/ledger"}) {
+    EXPECT_EQ(cloud.Send(acme.key, "GET", path).status, 403);
+  }
+  for (const std::string path :
+       {"/v1/tenants", "/v1/skus", "/v1/tenants/x/deposits", "/v1/tenants/x/key"}) {
+    EXPECT_EQ(cloud.Post(acme.key, path, "{}").status, 403) << path;
+  }
+  EXPECT_EQ(cloud.Send(cloud.admin, "GET", "/v1/instances").status, 403);
+  EXPECT_EQ(cloud.Send(cloud.admin, "GET", "/v1/bill").status, 403);
+  EXPECT_EQ(Harness::Text(cloud.Send(cloud.admin, "GET", "/v1/me"), "role"), "admin");
+}
+
+struct Bad {
+  const char* body;
+  const char* field;
+};
+
+void ExpectRefused(Harness& cloud, const std::string& key, const std::string& path,
+                   const std::vector<Bad>& bodies) {
+  const std::string before = cloud.Fingerprint();
+  const auto runs = cloud.execution.Truth().size();
+  for (const auto& bad : bodies) {
+    const auto refused = cloud.Post(key, path, bad.body);
+    EXPECT_EQ(refused.status, 400) << path << " " << bad.body << " -> " << refused.body;
+    EXPECT_EQ(Harness::Field(refused), bad.field)
+        << path << " " << bad.body << " -> " << refused.body;
+    EXPECT_EQ(refused.content_type, "application/problem+json");
+    EXPECT_NE(Harness::Text(refused, "detail"), "");
+  }
+  EXPECT_EQ(cloud.Fingerprint(), before) << "nothing half-applied";
+  EXPECT_EQ(cloud.execution.Truth().size(), runs);
+}
+
+TEST(Rest, EveryFieldRefusesWhatItCannotMean) {
+  Harness cloud(10);
+  cloud.AddSku();
+  const auto acme = cloud.AddTenant("acme", "100.00");
+  ExpectRefused(cloud, cloud.admin, "/v1/tenants",
+                {{"", "body"},
+                 {"[]", "body"},
+                 {"{", "body"},
+                 {"{}", "name"},
+                 {R"({"name":""})", "name"},
+                 {R"({"name":7})", "name"},
+                 {R"({"name":null})", "name"},
+                 {R"({"name":" x"})", "name"},
+                 {R"({"name":"a\nb"})", "name"},
+                 {R"({"name":"a","quota":1})", "quota"},
+                 {R"({"name":"a","name":"b"})", "name"}});
+  ExpectRefused(cloud, cloud.admin, "/v1/tenants/" + acme.id + "/deposits",
+                {{"{}", "amount"},
+                 {R"({"amount":5})", "amount"},
+                 {R"({"amount":5.5})", "amount"},
+                 {R"({"amount":"-5.00"})", "amount"},
+                 {R"({"amount":"0"})", "amount"},
+                 {R"({"amount":"0.0000001"})", "amount"},
+                 {R"({"amount":"1e3"})", "amount"},
+                 {R"({"amount":"5 CNY"})", "amount"},
+                 {R"({"amount":"99999999999999999999"})", "amount"},
+                 {R"({"amount":"9223372036854"})", "amount"},
+                 {R"({"amount":"1000000000.000001"})", "amount"},
+                 {R"({"amount":""})", "amount"},
+                 {R"({"amount":"5.00","currency":"USD"})", "currency"},
+                 {R"({"amount":"5.00","memo":"x"})", "memo"}});
+  const std::string sku = R"("name":"n","memory":"1GiB","compute":"10%","price_per_hour":"1.00")";
+  ExpectRefused(
+      cloud, cloud.admin, "/v1/skus",
+      {{"{}", "name"},
+       {R"({"name":"UPPER","memory":"1GiB","compute":"10%","price_per_hour":"1"})", "name"},
+       {R"({"name":"../x","memory":"1GiB","compute":"10%","price_per_hour":"1"})", "name"},
+       {R"({"name":"n","compute":"10%","price_per_hour":"1.00"})", "memory"},
+       {R"({"name":"n","memory":"1GB","compute":"10%","price_per_hour":"1.00"})", "memory"},
+       {R"({"name":"n","memory":-1,"compute":"10%","price_per_hour":"1.00"})", "memory"},
+       {R"({"name":"n","memory":0,"compute":"10%","price_per_hour":"1.00"})", "memory"},
+       {R"({"name":"n","memory":1.5,"compute":"10%","price_per_hour":"1.00"})", "memory"},
+       {R"({"name":"n","memory":99999999999999999999,"compute":"10%","price_per_hour":"1.00"})",
+        "memory"},
+       {R"({"name":"n","memory":"2TiB","compute":"10%","price_per_hour":"1.00"})", "memory"},
+       {R"({"name":"n","memory":"1GiB","price_per_hour":"1.00"})", "compute"},
+       {R"({"name":"n","memory":"1GiB","compute":"0%","price_per_hour":"1.00"})", "compute"},
+       {R"({"name":"n","memory":"1GiB","compute":"101%","price_per_hour":"1.00"})", "compute"},
+       {R"({"name":"n","memory":"1GiB","compute":1001,"price_per_hour":"1.00"})", "compute"},
+       {R"({"name":"n","memory":"1GiB","compute":0.5,"price_per_hour":"1.00"})", "compute"},
+       {R"({"name":"n","memory":"1GiB","compute":"10%"})", "price_per_hour"},
+       {R"({"name":"n","memory":"1GiB","compute":"10%","price_per_hour":1})", "price_per_hour"},
+       {R"({"name":"n","memory":"1GiB","compute":"10%","price_per_hour":"-1"})", "price_per_hour"},
+       {R"({"name":"n","memory":"1GiB","compute":"10%","price_per_hour":"2000.000001"})",
+        "price_per_hour"},
+       {R"({"name":"n","memory":"1GiB","compute":"10%","price_per_hour":"1","slices":0})",
+        "slices"},
+       {R"({"name":"n","memory":"1GiB","compute":"10%","price_per_hour":"1","slices":17})",
+        "slices"},
+       {R"({"name":"n","memory":"1GiB","compute":"10%","price_per_hour":"1","cpu_millis":-1})",
+        "cpu_millis"},
+       {R"({"name":"n","memory":"1GiB","compute":"10%","price_per_hour":"1","ram":"1GB"})", "ram"},
+       {R"({"name":"n","memory":"1GiB","compute":"10%","price_per_hour":"1","ram":"65536TiB"})",
+        "ram"},
+       {R"({"name":"n","memory":"1GiB","compute":"10%","price_per_hour":"1","model":7})", "model"},
+       {R"({"name":"n","memory":"1GiB","compute":"10%","price_per_hour":"1","version":3})",
+        "version"}});
+  ExpectRefused(
+      cloud, acme.key, "/v1/instances",
+      {{"null", "body"},
+       {"{}", "sku"},
+       {R"({"sku":"none","command":["x"]})", "sku"},
+       {R"({"sku":"third"})", "command"},
+       {R"({"sku":"third","command":[]})", "command"},
+       {R"({"sku":"third","command":"ls"})", "command"},
+       {R"({"sku":"third","command":[""]})", "command[0]"},
+       {R"({"sku":"third","command":["x",7]})", "command[1]"},
+       {R"({"sku":"third","command":["x","a\u0000b"]})", "command[1]"},
+       {R"({"sku":"third","command":["x"],"name":""})", "name"},
+       {R"({"sku":"third","command":["x"],"name":"-x"})", "name"},
+       {R"({"sku":"third","command":["x"],"name":"X"})", "name"},
+       {R"({"sku":"third","command":["x"],"name":"a/b"})", "name"},
+       {R"({"sku":"third","command":["x"],"environment":["A=b"]})", "environment"},
+       {R"({"sku":"third","command":["x"],"environment":{"A":7}})", "environment.A"},
+       {R"({"sku":"third","command":["x"],"environment":{"1A":"b"}})", "environment.1A"},
+       {R"({"sku":"third","command":["x"],"environment":{"A=B":"b"}})", "environment.A=B"},
+       {R"({"sku":"third","command":["x"],"environment":{"LD_PRELOAD":"b"}})",
+        "environment.LD_PRELOAD"},
+       {R"({"sku":"third","command":["x"],"environment":{"LD_AUDIT":"b"}})",
+        "environment.LD_AUDIT"},
+       {R"({"sku":"third","command":["x"],"environment":{"TESSERA_X":"b"}})",
+        "environment.TESSERA_X"},
+       {R"({"sku":"third","command":["x"],"memory":"80GiB"})", "memory"},
+       {R"({"sku":"third","command":["x"],"tenant":"other"})", "tenant"},
+       {R"({"sku":"third","command":["x"],"price_per_hour":"0"})", "price_per_hour"}});
+  const std::string id = Harness::Text(cloud.Post(acme.key, "/v1/instances", kOrder), "id");
+  ExpectRefused(cloud, acme.key, "/v1/instances/" + id + "/exec",
+                {{"{}", "command"},
+                 {R"({"command":[]})", "command"},
+                 {R"({"command":[""]})", "command[0]"},
+                 {R"({"command":["ls"],"stdin":7})", "stdin"},
+                 {R"({"command":["ls"],"user":"root"})", "user"}});
+  ExpectRefused(cloud, acme.key, "/v1/instances/" + id + "/stop", {{R"({"force":true})", "force"}});
+  ExpectRefused(cloud, acme.key, "/v1/instances/" + id + "/start", {{R"({"sku":"x"})", "sku"}});
+  const std::string before = cloud.Fingerprint();
+  const std::pair<const char*, const char*> targets[] = {
+      {"/v1/instances?limit=0", "limit"},       {"/v1/instances?limit=201", "limit"},
+      {"/v1/instances?limit=x", "limit"},       {"/v1/instances?limit=-1", "limit"},
+      {"/v1/instances?state=paused", "state"},  {"/v1/instances?cursor=7", "cursor"},
+      {"/v1/instances?cursor=c0", "cursor"},    {"/v1/instances?cursor=c-1", "cursor"},
+      {"/v1/instances?tenant=other", "tenant"}, {"/v1/me?id=other", "id"},
+      {"/v1/bill?tenant=other", "tenant"},      {"/v1/instances?limit=1&limit=2", "limit"},
+  };
+  for (const auto& [target, field] : targets) {
+    const auto refused = cloud.Send(acme.key, "GET", target);
+    EXPECT_EQ(refused.status, 400) << target;
+    EXPECT_EQ(Harness::Field(refused), field) << target;
+  }
+  const auto logs = cloud.Send(acme.key, "GET", "/v1/instances/" + id + "/logs?offset=-1");
+  EXPECT_EQ(Harness::Field(logs), "offset");
+  EXPECT_EQ(cloud.Fingerprint(), before);
+  EXPECT_EQ(CheckBooks(*cloud.database), "");
+}
+
+TEST(Rest, WhatCannotBeDoneNowIsAConflict) {
+  Harness cloud;
+  cloud.AddSku();
+  const auto acme = cloud.AddTenant("acme", "100.00");
+  const std::string id = Harness::Text(cloud.Post(acme.key, "/v1/instances", kOrder), "id");
+  EXPECT_EQ(cloud.Post(acme.key, "/v1/instances", kOrder).status, 409) << "the name is taken";
+  EXPECT_EQ(cloud.Post(acme.key, "/v1/instances/" + id + "/start").status, 409);
+  EXPECT_EQ(cloud.Post(cloud.admin, "/v1/tenants", R"({"name":"acme"})").status, 409);
+  cloud.Send(acme.key, "POST", "/v1/instances/" + id + "/stop");
+  EXPECT_EQ(
+      cloud.Send(acme.key, "POST", "/v1/instances/" + id + "/exec", R"({"command":["ls"]})").status,
+      409);
+  EXPECT_EQ(cloud.Send(acme.key, "POST", "/v1/instances/" + id + "/stop").status, 200)
+      << "stopped is stopped";
+  cloud.Send(acme.key, "DELETE", "/v1/instances/" + id);
+  EXPECT_EQ(cloud.Send(acme.key, "DELETE", "/v1/instances/" + id).status, 200)
+      << "released is released";
+  EXPECT_EQ(cloud.Send(acme.key, "GET", "/v1/instances/" + id + "/logs").status, 409);
+  EXPECT_EQ(cloud.Post(acme.key, "/v1/instances/" + id + "/start").status, 409);
+  EXPECT_EQ(cloud.Send(acme.key, "PUT", "/v1/instances/" + id).status, 405);
+  EXPECT_EQ(cloud.Send(acme.key, "GET", "/v2/me").status, 404);
+  cloud.execution.SetRefusal(
+      Error(Code::kResourceExhausted, "the queue holds at most kQueueMax (1000)"));
+  EXPECT_EQ(cloud.Post(acme.key, "/v1/instances", kOrder).status, 429);
+  cloud.execution.SetRefusal(
+      Error(Code::kFailedPrecondition, "memory: asked 26 GiB, the largest card has 16 GiB"));
+  const auto never = cloud.Post(acme.key, "/v1/instances", kOrder);
+  EXPECT_EQ(never.status, 409);
+  EXPECT_EQ(Harness::Text(never, "code"), "failed_precondition");
+  EXPECT_EQ(Harness::Text(cloud.Send(acme.key, "GET", "/v1/me"), "held"), "0.00");
+  EXPECT_EQ(cloud.Send(acme.key, "GET", "/v1/instances").body, R"({"instances":[],"next":null})");
+}
+
+TEST(Rest, OneKeyFromManyThreadsRentsOnce) {
+  Harness cloud(100);
+  cloud.AddSku();
+  const auto acme = cloud.AddTenant("acme", "1000.00");
+  constexpr int kThreads = 8;
+  constexpr int kRounds = 10;
+  std::atomic<int> made = 0, running = 0, wrong = 0;
+  {
+    const Reconciler reconciler(*cloud.service, 1);
+    std::vector<std::thread> threads;
+    for (int t = 0; t < kThreads; ++t) {
+      threads.emplace_back([&] {
+        for (int i = 0; i < kRounds; ++i) {
+          const auto answer =
+              cloud.Send(acme.key, "POST", "/v1/instances", R"({"sku":"third","command":["x"]})",
+                         "round-" + std::to_string(i));
+          if (answer.status == 201) {
+            ++made;
+          } else if (answer.status == 409) {
+            ++running;
+          } else {
+            ++wrong;
+          }
+        }
+      });
+    }
+    for (auto& thread : threads) thread.join();
+  }
+  EXPECT_EQ(wrong, 0);
+  EXPECT_EQ(made + running, kThreads * kRounds);
+  const auto page = *cloud.service->ListInstances(acme.id, std::nullopt, 200, 0);
+  EXPECT_EQ(page.instances.size(), static_cast<std::size_t>(kRounds));
+  EXPECT_EQ(cloud.execution.Truth().size(), static_cast<std::size_t>(kRounds));
+  EXPECT_EQ(CheckBooks(*cloud.database), "");
+}
+
+TEST(SeedSkus, ThirdsHalvesAndWholesOfEachModel) {
+  EXPECT_EQ(ShortModel("NVIDIA A100-SXM4-80GB"), "a100-80");
+  EXPECT_EQ(ShortModel("Tesla T4"), "t4");
+  EXPECT_EQ(ShortModel("NVIDIA H200"), "h200");
+  EXPECT_EQ(ShortModel("NVIDIA H100 80GB HBM3"), "h100-80");
+  EXPECT_EQ(ShortModel("NVIDIA GeForce RTX 4090"), "rtx-4090");
+  EXPECT_EQ(ShortModel("!!!"), "card");
+  const std::vector<CardView> cards = {
+      {.model = "NVIDIA A100-SXM4-80GB", .memory_bytes = 80 * kGiB},
+      {.model = "NVIDIA A100-SXM4-80GB", .memory_bytes = 80 * kGiB - kMiB},
+      {.model = "NVIDIA A100 80GB PCIe", .memory_bytes = 80 * kGiB},
+      {.model = "Tesla T4", .memory_bytes = 15 * kGiB}};
+  const auto skus = SeedSkus(cards, {.third = Money{1}, .half = Money{2}, .full = Money{3}});
+  std::map<std::string, Sku> by_name;
+  for (const auto& sku : skus) by_name[sku.name] = sku;
+  ASSERT_EQ(by_name.size(), 9u);
+  for (const std::string name : {"a100-80", "a100-80-2", "t4"}) {
+    const Sku& third = by_name[name + ".third"];
+    EXPECT_EQ(third.memory_bytes % (2 * kMiB), 0u);
+    EXPECT_EQ(third.compute.value, 333u);
+    EXPECT_EQ(third.price_per_hour, Money{1});
+    EXPECT_EQ(by_name[name + ".half"].compute.value, 500u);
+    EXPECT_EQ(by_name[name + ".full"].compute.value, 1000u);
+  }
+  EXPECT_EQ(by_name["t4.third"].memory_bytes, 5 * kGiB);
+  EXPECT_EQ(by_name["a100-80-2.full"].memory_bytes, 80 * kGiB - 2 * kMiB)
+      << "three shares fit the smallest card";
+  Harness cloud;
+  EXPECT_EQ(*SeedCatalogue(*cloud.service, {}), 3u);
+  EXPECT_EQ(*SeedCatalogue(*cloud.service, {}), 0u) << "a catalogue that has SKUs is left alone";
+  EXPECT_NE(cloud.Send(cloud.admin, "GET", "/v1/skus").body.find("a100-80.third"),
+            std::string::npos);
+}
+
+}  // namespace
+}  // namespace tessera::cloud

@@ -1,0 +1,210 @@
+// The node's service: the only ledger of this machine's cards. It reserves shares for slices and
+// instances, keeps them as crash-safe records, directs the broker and the runner, and notices when
+// something ended.
+//
+// Every change is: reserve in memory → record on disk → effect; undone in the opposite order. A
+// record whose effect could not be undone stays reserved and is tried again by Tick(), so nothing
+// is ever double-booked. Thread-safe; changes to one id are serialised, others run beside them. The
+// destructor stops serving; slices and instances stay.
+#pragma once
+
+#include <atomic>
+#include <condition_variable>
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <set>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "base/result.h"
+#include "broker/broker.h"
+#include "device/card.h"
+#include "node/records.h"
+#include "node/runner.h"
+#include "os/clock.h"
+#include "os/files.h"
+#include "placement/request.h"
+#include "runtime/cgroups.h"
+#include "vendors/vendor.h"
+
+namespace tessera::node {
+
+// Bounds; every refusal names the one it hit.
+inline constexpr std::size_t kRecordsMax = 1024;  // slices and instances, ended ones included
+inline constexpr int kBusyWaitSecondsMax = 60;    // for another change to the same id
+inline constexpr std::int64_t kTickNanos =
+    500'000'000;  // housekeeping, when nothing woke it earlier
+inline constexpr std::int64_t kTelemetryNanos = 1'000'000'000;
+inline constexpr std::int64_t kOrphanNanos =
+    30'000'000'000;  // an allocation nobody joined is taken back after this
+
+struct CardView {
+  device::Card card;
+  std::uint64_t reserved_bytes = 0;
+  std::uint32_t reserved_permille = 0;
+  std::uint64_t used_bytes = 0;
+  std::uint32_t busy_permille = 0;
+};
+
+struct NodeView {
+  std::string name;
+  std::uint32_t cpu_millis = 0;
+  std::uint32_t cpu_reserved_millis = 0;
+  std::uint64_t ram_bytes = 0;
+  std::uint64_t ram_reserved_bytes = 0;
+  bool contained = false;
+  std::string why_not_contained;
+  std::vector<CardView> cards;
+};
+
+struct SliceView {
+  std::string id;
+  std::uint64_t generation = 0;
+  Owner owner = Owner::kSlice;
+  std::vector<device::Share> shares;
+  bool contained = false;  // members are held by a cgroup
+  std::vector<broker::CardAudit> audit;
+  std::vector<broker::CardUsage> usage;
+  std::vector<broker::AttachedProcess> processes;
+};
+
+struct InstanceView {
+  std::string id;
+  std::uint64_t generation = 0;
+  Phase phase = Phase::kStarting;
+  std::vector<device::Share> shares;
+  int exit_code = 0;
+  std::int64_t started_wall_micros = 0;
+  std::int64_t ended_wall_micros = 0;
+  std::uint64_t used_bytes = 0;
+};
+
+class Node {
+ public:
+  struct Options {
+    std::string name;
+    std::string run_dir;
+    std::string state_dir;
+    std::uint32_t cpu_millis = 0;             // 0: the machine's
+    std::uint64_t ram_bytes = 0;              // 0: the machine's
+    std::vector<vendors::Vendor*> vendors;    // outlive the node
+    Runner* runner = nullptr;                 // nullptr: instances are refused
+    std::optional<runtime::Cgroups> cgroups;  // absent: members by ancestry
+    std::vector<runtime::Bind> instance_binds;
+    std::vector<std::string> instance_environment;
+    int stop_grace_millis = 10'000;
+    os::Files* files = nullptr;
+    const os::Clock* clock = nullptr;
+    broker::Membership::Kernel kernel;
+    std::string boot_id;     // empty: the machine's
+    bool background = true;  // false: tests call Tick() themselves
+  };
+  // Discovers cards, replays the records and starts serving guests on <run_dir>/guest/guest.sock.
+  static Result<std::unique_ptr<Node>> Start(Options options);
+  ~Node();
+  Node(const Node&) = delete;
+  Node& operator=(const Node&) = delete;
+
+  NodeView State();
+  std::vector<CardView> Cards();
+
+  // Idempotent. A higher generation changes the limits of the same cards live.
+  Result<SliceView> PutSlice(const std::string& id, std::uint64_t generation,
+                             const std::vector<device::Share>& shares);
+  Result<SliceView> GetSlice(const std::string& id);
+  std::vector<SliceView> Slices();
+  // kFailedPrecondition while processes of the slice live; an unknown id is fine.
+  Status DeleteSlice(const std::string& id);
+  // Places a slice on this node's own cards for `tessera run`.
+  Result<SliceView> Allocate(placement::Request request);
+  Status AddMember(const std::string& id, pid_t pid);
+
+  Result<InstanceView> PutInstance(const std::string& id, std::uint64_t generation,
+                                   const std::vector<device::Share>& shares,
+                                   const runtime::Workload& workload);
+  Result<InstanceView> GetInstance(const std::string& id);
+  std::vector<InstanceView> Instances();
+  // generation 0: whichever runs.
+  Result<InstanceView> StopInstance(const std::string& id, std::uint64_t generation);
+  Status DeleteInstance(const std::string& id);
+  Result<runtime::LogChunk> ReadLog(const std::string& id, std::uint64_t offset,
+                                    std::size_t bytes_max);
+  Result<runtime::ExecOutcome> Exec(const std::string& id, const std::vector<std::string>& argv,
+                                    const std::string& stdin_bytes, int timeout_millis);
+
+  // Housekeeping: notices ends, retries what could not be undone, saves what could not be saved.
+  void Tick();
+  void RefreshTelemetry();
+  std::string guest_socket() const { return options_.run_dir + "/guest/guest.sock"; }
+  broker::BrokerCounters broker_counters() const { return broker_->counters(); }
+
+ private:
+  struct Entry {
+    Record record;
+    std::vector<device::Share> held;  // what counts as reserved: at least record.shares
+    bool dirty = false;               // the file is older than the record
+    bool releasing = false;           // to be undone as soon as that works
+    bool released = false;            // exited, nothing reserved
+    os::Fd watch;                     // instances: readable when ended
+    std::int64_t born = 0;            // monotonic
+  };
+  class IdLock;
+
+  explicit Node(Options options);
+  Status Discover();
+  Status Replay();
+  Status ReplayOne(Record record);
+  std::uint64_t ContextOf(vendors::Vendor& vendor, const device::Card& card,
+                          const std::string& driver, std::string* failure);
+  void Loop();
+  bool EndedRun(const Entry& entry);
+  void TickOne(const std::string& id);
+
+  // With mutex_ held.
+  Status CheckShares(const std::vector<device::Share>& shares) const;
+  Status CheckFits(const std::string& id, const std::vector<device::Share>& shares,
+                   std::uint32_t cpu_millis, std::uint64_t ram_bytes) const;
+  void ReservedOn(const std::string& uuid, const std::string& except, std::uint64_t* bytes,
+                  std::uint64_t* permille) const;
+  void ReservedCpu(const std::string& except, std::uint64_t* cpu_millis,
+                   std::uint64_t* ram_bytes) const;
+  Status Insert(Record record);
+  const device::Card* FindCard(const std::string& uuid) const;
+
+  // With the id locked and mutex_ free.
+  Status Establish(const std::string& id);
+  Status Undo(const std::string& id);
+  Result<InstanceView> Settle(const std::string& id, const runtime::Report& report);
+  Status Adopt(const std::string& id, const runtime::Report& report);
+  std::vector<broker::CardLimits> LimitsOf(const std::vector<device::Share>& shares);
+  std::string RunCgroupName(const std::string& id) const { return "slice-" + id; }
+  runtime::CgroupLeaf LeafOf(const std::string& id) const;
+  SliceView ViewSlice(const Record& record);
+  InstanceView ViewInstance(const Record& record);
+  std::optional<std::uint64_t> DriverBytes(const std::string& uuid, pid_t pid);
+
+  Options options_;
+  os::Files& files_;
+  const os::Clock& clock_;
+  RecordStore records_;
+  std::unique_ptr<broker::Broker> broker_;
+  std::map<std::string, vendors::Vendor*> vendor_of_;  // by card; fixed after Start
+
+  mutable std::mutex mutex_;
+  std::condition_variable unlocked_;
+  std::set<std::string> busy_;
+  std::map<std::string, Entry> entries_;
+  std::vector<device::Card> cards_;
+  std::map<std::string, vendors::CardTelemetry> telemetry_;
+  std::uint64_t next_run_ = 0;
+
+  std::thread thread_;
+  std::atomic<bool> stopping_{false};
+  os::Fd wake_;
+};
+
+}  // namespace tessera::node

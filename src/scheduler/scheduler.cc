@@ -1,0 +1,922 @@
+#include "scheduler/scheduler.h"
+
+#include <algorithm>
+#include <condition_variable>
+#include <deque>
+#include <map>
+#include <mutex>
+#include <set>
+#include <thread>
+
+#include "base/check.h"
+#include "base/log.h"
+
+namespace tessera::scheduler {
+namespace {
+
+using placement::Placement;
+using placement::Scarcity;
+
+enum class State { kQueued, kStarting, kRunning, kEnded };
+
+struct Instance {
+  placement::Request request;  // an adopted instance has only an id here
+  runtime::Workload workload;
+  std::uint64_t generation = 0;
+  State state = State::kQueued;
+  std::uint64_t sequence = 0;  // place in the queue
+  bool busy = false;           // a call to its node is under way; whoever set it ends it
+  bool stop_requested = false;
+  bool give_back = false;  // ended by itself: the node still has to be told to give the slice back
+  std::optional<Placement> placement;
+  std::string waiting_for;
+  std::string failure;
+  int exit_code = 0;
+  std::int64_t started = 0;
+  std::int64_t ended = 0;
+  std::int64_t seen = 0;
+  int start_attempts = 0;
+  int missing_polls = 0;
+  std::uint64_t last_operation = 0;  // of its node's count, see NodeEntry
+  std::set<std::string> leftovers;   // nodes of earlier generations that still keep a log
+};
+
+struct NodeEntry {
+  std::string name;
+  std::shared_ptr<Node> node;
+  bool reported = false;   // has answered a whole poll since this scheduler began
+  bool available = false;  // the last poll was answered
+  bool refused = false;    // its ledger said no since the last poll
+  bool removed = false;
+  std::string error = "has not reported yet";
+  std::int64_t seen = 0;
+  NodeState state;
+  placement::ForeignUse foreign;
+  // Counts calls that changed something. A report that was asked for before such a call ended may
+  // or may not show it.
+  std::uint64_t operations = 0;
+  std::uint64_t operations_under_way = 0;
+};
+
+bool OutcomeUnknown(Code code) {
+  return code == Code::kUnavailable || code == Code::kDeadlineExceeded || code == Code::kCancelled;
+}
+
+bool WorthRepeating(Code code) {
+  return code == Code::kInternal || code == Code::kUnknown || code == Code::kAborted;
+}
+
+}  // namespace
+
+struct Scheduler::Impl {
+  Impl(Options o, const os::Clock& c) : options(o), clock(c) {}
+
+  const Options options;
+  const os::Clock& clock;
+
+  mutable std::mutex mutex;
+  std::condition_variable changed;      // an instance stopped being busy
+  std::condition_variable start_ready;  // to_start has work, or stopping
+  std::condition_variable poll_ready;   // stopping or a node was removed
+  placement::Engine engine;
+  std::map<std::string, Instance> instances;
+  std::map<std::uint64_t, std::string> queue;  // by sequence
+  std::map<std::string, std::shared_ptr<NodeEntry>> nodes;
+  std::deque<std::string> to_start;  // placed and busy; bounded by the cards there are
+  std::uint64_t next_sequence = 1;
+  bool stopping = false;
+  std::map<std::string, std::thread> pollers;
+  std::vector<std::thread> starters;
+
+  using Lock = std::unique_lock<std::mutex>;
+
+  // ---- small helpers, lock held ----
+
+  InstanceStatus View(const std::string& id, const Instance& instance) const {
+    InstanceStatus status;
+    status.instance_id = id;
+    status.generation = instance.generation;
+    status.phase = instance.state == State::kRunning ? Phase::kRunning
+                   : instance.state == State::kEnded ? Phase::kEnded
+                                                     : Phase::kQueued;
+    status.placement = instance.placement;
+    if (status.phase == Phase::kQueued) status.waiting_for = instance.waiting_for;
+    status.failure = instance.failure;
+    status.exit_code = instance.exit_code;
+    status.started_wall_micros = instance.started;
+    status.ended_wall_micros = instance.ended;
+    status.seen_wall_micros = instance.seen;
+    return status;
+  }
+
+  std::size_t NodesNotReported() const {
+    return static_cast<std::size_t>(std::count_if(
+        nodes.begin(), nodes.end(), [](const auto& entry) { return !entry.second->reported; }));
+  }
+
+  // Not in the books. As long as a node has not reported, it may still run there.
+  Error Unknown(const std::string& id) const {
+    if (const std::size_t missing = NodesNotReported(); missing > 0) {
+      return Error(Code::kUnavailable, std::to_string(missing) +
+                                           " node(s) have not reported yet; instance " + id +
+                                           " may run there");
+    }
+    return Error(Code::kNotFound, "instance " + id + " is not known");
+  }
+
+  std::shared_ptr<NodeEntry> NodeOf(const Instance& instance) const {
+    if (!instance.placement) return nullptr;
+    const auto found = nodes.find(instance.placement->node);
+    return found == nodes.end() ? nullptr : found->second;
+  }
+
+  // Waits until nobody else works on the instance; nullptr when it is gone by then.
+  Result<Instance*> WaitIdle(Lock& lock, const std::string& id) {
+    const auto idle = [&] {
+      const auto found = instances.find(id);
+      return found == instances.end() || !found->second.busy;
+    };
+    if (!changed.wait_for(lock, std::chrono::seconds(kOperationWaitSecondsMax), idle)) {
+      return Error(Code::kDeadlineExceeded, "another call on instance " + id +
+                                                " takes longer than operation_wait_seconds_max (" +
+                                                std::to_string(kOperationWaitSecondsMax) + ")");
+    }
+    const auto found = instances.find(id);
+    return found == instances.end() ? nullptr : &found->second;
+  }
+
+  void BeginOperation(Instance& instance, NodeEntry& node) {
+    instance.busy = true;
+    ++node.operations_under_way;
+  }
+  void EndOperation(Instance& instance, NodeEntry& node) {
+    instance.busy = false;
+    --node.operations_under_way;
+    instance.last_operation = ++node.operations;
+    changed.notify_all();
+  }
+
+  void Finish(const std::string& id, Instance& instance, int exit_code, std::int64_t ended) {
+    queue.erase(instance.sequence);
+    instance.state = State::kEnded;
+    instance.exit_code = exit_code;
+    instance.ended = ended;
+    instance.stop_requested = false;
+    instance.waiting_for.clear();
+    instance.workload = {};
+    engine.Release(id);
+  }
+
+  void FinishFrom(const std::string& id, Instance& instance, const RunStatus& status) {
+    if (status.started_wall_micros != 0) instance.started = status.started_wall_micros;
+    const std::int64_t ended = status.ended_wall_micros != 0 ? status.ended_wall_micros
+                               : instance.seen != 0          ? instance.seen
+                                                             : clock.WallMicros();
+    Finish(id, instance, status.exit_code, ended);
+  }
+
+  void MarkRunning(Instance& instance, const RunStatus& status, std::int64_t seen) {
+    queue.erase(instance.sequence);
+    instance.state = State::kRunning;
+    instance.started = status.started_wall_micros;
+    instance.seen = std::max(instance.seen, seen);
+    instance.missing_polls = 0;
+    instance.waiting_for.clear();
+  }
+
+  // Walks the queue in order and places what fits; placed ones are busy and stand in to_start.
+  void Decide() {
+    const std::size_t missing = NodesNotReported();
+    std::set<std::string> unavailable;
+    for (const auto& [name, node] : nodes) {
+      if (!node->available || node->refused) unavailable.insert(name);
+    }
+    std::set<std::string> claimed;
+    std::size_t ahead = 0;
+    for (auto next = queue.begin(); next != queue.end();) {
+      const auto current = next++;
+      const std::string id = current->second;
+      Instance& instance = instances.at(id);
+      if (missing > 0) {
+        instance.waiting_for = "nodes: " + std::to_string(missing) + " of " +
+                               std::to_string(nodes.size()) +
+                               " have not reported since the scheduler began";
+        continue;
+      }
+      std::set<std::string> avoid = claimed;
+      avoid.insert(unavailable.begin(), unavailable.end());
+      auto answer = engine.Place(instance.request, avoid);
+      if (auto* placement = std::get_if<Placement>(&answer)) {
+        queue.erase(current);
+        instance.state = State::kStarting;
+        instance.placement = std::move(*placement);
+        instance.waiting_for = "starting on its node";
+        BeginOperation(instance, *nodes.at(instance.placement->node));
+        to_start.push_back(id);
+        continue;
+      }
+      instance.waiting_for =
+          Explain(instance.request, std::get<Scarcity>(answer), unavailable, ahead);
+      for (std::string& name : engine.CouldHold(instance.request)) claimed.insert(std::move(name));
+      ++ahead;
+    }
+    if (!to_start.empty()) start_ready.notify_all();
+  }
+
+  std::string Explain(const placement::Request& request, const Scarcity& scarcity,
+                      const std::set<std::string>& unavailable, std::size_t ahead) const {
+    const auto without_queue = engine.Consider(request, unavailable);
+    if (std::holds_alternative<Placement>(without_queue)) {
+      return "queue: " + std::to_string(ahead) + " earlier request(s) wait for the same nodes";
+    }
+    const auto with_all = engine.Consider(request);
+    if (std::holds_alternative<Placement>(with_all)) {
+      for (const std::string& name : unavailable) {
+        const NodeEntry& node = *nodes.at(name);
+        if (!node.error.empty()) return "node: " + name + " " + node.error;
+      }
+    }
+    const auto* plain = std::get_if<Scarcity>(&with_all);
+    return plain != nullptr ? plain->message : scarcity.message;
+  }
+
+  // ---- starting ----
+
+  // Starts one placed instance, which is busy on our behalf. Returns the node's refusal when it is
+  // final.
+  Status StartOne(Lock& lock, const std::string& id) {
+    Instance& instance = instances.at(id);
+    CHECK(instance.busy && instance.state == State::kStarting && instance.placement);
+    const std::shared_ptr<NodeEntry> node = nodes.at(instance.placement->node);
+    const Placement placement = *instance.placement;
+    const std::uint64_t generation = instance.generation;
+    const runtime::Workload workload = instance.workload;
+    lock.unlock();
+    const std::int64_t asked = clock.WallMicros();
+    const Result<RunStatus> started = node->node->Start(placement, generation, workload);
+    lock.lock();
+    // busy kept the instance where it was
+    EndOperation(instance, *node);
+    if (started) {
+      MarkRunning(instance, *started, asked);
+      if (started->state == RunState::kExited) {
+        FinishFrom(id, instance, *started);
+        instance.give_back = true;
+      }
+      return {};
+    }
+    const Error& error = started.error();
+    if (error.code() == Code::kResourceExhausted) {
+      // Somebody we do not know of holds what we thought was free. The next report tells how much.
+      node->refused = true;
+      node->error = "refused: " + error.message();
+      engine.Release(id);
+      instance.placement.reset();
+      instance.state = State::kQueued;
+      instance.waiting_for = "node: " + node->name + " " + node->error;
+      queue.emplace(instance.sequence, id);
+      tessera::Log(LogLevel::kInfo, "scheduler.node_refused",
+                   {{"instance", id}, {"node", node->name}, {"error", error.message()}});
+      return {};
+    }
+    const bool repeat =
+        OutcomeUnknown(error.code()) ||
+        (WorthRepeating(error.code()) && ++instance.start_attempts < options.start_attempts_max);
+    if (repeat) {
+      instance.waiting_for = "node: " + node->name + " did not confirm the start (" +
+                             error.message() + "); it is repeated";
+      return {};
+    }
+    tessera::Log(LogLevel::kWarn, "scheduler.start_failed",
+                 {{"instance", id}, {"node", node->name}, {"error", error.ToString()}});
+    instance.failure = error.message();
+    // After an internal error something may be left there; after a plain refusal nothing is.
+    instance.give_back = WorthRepeating(error.code());
+    Finish(id, instance, kExitNotStarted, clock.WallMicros());
+    return error;
+  }
+
+  // Without threads of its own, the scheduler starts what it placed right here.
+  void DrainStarts(Lock& lock) {
+    while (!to_start.empty()) {
+      const std::string id = std::move(to_start.front());
+      to_start.pop_front();
+      // The error is in the instance's status.
+      [[maybe_unused]] const Status started = StartOne(lock, id);
+      if (to_start.empty()) Decide();
+    }
+  }
+
+  // ---- polling ----
+
+  struct Stray {
+    std::string id;
+    std::uint64_t generation;
+  };
+
+  // Takes one listed instance into the books. Returns true when it must not run there.
+  bool Absorb(NodeEntry& node, const RunStatus& status, std::uint64_t operations_before,
+              std::int64_t asked) {
+    const std::string& id = status.instance_id;
+    const auto found = instances.find(id);
+    if (found != instances.end()) {
+      Instance& instance = found->second;
+      if (instance.busy) return false;
+      const bool here = instance.placement && instance.placement->node == node.name;
+      if (here && instance.last_operation > operations_before)
+        return false;  // older than what we know
+      if (instance.generation == status.generation && here) {
+        instance.missing_polls = 0;
+        if (instance.state == State::kEnded) return status.state == RunState::kRunning;
+        if (status.state == RunState::kRunning) MarkRunning(instance, status, asked);
+        if (status.state == RunState::kExited) {
+          FinishFrom(id, instance, status);
+          instance.give_back = true;
+        }
+        return false;
+      }
+      // A queued one that turns out to run is what a restart looks like; everything else on another
+      // node or of an older generation must not run.
+      const bool adoptable =
+          (instance.generation == status.generation && instance.state == State::kQueued) ||
+          (status.generation > instance.generation &&
+           (instance.state == State::kQueued || instance.state == State::kEnded));
+      if (!adoptable) {
+        return status.state == RunState::kRunning && status.generation <= instance.generation;
+      }
+      if (instance.generation == status.generation && status.state != RunState::kRunning &&
+          status.state != RunState::kExited) {
+        return false;
+      }
+    } else if (instances.size() >= options.instances_max) {
+      tessera::Log(LogLevel::kError, "scheduler.not_adopted",
+                   {{"instance", id}, {"reason", "instances_max is reached"}});
+      return false;
+    }
+    // Unknown here and something changed since the question: it may just have been forgotten. The
+    // next report tells.
+    if (found == instances.end() && node.operations != operations_before) return false;
+    if (status.state == RunState::kUnknown || id.empty() ||
+        id.size() > placement::kRequestIdBytesMax)
+      return false;
+    Adopt(node, status, operations_before, asked);
+    return false;
+  }
+
+  void Adopt(NodeEntry& node, const RunStatus& status, std::uint64_t operations_before,
+             std::int64_t asked) {
+    const std::string& id = status.instance_id;
+    Instance& instance = instances[id];
+    if (instance.sequence == 0) instance.sequence = next_sequence++;
+    instance.request.id = id;
+    instance.generation = status.generation;
+    instance.placement = Placement{id, node.name, status.shares};
+    instance.last_operation = operations_before;
+    instance.failure.clear();
+    instance.seen = asked;
+    engine.Release(id);
+    const Status restored =
+        status.state == RunState::kRunning
+            ? engine.Restore({*instance.placement, status.cpu_millis, status.ram_bytes})
+            : Status();
+    MarkRunning(instance, status, asked);
+    if (!restored) {
+      tessera::Log(LogLevel::kError, "scheduler.reservation_not_restored",
+                   {{"instance", id}, {"node", node.name}, {"error", restored.error().ToString()}});
+    }
+    if (status.state == RunState::kExited) {
+      FinishFrom(id, instance, status);
+      instance.give_back = true;
+    }
+    tessera::Log(LogLevel::kInfo, "scheduler.adopted", {{"instance", id}, {"node", node.name}});
+  }
+
+  // What the node reports beyond what we know to run there is somebody else's.
+  placement::ForeignUse ForeignOn(const std::string& name, const NodeState& state) const {
+    std::map<std::string, device::Share> ours;
+    std::uint64_t our_cpu = 0;
+    std::uint64_t our_ram = 0;
+    for (const auto& [id, instance] : instances) {
+      if (instance.state != State::kRunning || !instance.placement ||
+          instance.placement->node != name)
+        continue;
+      const placement::Reservation* reservation = engine.Find(id);
+      if (reservation == nullptr) continue;
+      our_cpu += reservation->cpu_millis;
+      our_ram += reservation->ram_bytes;
+      for (const device::Share& share : reservation->placement.shares) {
+        device::Share& sum = ours[share.card_uuid];
+        sum.memory_bytes += share.memory_bytes;
+        sum.compute.value += share.compute.value;
+      }
+    }
+    const auto beyond = [](std::uint64_t all, std::uint64_t mine) {
+      return all > mine ? all - mine : 0;
+    };
+    placement::ForeignUse foreign;
+    foreign.cpu_millis = static_cast<std::uint32_t>(beyond(state.cpu_reserved_millis, our_cpu));
+    foreign.ram_bytes = beyond(state.ram_reserved_bytes, our_ram);
+    for (const CardState& card : state.cards) {
+      const device::Share& mine = ours[card.card.uuid];
+      foreign.cards.push_back(
+          {card.card.uuid,
+           beyond(card.reserved_bytes, mine.memory_bytes),
+           {static_cast<std::uint32_t>(beyond(card.reserved_permille, mine.compute.value))}});
+    }
+    return foreign;
+  }
+
+  Status UpdateEngine(NodeEntry& node) {
+    placement::NodeInventory inventory{node.name, node.state.cpu_millis, node.state.ram_bytes, {}};
+    for (const CardState& card : node.state.cards) inventory.cards.push_back(card.card);
+    return engine.UpdateNode(inventory, node.foreign);
+  }
+
+  // Asks one node what runs there, takes the answer into the books, and does what follows from it.
+  // True when slices were given back, so that another report would show more room.
+  bool Poll(const std::shared_ptr<NodeEntry>& node) {
+    Lock lock(mutex);
+    if (node->removed) return false;
+    const std::uint64_t operations_before = node->operations;
+    const bool quiet_before = node->operations_under_way == 0;
+    lock.unlock();
+    const std::int64_t asked = clock.WallMicros();
+    const auto listed = node->node->List();
+    auto state = listed ? node->node->State() : Result<NodeState>(listed.error());
+    lock.lock();
+    if (node->removed) return false;
+    if (!state) {
+      MarkAway(*node, "is away: " + state.error().message());
+      return false;
+    }
+    node->state = *std::move(state);
+
+    std::vector<Stray> strays;
+    std::set<std::string> present;
+    for (const RunStatus& status : *listed) {
+      present.insert(status.instance_id);
+      if (Absorb(*node, status, operations_before, asked))
+        strays.push_back({status.instance_id, status.generation});
+    }
+    for (auto& [id, instance] : instances) {
+      const bool here = instance.placement && instance.placement->node == node->name;
+      if (!here || instance.busy || instance.state != State::kRunning || present.count(id) != 0)
+        continue;
+      if (instance.last_operation > operations_before) continue;
+      if (++instance.missing_polls < kMissingPollsMax) continue;
+      tessera::Log(LogLevel::kWarn, "scheduler.vanished", {{"instance", id}, {"node", node->name}});
+      Finish(id, instance, kExitVanished, instance.seen);
+    }
+    // A report that crossed a start or a stop cannot be told apart into ours and others'; the next
+    // one can.
+    if (quiet_before && node->operations_under_way == 0 && node->operations == operations_before) {
+      node->foreign = ForeignOn(node->name, node->state);
+    }
+    if (const Status updated = UpdateEngine(*node); !updated) {
+      MarkAway(*node, "reported something impossible: " + updated.error().ToString());
+      return false;
+    }
+    if (!node->available)
+      tessera::Log(LogLevel::kInfo, "scheduler.node_available", {{"node", node->name}});
+    node->available = true;
+    node->refused = false;
+    node->error.clear();
+    node->reported = true;
+    node->seen = asked;
+
+    return FollowUp(lock, node, strays);
+  }
+
+  void MarkAway(NodeEntry& node, std::string error) {
+    if (node.available || node.error != error) {
+      tessera::Log(LogLevel::kWarn, "scheduler.node_away", {{"node", node.name}, {"error", error}});
+    }
+    node.available = false;
+    node.error = std::move(error);
+  }
+
+  // Repeats unconfirmed starts, retries wanted stops, gives back slices of ended instances, ends
+  // strays.
+  bool FollowUp(Lock& lock, const std::shared_ptr<NodeEntry>& node,
+                const std::vector<Stray>& strays) {
+    bool given_back = false;
+    std::vector<std::string> stops;
+    std::vector<std::string> starts;
+    for (auto& [id, instance] : instances) {
+      const bool here = instance.placement && instance.placement->node == node->name;
+      if (!here || instance.busy) continue;
+      if (instance.stop_requested || instance.give_back) {
+        stops.push_back(id);
+      } else if (instance.state == State::kStarting) {
+        starts.push_back(id);
+      }
+    }
+    for (const std::string& id : stops) {
+      const auto found = instances.find(id);
+      if (found == instances.end() || found->second.busy) continue;
+      if (!found->second.stop_requested && !found->second.give_back) continue;
+      given_back = StopOnNode(lock, id, found->second, node).has_value() || given_back;
+    }
+    for (const std::string& id : starts) {
+      const auto found = instances.find(id);
+      if (found == instances.end()) continue;
+      Instance& instance = found->second;
+      if (instance.busy || instance.stop_requested || instance.state != State::kStarting) continue;
+      BeginOperation(instance, *node);
+      [[maybe_unused]] const Status started = StartOne(lock, id);
+    }
+    for (const Stray& stray : strays) {
+      tessera::Log(
+          LogLevel::kWarn, "scheduler.stray_stopped",
+          {{"instance", stray.id}, {"node", node->name}, {"generation", stray.generation}});
+      ++node->operations_under_way;
+      lock.unlock();
+      const auto stopped = node->node->Stop(stray.id, stray.generation);
+      lock.lock();
+      --node->operations_under_way;
+      ++node->operations;
+      if (!stopped) {
+        tessera::Log(
+            LogLevel::kWarn, "scheduler.stray_not_stopped",
+            {{"instance", stray.id}, {"node", node->name}, {"error", stopped.error().message()}});
+      }
+    }
+    return given_back;
+  }
+
+  // Ends the instance on its node. Lock held on entry and exit, released during the call.
+  Status StopOnNode(Lock& lock, const std::string& id, Instance& instance,
+                    const std::shared_ptr<NodeEntry>& node) {
+    const std::uint64_t generation = instance.generation;
+    BeginOperation(instance, *node);
+    lock.unlock();
+    const Result<RunStatus> stopped = node->node->Stop(id, generation);
+    lock.lock();
+    EndOperation(instance, *node);
+    if (!stopped && stopped.error().code() != Code::kNotFound) return stopped.error();
+    instance.give_back = false;
+    if (instance.state == State::kEnded) return {};
+    if (stopped) {
+      instance.seen = std::max(instance.seen, clock.WallMicros());
+      FinishFrom(id, instance, *stopped);
+    } else if (instance.state == State::kRunning) {
+      Finish(id, instance, kExitVanished, instance.seen);
+    } else {
+      Finish(id, instance, 0, clock.WallMicros());  // the start never reached the node
+    }
+    return {};
+  }
+
+  // ---- threads ----
+
+  void PollLoop(const std::shared_ptr<NodeEntry>& node) {
+    while (true) {
+      if (Poll(node)) Poll(node);
+      Lock lock(mutex);
+      Decide();
+      poll_ready.wait_for(lock, std::chrono::milliseconds(options.period_millis),
+                          [&] { return stopping || node->removed; });
+      if (stopping || node->removed) return;
+    }
+  }
+
+  void StartLoop() {
+    Lock lock(mutex);
+    while (true) {
+      start_ready.wait(lock, [&] { return stopping || !to_start.empty(); });
+      if (to_start.empty()) return;  // stopping: what was decided is still started
+      const std::string id = std::move(to_start.front());
+      to_start.pop_front();
+      [[maybe_unused]] const Status started = StartOne(lock, id);
+      Decide();
+    }
+  }
+
+  bool HasThreads() const { return options.period_millis > 0; }
+};
+
+Scheduler::Scheduler(Options options, const os::Clock& clock)
+    : impl_(std::make_unique<Impl>(options, clock)) {
+  Impl& s = *impl_;
+  if (s.HasThreads()) {
+    for (unsigned i = 0; i < std::max(1u, options.starters); ++i) {
+      s.starters.emplace_back([&s] { s.StartLoop(); });
+    }
+  }
+}
+
+Scheduler::~Scheduler() {
+  Impl& s = *impl_;
+  std::map<std::string, std::thread> pollers;
+  {
+    const std::lock_guard lock(s.mutex);
+    s.stopping = true;
+    pollers.swap(s.pollers);
+  }
+  s.poll_ready.notify_all();
+  s.start_ready.notify_all();
+  for (auto& [name, thread] : pollers) thread.join();
+  s.start_ready.notify_all();
+  for (std::thread& thread : s.starters) thread.join();
+}
+
+Status Scheduler::AddNode(const std::string& name, std::shared_ptr<Node> node) {
+  Impl& s = *impl_;
+  if (name.empty() || name.size() > 253) return Error::Field("name", "expected 1 to 253 bytes");
+  const std::lock_guard lock(s.mutex);
+  if (s.nodes.count(name) != 0) return Error(Code::kAlreadyExists, "node " + name + " is known");
+  if (s.nodes.size() >= kSchedulerNodesMax) {
+    return Error(Code::kResourceExhausted,
+                 "scheduler_nodes_max (" + std::to_string(kSchedulerNodesMax) + ") is reached");
+  }
+  auto entry = std::make_shared<NodeEntry>();
+  entry->name = name;
+  entry->node = std::move(node);
+  s.nodes[name] = entry;
+  if (s.HasThreads()) s.pollers[name] = std::thread([&s, entry] { s.PollLoop(entry); });
+  return {};
+}
+
+Status Scheduler::RemoveNode(const std::string& name) {
+  Impl& s = *impl_;
+  std::thread poller;
+  {
+    const std::lock_guard lock(s.mutex);
+    const auto found = s.nodes.find(name);
+    if (found == s.nodes.end()) return Error(Code::kNotFound, "node " + name + " is not known");
+    for (const auto& [id, instance] : s.instances) {
+      if (instance.placement && instance.placement->node == name &&
+          (instance.state != State::kEnded || instance.busy)) {
+        return Error(Code::kFailedPrecondition, "instance " + id + " is still on node " + name);
+      }
+    }
+    found->second->removed = true;
+    s.nodes.erase(found);
+    s.engine.RemoveNode(name);
+    if (const auto thread = s.pollers.find(name); thread != s.pollers.end()) {
+      poller = std::move(thread->second);
+      s.pollers.erase(thread);
+    }
+  }
+  s.poll_ready.notify_all();
+  if (poller.joinable()) poller.join();
+  return {};
+}
+
+Result<InstanceStatus> Scheduler::Submit(const placement::Request& request,
+                                         std::uint64_t generation,
+                                         const runtime::Workload& workload) {
+  TRY_STATUS(placement::Validate(request));
+  Impl& s = *impl_;
+  Impl::Lock lock(s.mutex);
+  if (s.stopping) return Error(Code::kUnavailable, "the scheduler stops");
+  const std::string& id = request.id;
+  Instance fresh;
+  if (const auto found = s.instances.find(id); found != s.instances.end()) {
+    const Instance& known = found->second;
+    if (known.generation == generation) return s.View(id, known);
+    if (known.generation > generation) {
+      return Error(Code::kAborted, "instance " + id + " is at generation " +
+                                       std::to_string(known.generation) + ", got the older " +
+                                       std::to_string(generation));
+    }
+    if (known.state != State::kEnded) {
+      return Error(Code::kFailedPrecondition, "instance " + id + " still holds generation " +
+                                                  std::to_string(known.generation) +
+                                                  "; stop it first");
+    }
+    TRY(Instance * idle, s.WaitIdle(lock, id));
+    if (idle != nullptr) {
+      if (idle->generation != generation && idle->state != State::kEnded) {
+        return Error(Code::kAborted, "instance " + id + " was changed by another call");
+      }
+      if (idle->generation == generation) return s.View(id, *idle);
+      if (const auto node = s.NodeOf(*idle); idle->give_back && node != nullptr) {
+        // The slice of the earlier generation goes back first, or nobody would remember it.
+        if (const Status stopped = s.StopOnNode(lock, id, *idle, node); !stopped) {
+          return stopped.error().Wrap("giving the slice back on node " + node->name);
+        }
+      }
+      fresh.leftovers = idle->leftovers;
+      if (idle->placement) fresh.leftovers.insert(idle->placement->node);
+    }
+  } else if (s.instances.size() >= s.options.instances_max) {
+    return Error(Code::kResourceExhausted, "instances_max (" +
+                                               std::to_string(s.options.instances_max) +
+                                               ") is reached; forget ended ones");
+  }
+  if (s.NodesNotReported() == 0) {
+    const auto answer = s.engine.Consider(request);
+    if (const auto* scarcity = std::get_if<Scarcity>(&answer);
+        scarcity != nullptr && scarcity->never) {
+      return Error(Code::kFailedPrecondition, scarcity->message);
+    }
+  }
+  const auto before = s.instances.find(id);
+  std::optional<Instance> previous;
+  if (before != s.instances.end()) previous = before->second;
+  const auto take_back = [&] {
+    if (previous) {
+      s.instances[id] = *previous;
+    } else {
+      s.instances.erase(id);
+    }
+  };
+  fresh.request = request;
+  fresh.workload = workload;
+  fresh.generation = generation;
+  fresh.sequence = s.next_sequence++;
+  s.queue.emplace(fresh.sequence, id);
+  s.instances[id] = std::move(fresh);
+  s.Decide();
+  Instance& instance = s.instances.at(id);
+  if (instance.state == State::kQueued && s.queue.size() > s.options.queue_max) {
+    const std::string scarce = instance.waiting_for;
+    s.queue.erase(instance.sequence);
+    take_back();
+    return Error(Code::kResourceExhausted,
+                 "queue_max (" + std::to_string(s.options.queue_max) + ") is reached; " + scarce);
+  }
+  // Ours is started in this thread, so that the answer says whether it runs.
+  const auto ours = std::find(s.to_start.begin(), s.to_start.end(), id);
+  if (ours != s.to_start.end()) {
+    s.to_start.erase(ours);
+    const Status started = s.StartOne(lock, id);
+    if (!started) {
+      const bool unchanged = !s.instances.at(id).give_back;
+      if (unchanged) take_back();
+      s.Decide();
+      if (!s.HasThreads()) s.DrainStarts(lock);
+      return started.error();
+    }
+  }
+  if (!s.HasThreads()) s.DrainStarts(lock);
+  const auto now = s.instances.find(id);
+  if (now == s.instances.end())
+    return Error(Code::kAborted, "instance " + id + " was forgotten meanwhile");
+  return s.View(id, now->second);
+}
+
+Result<InstanceStatus> Scheduler::Stop(const std::string& instance_id, std::uint64_t generation) {
+  Impl& s = *impl_;
+  Impl::Lock lock(s.mutex);
+  TRY(Instance * instance, s.WaitIdle(lock, instance_id));
+  if (instance == nullptr) return s.Unknown(instance_id);
+  if (instance->generation != generation) {
+    return Error(Code::kAborted, "instance " + instance_id + " is at generation " +
+                                     std::to_string(instance->generation) + ", got " +
+                                     std::to_string(generation));
+  }
+  if (instance->state == State::kQueued) {
+    if (s.NodesNotReported() > 0) return s.Unknown(instance_id);
+    s.Finish(instance_id, *instance, 0, s.clock.WallMicros());
+  } else if (instance->state != State::kEnded) {
+    instance->stop_requested = true;
+    const std::shared_ptr<NodeEntry> node = s.NodeOf(*instance);
+    CHECK(node != nullptr);  // RemoveNode refuses while an instance is on it
+    if (const Status stopped = s.StopOnNode(lock, instance_id, *instance, node); !stopped) {
+      return stopped.error().Wrap("stopping on node " + node->name);
+    }
+  }
+  const InstanceStatus status = s.View(instance_id, *instance);
+  s.Decide();
+  if (!s.HasThreads()) s.DrainStarts(lock);
+  return status;
+}
+
+Status Scheduler::Forget(const std::string& instance_id) {
+  Impl& s = *impl_;
+  Impl::Lock lock(s.mutex);
+  TRY(Instance * instance, s.WaitIdle(lock, instance_id));
+  if (instance == nullptr) return {};
+  if (instance->state != State::kEnded) {
+    return Error(Code::kFailedPrecondition,
+                 "instance " + instance_id + " has not ended; stop it first");
+  }
+  if (instance->give_back) {
+    // Forgetting it before its slice is back would leave the slice with nobody.
+    if (const std::shared_ptr<NodeEntry> node = s.NodeOf(*instance)) {
+      if (const Status stopped = s.StopOnNode(lock, instance_id, *instance, node); !stopped) {
+        return stopped.error().Wrap("giving the slice back on node " + node->name);
+      }
+    }
+  }
+  std::set<std::string> places = instance->leftovers;
+  if (instance->placement) places.insert(instance->placement->node);
+  for (const std::string& name : places) {
+    const auto found = s.nodes.find(name);
+    if (found == s.nodes.end()) continue;
+    const std::shared_ptr<NodeEntry> node = found->second;
+    s.BeginOperation(*instance, *node);
+    lock.unlock();
+    const Status forgotten = node->node->Forget(instance_id);
+    lock.lock();
+    s.EndOperation(*instance, *node);
+    if (!forgotten) return forgotten.error().Wrap("forgetting on node " + name);
+    instance->leftovers.erase(name);
+  }
+  s.instances.erase(instance_id);
+  return {};
+}
+
+Result<InstanceStatus> Scheduler::Get(const std::string& instance_id) const {
+  const std::lock_guard lock(impl_->mutex);
+  const auto found = impl_->instances.find(instance_id);
+  if (found == impl_->instances.end()) return impl_->Unknown(instance_id);
+  return impl_->View(instance_id, found->second);
+}
+
+Result<std::vector<InstanceStatus>> Scheduler::List() const {
+  const std::lock_guard lock(impl_->mutex);
+  if (const std::size_t missing = impl_->NodesNotReported(); missing > 0) {
+    return Error(
+        Code::kUnavailable,
+        std::to_string(missing) + " node(s) have not reported yet; what runs there is not known");
+  }
+  std::vector<InstanceStatus> all;
+  for (const auto& [id, instance] : impl_->instances) all.push_back(impl_->View(id, instance));
+  return all;
+}
+
+namespace {
+
+Error NotPlaced(const std::string& id) {
+  return Error(Code::kFailedPrecondition, "instance " + id + " is not on a node yet");
+}
+
+}  // namespace
+
+Result<std::string> Scheduler::Log(const std::string& instance_id, std::uint64_t offset) {
+  Impl::Lock lock(impl_->mutex);
+  const auto found = impl_->instances.find(instance_id);
+  if (found == impl_->instances.end()) return impl_->Unknown(instance_id);
+  const std::shared_ptr<NodeEntry> node = impl_->NodeOf(found->second);
+  if (node == nullptr) return NotPlaced(instance_id);
+  lock.unlock();
+  return node->node->Log(instance_id, offset);
+}
+
+Result<ExecResult> Scheduler::Exec(const std::string& instance_id,
+                                   const std::vector<std::string>& argv,
+                                   const std::string& stdin_bytes) {
+  Impl::Lock lock(impl_->mutex);
+  const auto found = impl_->instances.find(instance_id);
+  if (found == impl_->instances.end()) return impl_->Unknown(instance_id);
+  if (found->second.state == State::kEnded) {
+    return Error(Code::kFailedPrecondition, "instance " + instance_id + " has ended");
+  }
+  const std::shared_ptr<NodeEntry> node = impl_->NodeOf(found->second);
+  if (node == nullptr || found->second.state != State::kRunning) return NotPlaced(instance_id);
+  lock.unlock();
+  return node->node->Exec(instance_id, argv, stdin_bytes);
+}
+
+std::vector<CardStatus> Scheduler::Cards() const {
+  const std::lock_guard lock(impl_->mutex);
+  std::vector<CardStatus> cards;
+  for (const placement::NodeUse& node : impl_->engine.Nodes()) {
+    const auto entry = impl_->nodes.find(node.name);
+    for (const placement::CardUse& use : node.cards) {
+      CardStatus status;
+      status.node = node.name;
+      status.card = use.card;
+      status.reserved_bytes = use.reserved_bytes + use.foreign_bytes;
+      status.reserved_permille = use.reserved_permille + use.foreign_permille;
+      if (entry != impl_->nodes.end()) {
+        for (const CardState& reported : entry->second->state.cards) {
+          if (reported.card.uuid != use.card.uuid) continue;
+          status.used_bytes = reported.used_bytes;
+          status.busy_permille = reported.busy_permille;
+        }
+      }
+      cards.push_back(std::move(status));
+    }
+  }
+  return cards;
+}
+
+std::vector<NodeStatus> Scheduler::Nodes() const {
+  const std::lock_guard lock(impl_->mutex);
+  std::vector<NodeStatus> nodes;
+  for (const auto& [name, node] : impl_->nodes) {
+    nodes.push_back({name, node->available, node->error, node->seen, node->state.contained});
+  }
+  return nodes;
+}
+
+void Scheduler::Tick() {
+  Impl& s = *impl_;
+  std::vector<std::shared_ptr<NodeEntry>> nodes;
+  {
+    const std::lock_guard lock(s.mutex);
+    for (const auto& [name, node] : s.nodes) nodes.push_back(node);
+  }
+  for (const auto& node : nodes) {
+    if (s.Poll(node)) s.Poll(node);
+  }
+  Impl::Lock lock(s.mutex);
+  s.Decide();
+  if (!s.HasThreads()) s.DrainStarts(lock);
+}
+
+}  // namespace tessera::scheduler

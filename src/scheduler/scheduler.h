@@ -1,0 +1,128 @@
+// The embedded scheduler: places requests on nodes, starts them there, queues what does not fit,
+// notices what ends. Thread-safe. Owns its threads; nodes are shared with whoever made them.
+// Destroying it ends no instance.
+//
+// Queue. First come, first served, bounded by queue_max. A waiting request claims every node that
+// could hold it if the node were empty; a later one only goes to nodes that nobody before it
+// claims. So nobody is overtaken on a node he waits for, and a request for another kind of card is
+// not held up.
+//
+// Failures. Every call to a node is idempotent by id + generation. A start whose outcome is unknown
+// (no answer) stays with its node and its reservation and is repeated there, never elsewhere:
+// nothing runs twice. A node that says its own ledger is full is asked no more until it has
+// reported again, and the request keeps its place in the queue. A node that is away takes nothing
+// new, and what runs there is kept as it is.
+//
+// Restarts. A new scheduler knows nothing; until every node has listed what runs there once,
+// requests only queue. What a node lists is adopted with its reservation.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "base/result.h"
+#include "os/clock.h"
+#include "placement/engine.h"
+#include "runtime/workload.h"
+#include "scheduler/nodes.h"
+
+namespace tessera::scheduler {
+
+enum class Phase { kQueued, kRunning, kEnded };
+
+struct InstanceStatus {
+  std::string instance_id;
+  std::uint64_t generation = 0;
+  Phase phase = Phase::kQueued;
+  std::optional<placement::Placement> placement;  // set once placed
+  std::string waiting_for;               // kQueued: what is scarce, or what is being waited for
+  std::string failure;                   // kEnded: why it could not be started; else empty
+  int exit_code = 0;                     // kEnded
+  std::int64_t started_wall_micros = 0;  // 0: never ran
+  std::int64_t ended_wall_micros =
+      0;  // kEnded: the kernel's exit time, or the last heartbeat when it vanished
+  std::int64_t seen_wall_micros = 0;  // last time its node vouched for it
+};
+
+struct CardStatus {
+  std::string node;
+  device::Card card;
+  std::uint64_t reserved_bytes = 0;  // by this scheduler and by others
+  std::uint32_t reserved_permille = 0;
+  std::uint64_t used_bytes = 0;  // as of the node's last report
+  std::uint32_t busy_permille = 0;
+};
+
+struct NodeStatus {
+  std::string name;
+  bool available = false;  // the last poll was answered
+  std::string error;       // why not
+  std::int64_t seen_wall_micros = 0;
+  bool contained = false;
+};
+
+struct Options {
+  // Between two polls of a node. 0: no threads at all, the owner calls Tick() (tests, simulation).
+  int period_millis = 1000;
+  std::size_t queue_max = 1000;
+  std::size_t instances_max = 100'000;  // known ones, ended but not forgotten included
+  int start_attempts_max = 5;           // of a start that the node answers with an internal error
+  unsigned starters = 4;                // threads that start what the queue releases
+};
+
+// The exit code of an instance that could not be started.
+inline constexpr int kExitNotStarted = 125;
+// The exit code of an instance that its node no longer knows.
+inline constexpr int kExitVanished = 137;
+inline constexpr std::size_t kSchedulerNodesMax = 256;
+// How long a call waits for another call on the same instance.
+inline constexpr int kOperationWaitSecondsMax = 60;
+// An instance its node does not list this many times in a row is over.
+inline constexpr int kMissingPollsMax = 3;
+
+class Scheduler {
+ public:
+  // `clock` must outlive the scheduler.
+  Scheduler(Options options, const os::Clock& clock);
+  ~Scheduler();
+  Scheduler(const Scheduler&) = delete;
+  Scheduler& operator=(const Scheduler&) = delete;
+
+  Status AddNode(const std::string& name, std::shared_ptr<Node> node);
+  // kFailedPrecondition while instances are on it.
+  Status RemoveNode(const std::string& name);
+
+  // Places and starts, or queues. What no empty fleet could hold is kFailedPrecondition with the
+  // scarce thing named; a full queue is kResourceExhausted naming queue_max. The same id and
+  // generation again returns how it stands.
+  Result<InstanceStatus> Submit(const placement::Request& request, std::uint64_t generation,
+                                const runtime::Workload& workload);
+  // Ends a running instance or takes a queued one out. After a failure the scheduler goes on trying
+  // by itself.
+  Result<InstanceStatus> Stop(const std::string& instance_id, std::uint64_t generation);
+  // Removes an ended instance and what its node kept of it. Unknown ids are fine.
+  Status Forget(const std::string& instance_id);
+  // kNotFound means that no node runs it; while that cannot be known (a node has not reported since
+  // the scheduler began) it is kUnavailable.
+  Result<InstanceStatus> Get(const std::string& instance_id) const;
+  // All known instances by id; kUnavailable as above. Add the nodes before asking: without any,
+  // nothing runs.
+  Result<std::vector<InstanceStatus>> List() const;
+  Result<std::string> Log(const std::string& instance_id, std::uint64_t offset);
+  Result<ExecResult> Exec(const std::string& instance_id, const std::vector<std::string>& argv,
+                          const std::string& stdin_bytes);
+  std::vector<CardStatus> Cards() const;  // by node, then uuid
+  std::vector<NodeStatus> Nodes() const;
+
+  // One round of all nodes and the queue, in the caller's thread.
+  void Tick();
+
+ private:
+  struct Impl;
+  std::unique_ptr<Impl> impl_;
+};
+
+}  // namespace tessera::scheduler
