@@ -77,21 +77,24 @@ Function Session::Kernel(const char* name) const {
   return function;
 }
 
-void Session::Launch(Function function, unsigned grid_x, unsigned grid_y, unsigned block_x, unsigned block_y,
-                     void** params) const {
-  Check(driver_.LaunchKernel(function, grid_x, grid_y, 1, block_x, block_y, 1, 0, nullptr, params, nullptr),
+void Session::Launch(Function function, unsigned grid_x, unsigned grid_y, unsigned block_x,
+                     unsigned block_y, void** params) const {
+  Check(driver_.LaunchKernel(function, grid_x, grid_y, 1, block_x, block_y, 1, 0, nullptr, params,
+                             nullptr),
         "cuLaunchKernel");
 }
 
-uint64_t NumberOption(int argc, char** argv, const char* name, uint64_t fallback, uint64_t low, uint64_t high) {
+uint64_t NumberOption(int argc, char** argv, const char* name, uint64_t fallback, uint64_t low,
+                      uint64_t high) {
   for (int i = 1; i < argc; ++i) {
     if (std::strcmp(argv[i], name) != 0) continue;
     const char* text = i + 1 < argc ? argv[i + 1] : "";
     char* end = nullptr;
     const unsigned long long value = std::strtoull(text, &end, 10);
     if (text[0] < '0' || text[0] > '9' || *end != '\0' || value < low || value > high) {
-      std::printf("error=bad_option option=%s expected=%llu..%llu found=%s\n", name, static_cast<unsigned long long>(low),
-                  static_cast<unsigned long long>(high), text);
+      std::printf("error=bad_option option=%s expected=%llu..%llu found=%s\n", name,
+                  static_cast<unsigned long long>(low), static_cast<unsigned long long>(high),
+                  text);
       Stop();
     }
     return value;

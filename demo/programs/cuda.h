@@ -1,4 +1,5 @@
-// The part of the public CUDA driver API that the demo programs call, looked up in libcuda.so.1 at run time.
+// The part of the public CUDA driver API that the demo programs call, looked up in libcuda.so.1 at
+// run time.
 #pragma once
 
 #include <cstddef>
@@ -28,13 +29,13 @@ struct Driver {
   Result (*MemcpyDtoH)(void* to, DevicePointer from, size_t bytes);
   Result (*ModuleLoadData)(Module* module, const void* image);
   Result (*ModuleGetFunction)(Function* function, Module module, const char* name);
-  Result (*LaunchKernel)(Function function, unsigned grid_x, unsigned grid_y, unsigned grid_z, unsigned block_x,
-                         unsigned block_y, unsigned block_z, unsigned shared_bytes, void* stream, void** params,
-                         void** extra);
+  Result (*LaunchKernel)(Function function, unsigned grid_x, unsigned grid_y, unsigned grid_z,
+                         unsigned block_x, unsigned block_y, unsigned block_z,
+                         unsigned shared_bytes, void* stream, void** params, void** extra);
 };
 
-// One context on the first visible device with the demo kernels loaded. Prints `error=...` lines to standard output
-// and ends the program with status 2 when the driver says no. Not thread-safe.
+// One context on the first visible device with the demo kernels loaded. Prints `error=...` lines to
+// standard output and ends the program with status 2 when the driver says no. Not thread-safe.
 class Session {
  public:
   explicit Session(const char* program);
@@ -48,7 +49,8 @@ class Session {
   // Ends the program when `result` is not 0.
   void Check(Result result, const char* call) const;
   Function Kernel(const char* name) const;
-  void Launch(Function function, unsigned grid_x, unsigned grid_y, unsigned block_x, unsigned block_y, void** params) const;
+  void Launch(Function function, unsigned grid_x, unsigned grid_y, unsigned block_x,
+              unsigned block_y, void** params) const;
 
  private:
   const char* program_;
@@ -58,9 +60,10 @@ class Session {
   Module module_ = nullptr;
 };
 
-// The value of `--name N` among the arguments, or `fallback`. Ends the program with a message on anything that is
-// not a whole number in [low, high].
-uint64_t NumberOption(int argc, char** argv, const char* name, uint64_t fallback, uint64_t low, uint64_t high);
+// The value of `--name N` among the arguments, or `fallback`. Ends the program with a message on
+// anything that is not a whole number in [low, high].
+uint64_t NumberOption(int argc, char** argv, const char* name, uint64_t fallback, uint64_t low,
+                      uint64_t high);
 // Ends the program when an argument is neither one of `names` nor the value of one.
 void CheckOptions(int argc, char** argv, std::initializer_list<const char*> names);
 

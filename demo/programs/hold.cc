@@ -1,7 +1,8 @@
 // demo-hold [--seconds N] [--bytes B] [--samples S] [--granule G]
-// Takes all the memory that cuMemGetInfo calls free (or B bytes of it) in ONE allocation, asks for one granule more and
-// prints the driver's answer, then keeps writing and checking a pattern in its memory with kernels until N seconds have
-// passed or SIGTERM arrives. S words are touched, spread over the whole allocation and including its last word.
+// Takes all the memory that cuMemGetInfo calls free (or B bytes of it) in ONE allocation, asks for
+// one granule more and prints the driver's answer, then keeps writing and checking a pattern in its
+// memory with kernels until N seconds have passed or SIGTERM arrives. S words are touched, spread
+// over the whole allocation and including its last word.
 #include <time.h>
 #include <unistd.h>
 
@@ -23,7 +24,8 @@ double Now() {
 
 unsigned long long Wide(uint64_t value) { return value; }
 
-// The pattern in one allocation. Everything free is taken, so the kernels' result lies in the allocation's own tail.
+// The pattern in one allocation. Everything free is taken, so the kernels' result lies in the
+// allocation's own tail.
 class Pattern {
  public:
   static constexpr uint64_t kResultBytes = 32;
@@ -47,7 +49,8 @@ class Pattern {
     session_.Launch(fill_, 1, 1, 32, 1, last);
   }
 
-  // Answers how many sampled words differ from what Fill(seed) wrote; a word that was not looked at counts too.
+  // Answers how many sampled words differ from what Fill(seed) wrote; a word that was not looked at
+  // counts too.
   uint64_t Wrong(uint64_t seed) {
     const demo::Driver& cuda = session_.driver();
     uint64_t result[3] = {0, 0, 0};
@@ -80,10 +83,12 @@ class Pattern {
 int main(int argc, char** argv) {
   demo::CheckOptions(argc, argv, {"--seconds", "--bytes", "--samples", "--granule"});
   const uint64_t seconds = demo::NumberOption(argc, argv, "--seconds", 86400, 0, 31536000);
-  const uint64_t wanted = demo::NumberOption(argc, argv, "--bytes", 0, Pattern::kMinBytes, uint64_t{1} << 50);
+  const uint64_t wanted =
+      demo::NumberOption(argc, argv, "--bytes", 0, Pattern::kMinBytes, uint64_t{1} << 50);
   const uint64_t samples = demo::NumberOption(argc, argv, "--samples", 8192, 1, uint64_t{1} << 40);
-  const uint64_t granule = demo::NumberOption(argc, argv, "--granule", 2 << 20, 1, uint64_t{1} << 40);
-  struct sigaction action {};
+  const uint64_t granule =
+      demo::NumberOption(argc, argv, "--granule", 2 << 20, 1, uint64_t{1} << 40);
+  struct sigaction action{};
   action.sa_handler = OnSignal;
   sigaction(SIGTERM, &action, nullptr);
   sigaction(SIGINT, &action, nullptr);
@@ -93,8 +98,8 @@ int main(int argc, char** argv) {
   size_t free_bytes = 0, total_bytes = 0;
   session.Check(cuda.MemGetInfo(&free_bytes, &total_bytes), "cuMemGetInfo");
   const uint64_t bytes = wanted != 0 ? wanted : free_bytes;
-  std::printf("program=demo-hold device=%s free=%llu total=%llu\n", session.device().c_str(), Wide(free_bytes),
-              Wide(total_bytes));
+  std::printf("program=demo-hold device=%s free=%llu total=%llu\n", session.device().c_str(),
+              Wide(free_bytes), Wide(total_bytes));
   demo::DevicePointer data = 0;
   const demo::Result allocated = cuda.MemAlloc(&data, bytes);
   std::printf("alloc_bytes=%llu alloc_error=%d\n", Wide(bytes), allocated);
@@ -125,7 +130,7 @@ int main(int argc, char** argv) {
   wrong += pattern.Wrong(seed);
   ++rounds;
   session.Check(cuda.MemFree(data), "cuMemFree");
-  std::printf("program=demo-hold rounds=%llu wrong=%llu stopped=%s ok=%d\n", Wide(rounds), Wide(wrong),
-              g_stop != 0 ? "signal" : "time", wrong == 0 ? 1 : 0);
+  std::printf("program=demo-hold rounds=%llu wrong=%llu stopped=%s ok=%d\n", Wide(rounds),
+              Wide(wrong), g_stop != 0 ? "signal" : "time", wrong == 0 ? 1 : 0);
   return wrong == 0 ? 0 : 1;
 }

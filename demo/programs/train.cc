@@ -1,7 +1,7 @@
 // demo-train [--steps N] [--size S] [--pause-ms M]
-// A training-shaped loop: gradient = weights * data (tiled matmul), weights += rate * gradient (saxpy), then a checksum
-// of all weights. The CPU runs the same operations in the same order; fused multiply-add is exact on both, so every
-// checksum must be equal to the last bit.
+// A training-shaped loop: gradient = weights * data (tiled matmul), weights += rate * gradient
+// (saxpy), then a checksum of all weights. The CPU runs the same operations in the same order;
+// fused multiply-add is exact on both, so every checksum must be equal to the last bit.
 #include <time.h>
 
 #include <cmath>
@@ -23,12 +23,14 @@ uint64_t Checksum(const std::vector<float>& values) {
   return sum;
 }
 
-void ReferenceStep(std::vector<float>* weights, const std::vector<float>& data, size_t n, float rate) {
+void ReferenceStep(std::vector<float>* weights, const std::vector<float>& data, size_t n,
+                   float rate) {
   std::vector<float> gradient(n * n);
   for (size_t row = 0; row < n; ++row) {
     for (size_t column = 0; column < n; ++column) {
       float sum = 0;
-      for (size_t k = 0; k < n; ++k) sum = std::fma((*weights)[row * n + k], data[k * n + column], sum);
+      for (size_t k = 0; k < n; ++k)
+        sum = std::fma((*weights)[row * n + k], data[k * n + column], sum);
       gradient[row * n + column] = sum;
     }
   }
@@ -76,15 +78,18 @@ int main(int argc, char** argv) {
     ReferenceStep(&weights, data, n, rate);
     const uint64_t found = Checksum(back), expected = Checksum(weights);
     wrong += found != expected;
-    std::printf("step=%llu checksum=%016llx expected=%016llx\n", static_cast<unsigned long long>(step),
-                static_cast<unsigned long long>(found), static_cast<unsigned long long>(expected));
+    std::printf("step=%llu checksum=%016llx expected=%016llx\n",
+                static_cast<unsigned long long>(step), static_cast<unsigned long long>(found),
+                static_cast<unsigned long long>(expected));
     if (pause_ms != 0) {
-      const timespec pause{static_cast<time_t>(pause_ms / 1000), static_cast<long>(pause_ms % 1000 * 1'000'000)};
+      const timespec pause{static_cast<time_t>(pause_ms / 1000),
+                           static_cast<long>(pause_ms % 1000 * 1'000'000)};
       nanosleep(&pause, nullptr);
     }
   }
   for (demo::DevicePointer p : {dw, dd, dg}) session.Check(cuda.MemFree(p), "cuMemFree");
-  std::printf("program=demo-train steps=%llu wrong=%llu ok=%d\n", static_cast<unsigned long long>(steps),
-              static_cast<unsigned long long>(wrong), wrong == 0 ? 1 : 0);
+  std::printf("program=demo-train steps=%llu wrong=%llu ok=%d\n",
+              static_cast<unsigned long long>(steps), static_cast<unsigned long long>(wrong),
+              wrong == 0 ? 1 : 0);
   return wrong == 0 ? 0 : 1;
 }

@@ -22,13 +22,15 @@ int main(int argc, char** argv) {
   session.Check(cuda.MemcpyHtoD(da, a.data(), bytes), "cuMemcpyHtoD");
   session.Check(cuda.MemcpyHtoD(db, b.data(), bytes), "cuMemcpyHtoD");
   void* params[] = {&da, &db, &dc, &n};
-  session.Launch(session.Kernel("vector_add"), static_cast<unsigned>((n + 255) / 256), 1, 256, 1, params);
+  session.Launch(session.Kernel("vector_add"), static_cast<unsigned>((n + 255) / 256), 1, 256, 1,
+                 params);
   session.Check(cuda.CtxSynchronize(), "cuCtxSynchronize");
   session.Check(cuda.MemcpyDtoH(c.data(), dc, bytes), "cuMemcpyDtoH");
   uint64_t wrong = 0;
   for (uint64_t i = 0; i < n; ++i) wrong += c[i] != a[i] + b[i];
   for (demo::DevicePointer p : {da, db, dc}) session.Check(cuda.MemFree(p), "cuMemFree");
   std::printf("program=demo-vecadd device=%s n=%llu wrong=%llu ok=%d\n", session.device().c_str(),
-              static_cast<unsigned long long>(n), static_cast<unsigned long long>(wrong), wrong == 0 ? 1 : 0);
+              static_cast<unsigned long long>(n), static_cast<unsigned long long>(wrong),
+              wrong == 0 ? 1 : 0);
   return wrong == 0 ? 0 : 1;
 }

@@ -1,8 +1,10 @@
 #include <string.h>
 
+#include <atomic>
 #include <map>
 #include <random>
 #include <set>
+#include <thread>
 
 #include "simgpu/driver/test_support.h"
 #include "simgpu/state/state.h"
@@ -279,6 +281,69 @@ TEST_F(DriverTest, ProcessesShareTheCard) {
   kill(pid, SIGKILL);
   waitpid(pid, nullptr, 0);
   WithContext([](CUcontext) { EXPECT_EQ(UsedMiB(), 106u); });
+}
+
+// Processes that allocate, copy and free without pause are killed at arbitrary points; the card is
+// whole again each time, by the word of a process that was not there before.
+TEST_F(DriverTest, KilledProcessesLoseNothing) {
+  for (unsigned round = 0; round < 12; ++round) {
+    std::vector<pid_t> children;
+    for (unsigned i = 0; i < 3; ++i) {
+      pid_t pid = fork();
+      ASSERT_GE(pid, 0);
+      if (pid == 0) {
+        std::mt19937_64 random(round * 3 + i);
+        CUcontext context = nullptr;
+        if (cuInit(0) != CUDA_SUCCESS || cuCtxCreate_v2(&context, 0, 0) != CUDA_SUCCESS) _exit(1);
+        std::vector<CUdeviceptr> held;
+        while (true) {
+          CUdeviceptr address = 0;
+          if (random() % 2 == 0 &&
+              cuMemAlloc_v2(&address, 1 + random() % (100 * kMiB)) == CUDA_SUCCESS) {
+            cuMemsetD8_v2(address, 1, 1);
+            held.push_back(address);
+          } else if (!held.empty()) {
+            std::swap(held[random() % held.size()], held.back());
+            cuMemFree_v2(held.back());
+            held.pop_back();
+          }
+        }
+      }
+      children.push_back(pid);
+    }
+    usleep(1000 * (1 + round * 7 % 40));
+    for (pid_t pid : children) kill(pid, SIGKILL);
+    for (pid_t pid : children) waitpid(pid, nullptr, 0);
+    WithContext([](CUcontext) { EXPECT_EQ(UsedMiB(), 106u); });
+  }
+}
+
+// Threads of one process use the driver at once, each in the same context.
+TEST_F(DriverTest, ThreadsShareAContext) {
+  WithContext([](CUcontext context) {
+    std::vector<std::thread> threads;
+    std::atomic<int> wrong{0};
+    for (unsigned i = 0; i < 4; ++i) {
+      threads.emplace_back([&, i] {
+        std::mt19937_64 random(i);
+        if (cuCtxSetCurrent(context) != CUDA_SUCCESS) ++wrong;
+        for (int step = 0; step < 300; ++step) {
+          CUdeviceptr address = 0;
+          const size_t bytes = 8 + random() % (3 * kMiB);
+          uint64_t value = random(), back = 0;
+          if (cuMemAlloc_v2(&address, bytes) != CUDA_SUCCESS ||
+              cuMemcpyHtoD_v2(address, &value, 8) != CUDA_SUCCESS ||
+              cuMemcpyDtoH_v2(&back, address, 8) != CUDA_SUCCESS || back != value ||
+              cuMemFree_v2(address) != CUDA_SUCCESS) {
+            ++wrong;
+          }
+        }
+      });
+    }
+    for (std::thread& thread : threads) thread.join();
+    EXPECT_EQ(wrong.load(), 0);
+    EXPECT_EQ(UsedMiB(), 106u);
+  });
 }
 
 TEST_F(DriverTest, AForkedChildMustNotUseTheParentsDriver) {

@@ -1,4 +1,5 @@
-// The kernels that Tessera's demos and tests launch. Plain enough to be checked against a loop on the CPU.
+// The kernels that Tessera's demos and tests launch. Plain enough to be checked against a loop on
+// the CPU.
 #include "device.h"
 
 SIMGPU_KERNEL vector_add(const float* a, const float* b, float* c, uint64_t n) {
@@ -10,19 +11,22 @@ SIMGPU_KERNEL saxpy(float alpha, const float* x, float* y, uint64_t n) {
   for (uint64_t i = GlobalX(); i < n; i += StrideX()) y[i] = alpha * x[i] + y[i];
 }
 
-// Adds the sum of `in` to *out: warp shuffles first, shared memory between the warps. Blocks of up to 1024 threads.
+// Adds the sum of `in` to *out: warp shuffles first, shared memory between the warps. Blocks of up
+// to 1024 threads.
 SIMGPU_KERNEL reduce_sum(const float* in, float* out, uint64_t n) {
   SIMGPU_SHARED static float partial[32];
   float sum = 0;
   for (uint64_t i = GlobalX(); i < n; i += StrideX()) sum += in[i];
-  for (int offset = 16; offset > 0; offset /= 2) sum += __nvvm_shfl_sync_down_f32(0xffffffffu, sum, offset, 31);
+  for (int offset = 16; offset > 0; offset /= 2)
+    sum += __nvvm_shfl_sync_down_f32(0xffffffffu, sum, offset, 31);
   const uint32_t lane = ThreadX() % 32;
   const uint32_t warp = ThreadX() / 32;
   if (lane == 0) partial[warp] = sum;
   Sync();
   if (warp == 0) {
     sum = lane < (BlockSizeX() + 31) / 32 ? partial[lane] : 0.0f;
-    for (int offset = 16; offset > 0; offset /= 2) sum += __nvvm_shfl_sync_down_f32(0xffffffffu, sum, offset, 31);
+    for (int offset = 16; offset > 0; offset /= 2)
+      sum += __nvvm_shfl_sync_down_f32(0xffffffffu, sum, offset, 31);
     if (lane == 0) __nvvm_atom_add_gen_f(out, sum);
   }
 }
@@ -44,19 +48,23 @@ SIMGPU_KERNEL matmul_tiled(const float* a, const float* b, float* c, uint32_t n)
   if (row < n && column < n) c[uint64_t{row} * n + column] = sum;
 }
 
-// Counts byte values into 256 bins: a block's own bins in shared memory first, then one atomic a bin.
+// Counts byte values into 256 bins: a block's own bins in shared memory first, then one atomic a
+// bin.
 SIMGPU_KERNEL histogram256(const unsigned char* in, uint32_t* bins, uint64_t n) {
   SIMGPU_SHARED static uint32_t local[256];
   for (uint32_t i = ThreadX(); i < 256; i += BlockSizeX()) local[i] = 0;
   Sync();
-  for (uint64_t i = GlobalX(); i < n; i += StrideX()) __nvvm_atom_add_gen_i(reinterpret_cast<int*>(&local[in[i]]), 1);
+  for (uint64_t i = GlobalX(); i < n; i += StrideX())
+    __nvvm_atom_add_gen_i(reinterpret_cast<int*>(&local[in[i]]), 1);
   Sync();
   for (uint32_t i = ThreadX(); i < 256; i += BlockSizeX()) {
-    if (local[i] != 0) __nvvm_atom_add_gen_i(reinterpret_cast<int*>(&bins[i]), static_cast<int>(local[i]));
+    if (local[i] != 0)
+      __nvvm_atom_add_gen_i(reinterpret_cast<int*>(&bins[i]), static_cast<int>(local[i]));
   }
 }
 
-// The word that belongs at position i of a buffer filled with `seed` (a 64-bit finaliser, so neighbours differ).
+// The word that belongs at position i of a buffer filled with `seed` (a 64-bit finaliser, so
+// neighbours differ).
 SIMGPU_DEVICE uint64_t Pattern(uint64_t i, uint64_t seed) {
   uint64_t x = i + seed * 0x9e3779b97f4a7c15ull;
   x ^= x >> 33;
@@ -70,8 +78,10 @@ SIMGPU_KERNEL fill_pattern(uint64_t* data, uint64_t n, uint64_t step, uint64_t s
   for (uint64_t i = GlobalX() * step; i < n; i += StrideX() * step) data[i] = Pattern(i, seed);
 }
 
-// Compares those words; adds their number to result[0], the wrong ones to result[1], xor of all to result[2].
-SIMGPU_KERNEL check_pattern(const uint64_t* data, uint64_t n, uint64_t step, uint64_t seed, uint64_t* result) {
+// Compares those words; adds their number to result[0], the wrong ones to result[1], xor of all to
+// result[2].
+SIMGPU_KERNEL check_pattern(const uint64_t* data, uint64_t n, uint64_t step, uint64_t seed,
+                            uint64_t* result) {
   uint64_t seen = 0, wrong = 0, sum = 0;
   for (uint64_t i = GlobalX() * step; i < n; i += StrideX() * step) {
     const uint64_t value = data[i];
@@ -80,11 +90,13 @@ SIMGPU_KERNEL check_pattern(const uint64_t* data, uint64_t n, uint64_t step, uin
     sum ^= value;
   }
   __nvvm_atom_add_gen_ll(reinterpret_cast<long long*>(&result[0]), static_cast<long long>(seen));
-  if (wrong != 0) __nvvm_atom_add_gen_ll(reinterpret_cast<long long*>(&result[1]), static_cast<long long>(wrong));
+  if (wrong != 0)
+    __nvvm_atom_add_gen_ll(reinterpret_cast<long long*>(&result[1]), static_cast<long long>(wrong));
   __nvvm_atom_xor_gen_ll(reinterpret_cast<long long*>(&result[2]), static_cast<long long>(sum));
 }
 
-// Keeps every thread busy for `iterations` steps of a generator; out[global thread] proves that it ran.
+// Keeps every thread busy for `iterations` steps of a generator; out[global thread] proves that it
+// ran.
 SIMGPU_KERNEL busy(uint32_t* out, uint64_t iterations) {
   uint32_t x = static_cast<uint32_t>(GlobalX()) + 1;
   for (uint64_t i = 0; i < iterations; ++i) x = x * 1664525u + 1013904223u;

@@ -1,4 +1,5 @@
-// The PTX text of demo_kernels.cu, NUL-terminated, ready for cuModuleLoadData or simgpu::ptx::Module::Parse.
+// The PTX text of demo_kernels.cu, NUL-terminated, ready for cuModuleLoadData or
+// simgpu::ptx::Module::Parse.
 #pragma once
 
 namespace simgpu::kernels {

@@ -19,7 +19,8 @@ struct Register {
   RegClass cls = RegClass::k32;
 };
 
-// An initialiser part that is an address: ((address of variable + addend) >> shift), low `bytes` bytes.
+// An initialiser part that is an address: ((address of variable + addend) >> shift), low `bytes`
+// bytes.
 struct Relocation {
   uint64_t offset = 0;
   uint32_t bytes = 8;
@@ -33,8 +34,9 @@ struct Variable {
   Space space = Space::kGlobal;
   uint64_t size = 0;
   uint32_t align = 1;
-  uint32_t frame_offset = 0;  // .local and .param inside a function: where in the frame's local bytes.
-  int entry_offset = -1;      // .param of an entry: offset in the parameter buffer.
+  uint32_t frame_offset =
+      0;                  // .local and .param inside a function: where in the frame's local bytes.
+  int entry_offset = -1;  // .param of an entry: offset in the parameter buffer.
   int element_bytes = 0;
   bool visible = false;
   bool external = false;
@@ -46,28 +48,65 @@ struct Variable {
 
 enum class Special : uint8_t {
   kNone,
-  kTidX, kTidY, kTidZ,
-  kNtidX, kNtidY, kNtidZ,
-  kCtaidX, kCtaidY, kCtaidZ,
-  kNctaidX, kNctaidY, kNctaidZ,
-  kLaneId, kWarpId, kNwarpId, kSmId, kNsmId, kWarpSize, kGridId,
-  kClock, kClockHi, kClock64, kGlobalTimer, kGlobalTimerLo, kGlobalTimerHi,
-  kLaneMaskEq, kLaneMaskLe, kLaneMaskLt, kLaneMaskGe, kLaneMaskGt,
-  kDynamicSmemSize, kTotalSmemSize, kZero,
+  kTidX,
+  kTidY,
+  kTidZ,
+  kNtidX,
+  kNtidY,
+  kNtidZ,
+  kCtaidX,
+  kCtaidY,
+  kCtaidZ,
+  kNctaidX,
+  kNctaidY,
+  kNctaidZ,
+  kLaneId,
+  kWarpId,
+  kNwarpId,
+  kSmId,
+  kNsmId,
+  kWarpSize,
+  kGridId,
+  kClock,
+  kClockHi,
+  kClock64,
+  kGlobalTimer,
+  kGlobalTimerLo,
+  kGlobalTimerHi,
+  kLaneMaskEq,
+  kLaneMaskLe,
+  kLaneMaskLt,
+  kLaneMaskGe,
+  kLaneMaskGt,
+  kDynamicSmemSize,
+  kTotalSmemSize,
+  kZero,
 };
 
 struct Operand {
   enum Kind : uint8_t {
-    kNone, kRegister, kVariable, kSpecial, kInteger, kFloat32, kFloat64, kVector, kAddress, kList, kName, kSink
+    kNone,
+    kRegister,
+    kVariable,
+    kSpecial,
+    kInteger,
+    kFloat32,
+    kFloat64,
+    kVector,
+    kAddress,
+    kList,
+    kName,
+    kSink
   };
   Kind kind = kNone;
-  bool negated = false;      // `!p` as a source.
-  int index = -1;            // Register or variable.
-  int pair = -1;             // `p|q`: the second register, -2 for `p|_`.
+  bool negated = false;  // `!p` as a source.
+  int index = -1;        // Register or variable.
+  int pair = -1;         // `p|q`: the second register, -2 for `p|_`.
   Special special = Special::kNone;
-  int64_t integer = 0;       // Literal bits, or the offset of an address or symbol.
-  std::string_view name;     // kName.
-  std::vector<Operand> items;  // kVector, kList; kAddress: the base (register, variable or integer).
+  int64_t integer = 0;    // Literal bits, or the offset of an address or symbol.
+  std::string_view name;  // kName.
+  std::vector<Operand>
+      items;  // kVector, kList; kAddress: the base (register, variable or integer).
 };
 
 struct Statement {
@@ -86,14 +125,14 @@ struct FunctionAst {
   bool visible = false;
   bool defined = false;
   bool register_params = false;  // `.func (.reg ...)`: the pre-ABI form.
-  std::vector<int> params;   // Variable indices.
+  std::vector<int> params;       // Variable indices.
   std::vector<int> returns;
   uint32_t max_threads = 0;
   uint32_t required_block[3] = {0, 0, 0};
   std::vector<Register> registers;
   std::vector<Statement> statements;
-  std::vector<int> scope_parent;                                    // Scope 0 is the body.
-  std::map<std::pair<int, std::string_view>, uint32_t> labels;      // To the next statement's index.
+  std::vector<int> scope_parent;                                // Scope 0 is the body.
+  std::map<std::pair<int, std::string_view>, uint32_t> labels;  // To the next statement's index.
   std::map<std::pair<int, std::string_view>, std::vector<std::string_view>> branch_tables;
   uint32_t frame_bytes = 0;  // .local and .param variables.
 };

@@ -1,8 +1,8 @@
 // Decoded code and the state one host thread needs to run it. Internal to the interpreter.
 //
-// A warp runs one instruction for all its active lanes before the next one: a register is 32 lanes side by side
-// (a predicate is one 32-bit mask), so a handler is a short loop that the compiler turns into vector code and the
-// cost of dispatch is paid once for up to 32 threads.
+// A warp runs one instruction for all its active lanes before the next one: a register is 32 lanes
+// side by side (a predicate is one 32-bit mask), so a handler is a short loop that the compiler
+// turns into vector code and the cost of dispatch is paid once for up to 32 threads.
 #pragma once
 
 #include <cstdint>
@@ -27,7 +27,7 @@ using Handler = void (*)(Exec&, const Instr&, uint32_t mask);
 
 enum class Kind : uint8_t {
   kPlain,
-  kMemory,  // May set Exec::fault.
+  kMemory,    // May set Exec::fault.
   kWarpSync,  // Plain, once every lane of its member mask has arrived.
   kBranch,
   kBranchTable,
@@ -61,7 +61,8 @@ struct Instr {
   bool address32 = false;  // The address register is 32 bits wide.
 };
 
-// A literal, or the address of a variable plus a literal, spread over a read-only register of the frame.
+// A literal, or the address of a variable plus a literal, spread over a read-only register of the
+// frame.
 struct Constant {
   uint32_t offset = 0;
   RegClass cls = RegClass::k32;
@@ -95,15 +96,16 @@ struct Function {
   uint32_t register_bytes = 0;                // Registers and constants of one warp.
   uint32_t register_words = 0;                // 32-bit registers of one thread, as declared.
   uint32_t frame_bytes = 0;                   // .local and .param bytes of one thread.
-  uint32_t sites = 0;                         // First range cache of this function is added at link time.
+  uint32_t sites = 0;  // First range cache of this function is added at link time.
   uint32_t first_site = 0;
   std::string refusal;
 };
 
 struct Kernel {
   int function = -1;
-  std::vector<int> closure;                  // Functions reachable by calls, itself first.
-  std::map<int, uint32_t> shared_offsets;    // Variable index to address in the block's shared memory.
+  std::vector<int> closure;  // Functions reachable by calls, itself first.
+  std::map<int, uint32_t>
+      shared_offsets;  // Variable index to address in the block's shared memory.
   uint32_t static_shared_bytes = 0;
   bool recursive = false;
   uint32_t local_bytes = 0;
@@ -114,7 +116,7 @@ struct Module::Impl {
   std::vector<Function> functions;
   std::vector<Kernel> kernel_code;  // Beside `kernels`.
   std::vector<KernelInfo> kernels;
-  std::vector<Global> globals;  // Beside ast.module_variables.
+  std::vector<Global> globals;      // Beside ast.module_variables.
   std::vector<uint64_t> addresses;  // By variable index.
   uint32_t sites = 0;
 };
@@ -185,8 +187,9 @@ inline T* Reg(Exec& e, uint32_t offset) {
 #define SIMGPU_VECTORIZE _Pragma("GCC ivdep")
 #endif
 
-// Runs `body(lane)` for the lanes of `mask`; the full warp is a plain loop that vectorises. Registers either
-// coincide or do not overlap, so reading and writing lane by lane is safe in any order.
+// Runs `body(lane)` for the lanes of `mask`; the full warp is a plain loop that vectorises.
+// Registers either coincide or do not overlap, so reading and writing lane by lane is safe in any
+// order.
 template <class Body>
 inline void ForLanes(uint32_t mask, Body body) {
   if (mask == kFullMask) {
@@ -198,10 +201,12 @@ inline void ForLanes(uint32_t mask, Body body) {
 }
 
 // Where [address, address + bytes) lies on the host, or null with e.fault set.
-uint8_t* TranslateSlow(Exec& e, const Instr& i, Space space, uint64_t address, uint32_t bytes, int lane, bool write);
+uint8_t* TranslateSlow(Exec& e, const Instr& i, Space space, uint64_t address, uint32_t bytes,
+                       int lane, bool write);
 
 // Runs device printf for one lane; false with e.fault set when an argument is out of reach.
-bool DevicePrintf(Exec& e, const Instr& i, uint64_t format, uint64_t arguments, int lane, std::string* text);
+bool DevicePrintf(Exec& e, const Instr& i, uint64_t format, uint64_t arguments, int lane,
+                  std::string* text);
 // Reads a NUL-terminated string of at most kMaxDeviceString bytes through generic addresses.
 bool ReadDeviceString(Exec& e, const Instr& i, uint64_t address, int lane, std::string* text);
 inline constexpr size_t kMaxDeviceString = 64 * 1024;

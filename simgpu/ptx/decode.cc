@@ -9,22 +9,29 @@ namespace simgpu::ptx {
 
 RegClass ClassOf(Type type) {
   switch (Bytes(type)) {
-    case 0: return RegClass::kPred;
+    case 0:
+      return RegClass::kPred;
     case 1:
-    case 2: return RegClass::k16;
-    case 4: return RegClass::k32;
-    case 8: return RegClass::k64;
-    default: return RegClass::k128;
+    case 2:
+      return RegClass::k16;
+    case 4:
+      return RegClass::k32;
+    case 8:
+      return RegClass::k64;
+    default:
+      return RegClass::k128;
   }
 }
 
 Type ParseType(std::string_view name) {
   static const std::unordered_map<std::string_view, Type> kTypes = {
-      {"pred", Type::kPred}, {"b8", Type::kB8},   {"u8", Type::kU8},     {"s8", Type::kS8},       {"b16", Type::kB16},
-      {"u16", Type::kU16},   {"s16", Type::kS16}, {"b32", Type::kB32},   {"u32", Type::kU32},     {"s32", Type::kS32},
-      {"b64", Type::kB64},   {"u64", Type::kU64}, {"s64", Type::kS64},   {"f16", Type::kF16},     {"bf16", Type::kBf16},
-      {"f32", Type::kF32},   {"f64", Type::kF64}, {"f16x2", Type::kF16x2}, {"bf16x2", Type::kBf16x2},
-      {"b128", Type::kB128}};
+      {"pred", Type::kPred},     {"b8", Type::kB8},    {"u8", Type::kU8},
+      {"s8", Type::kS8},         {"b16", Type::kB16},  {"u16", Type::kU16},
+      {"s16", Type::kS16},       {"b32", Type::kB32},  {"u32", Type::kU32},
+      {"s32", Type::kS32},       {"b64", Type::kB64},  {"u64", Type::kU64},
+      {"s64", Type::kS64},       {"f16", Type::kF16},  {"bf16", Type::kBf16},
+      {"f32", Type::kF32},       {"f64", Type::kF64},  {"f16x2", Type::kF16x2},
+      {"bf16x2", Type::kBf16x2}, {"b128", Type::kB128}};
   const auto it = kTypes.find(name);
   return it == kTypes.end() ? Type::kNone : it->second;
 }
@@ -50,7 +57,8 @@ Modifiers::Modifiers(std::string_view text) {
 bool Modifiers::Take(std::string_view name) {
   for (size_t i = 0; i < count_; ++i) {
     if (parts_[i] != name) continue;
-    std::copy(parts_.begin() + static_cast<std::ptrdiff_t>(i) + 1, parts_.begin() + static_cast<std::ptrdiff_t>(count_),
+    std::copy(parts_.begin() + static_cast<std::ptrdiff_t>(i) + 1,
+              parts_.begin() + static_cast<std::ptrdiff_t>(count_),
               parts_.begin() + static_cast<std::ptrdiff_t>(i));
     --count_;
     return true;
@@ -62,7 +70,8 @@ Type Modifiers::TakeType() {
   for (size_t i = count_; i-- > 0;) {
     const Type type = ParseType(parts_[i]);
     if (type == Type::kNone) continue;
-    std::copy(parts_.begin() + static_cast<std::ptrdiff_t>(i) + 1, parts_.begin() + static_cast<std::ptrdiff_t>(count_),
+    std::copy(parts_.begin() + static_cast<std::ptrdiff_t>(i) + 1,
+              parts_.begin() + static_cast<std::ptrdiff_t>(count_),
               parts_.begin() + static_cast<std::ptrdiff_t>(i));
     --count_;
     return type;
@@ -72,9 +81,9 @@ Type Modifiers::TakeType() {
 
 Round Modifiers::TakeRound() {
   static constexpr std::pair<std::string_view, Round> kRounds[] = {
-      {"rn", Round::kNearest},    {"rz", Round::kZero},    {"rm", Round::kDown},    {"rp", Round::kUp},
-      {"rni", Round::kNearestInt}, {"rzi", Round::kZeroInt}, {"rmi", Round::kDownInt}, {"rpi", Round::kUpInt},
-      {"rna", Round::kNearestAway}};
+      {"rn", Round::kNearest},  {"rz", Round::kZero},        {"rm", Round::kDown},
+      {"rp", Round::kUp},       {"rni", Round::kNearestInt}, {"rzi", Round::kZeroInt},
+      {"rmi", Round::kDownInt}, {"rpi", Round::kUpInt},      {"rna", Round::kNearestAway}};
   for (const auto& [name, round] : kRounds) {
     if (Take(name)) return round;
   }
@@ -91,9 +100,34 @@ int Modifiers::TakeOneOf(std::initializer_list<std::string_view> names) {
 }
 
 void Modifiers::TakeMemoryHints() {
-  while (TakeOneOf({"weak", "volatile", "relaxed", "acquire", "release", "acq_rel", "sc", "cta", "cluster", "gpu", "gl", "sys",
-                    "nc", "ca", "cg", "cs", "lu", "cv", "wb", "wt", "L1::evict_normal", "L1::evict_unchanged",
-                    "L1::evict_first", "L1::evict_last", "L1::no_allocate", "L2::64B", "L2::128B", "L2::256B"}) >= 0) {
+  while (TakeOneOf({"weak",
+                    "volatile",
+                    "relaxed",
+                    "acquire",
+                    "release",
+                    "acq_rel",
+                    "sc",
+                    "cta",
+                    "cluster",
+                    "gpu",
+                    "gl",
+                    "sys",
+                    "nc",
+                    "ca",
+                    "cg",
+                    "cs",
+                    "lu",
+                    "cv",
+                    "wb",
+                    "wt",
+                    "L1::evict_normal",
+                    "L1::evict_unchanged",
+                    "L1::evict_first",
+                    "L1::evict_last",
+                    "L1::no_allocate",
+                    "L2::64B",
+                    "L2::128B",
+                    "L2::256B"}) >= 0) {
   }
 }
 
@@ -107,8 +141,9 @@ std::string_view Modifiers::Left() const {
 bool Decoder::Unsupported(std::string why) {
   failed_ = true;
   if (out_.refusal.empty()) {
-    out_.refusal = "'" + std::string(statement_->text) + "' at PTX line " + std::to_string(statement_->line) + " of '" +
-                   out_.name + "' is not supported" + (why.empty() ? "" : ": " + why);
+    out_.refusal = "'" + std::string(statement_->text) + "' at PTX line " +
+                   std::to_string(statement_->line) + " of '" + out_.name + "' is not supported" +
+                   (why.empty() ? "" : ": " + why);
   }
   return false;
 }
@@ -125,8 +160,8 @@ bool Decoder::Count(size_t count) { return Count(count, count); }
 bool Decoder::Count(size_t low, size_t high) {
   const size_t have = statement_->operands.size();
   if (have >= low && have <= high) return true;
-  return Unsupported("found " + std::to_string(have) + " operands, expected " + std::to_string(low) +
-                     (high == low ? "" : " to " + std::to_string(high)));
+  return Unsupported("found " + std::to_string(have) + " operands, expected " +
+                     std::to_string(low) + (high == low ? "" : " to " + std::to_string(high)));
 }
 bool Decoder::NothingLeft(const Modifiers& m) {
   if (m.Left().empty()) return true;
@@ -170,7 +205,8 @@ uint32_t Decoder::ConstantOffset(RegClass cls, uint64_t value, int variable) {
 }
 
 void Decoder::Use(int variable) {
-  if (std::find(out_.used_variables.begin(), out_.used_variables.end(), variable) == out_.used_variables.end()) {
+  if (std::find(out_.used_variables.begin(), out_.used_variables.end(), variable) ==
+      out_.used_variables.end()) {
     out_.used_variables.push_back(variable);
   }
 }
@@ -183,7 +219,9 @@ uint32_t Decoder::VariableAddress(int index, int64_t offset) {
     case Space::kParam: {
       if (variable.entry_offset >= 0) {
         return ConstantOffset(RegClass::k64,
-                              kParamWindow + static_cast<uint64_t>(variable.entry_offset) + static_cast<uint64_t>(offset), -1);
+                              kParamWindow + static_cast<uint64_t>(variable.entry_offset) +
+                                  static_cast<uint64_t>(offset),
+                              -1);
       }
       Instr i = New();
       i.dst = Allocate(RegClass::k64);
@@ -192,7 +230,9 @@ uint32_t Decoder::VariableAddress(int index, int64_t offset) {
       EmitHelper(i, LocalAddressHandler());
       return i.dst;
     }
-    default: Use(index); return ConstantOffset(RegClass::k64, static_cast<uint64_t>(offset), index);
+    default:
+      Use(index);
+      return ConstantOffset(RegClass::k64, static_cast<uint64_t>(offset), index);
   }
 }
 
@@ -289,7 +329,9 @@ uint32_t Decoder::Source(const Operand& operand, RegClass cls, bool floating) {
         Invalid("'" + std::string(operand.name) + "' is not declared");
       }
       return kNoReg;
-    default: Unsupported("operand form"); return kNoReg;
+    default:
+      Unsupported("operand form");
+      return kNoReg;
   }
 }
 
@@ -326,7 +368,8 @@ uint32_t Decoder::Pair(const Operand& operand, RegClass cls) {
 
 uint32_t Decoder::AnySource(const Operand& operand, RegClass fallback, RegClass* cls) {
   *cls = fallback;
-  if (operand.kind == Operand::kRegister) *cls = ast_.registers[static_cast<size_t>(operand.index)].cls;
+  if (operand.kind == Operand::kRegister)
+    *cls = ast_.registers[static_cast<size_t>(operand.index)].cls;
   if (*cls == RegClass::kPred) {
     Unsupported("predicate operand");
     return kNoReg;
@@ -335,23 +378,27 @@ uint32_t Decoder::AnySource(const Operand& operand, RegClass fallback, RegClass*
 }
 
 bool Decoder::Address(const Operand& operand, Space* space, Instr* i) {
-  if (operand.kind != Operand::kAddress || operand.items.size() != 1) return Unsupported("address form");
+  if (operand.kind != Operand::kAddress || operand.items.size() != 1)
+    return Unsupported("address form");
   const Operand& base = operand.items[0];
   switch (base.kind) {
     case Operand::kRegister: {
       const RegClass cls = ast_.registers[static_cast<size_t>(base.index)].cls;
-      if (cls != RegClass::k32 && cls != RegClass::k64) return Unsupported("width of the address register");
+      if (cls != RegClass::k32 && cls != RegClass::k64)
+        return Unsupported("width of the address register");
       i->a = RegisterOffset(base.index);
       i->address32 = cls == RegClass::k32;
       i->imm = operand.integer;
-      // A parameter's address is a window address in our registers, so it is reached like a generic one.
+      // A parameter's address is a window address in our registers, so it is reached like a generic
+      // one.
       if (*space == Space::kParam) *space = Space::kGeneric;
       break;
     }
     case Operand::kVariable: {
       const Variable& variable = module_.variables[static_cast<size_t>(base.index)];
       if (*space == Space::kGeneric) *space = variable.space;
-      if (variable.space != *space) return Unsupported("'" + variable.name + "' lies in another state space");
+      if (variable.space != *space)
+        return Unsupported("'" + variable.name + "' lies in another state space");
       i->a = VariableAddress(base.index, base.integer);
       if (*space == Space::kParam) *space = Space::kGeneric;
       break;
@@ -359,15 +406,18 @@ bool Decoder::Address(const Operand& operand, Space* space, Instr* i) {
     case Operand::kInteger:
       i->a = ConstantOffset(RegClass::k64, static_cast<uint64_t>(base.integer), -1);
       break;
-    case Operand::kName: return Invalid("'" + std::string(base.name) + "' is not declared");
-    default: return Unsupported("address form");
+    case Operand::kName:
+      return Invalid("'" + std::string(base.name) + "' is not declared");
+    default:
+      return Unsupported("address form");
   }
   i->kind = Kind::kMemory;
   i->site = out_.sites++;
   return !failed_;
 }
 
-bool Decoder::VectorParts(const Operand& operand, bool is_source, int count, RegClass cls, Instr* i) {
+bool Decoder::VectorParts(const Operand& operand, bool is_source, int count, RegClass cls,
+                          Instr* i) {
   if (operand.kind != Operand::kVector || operand.items.size() != static_cast<size_t>(count)) {
     return Unsupported("vector of " + std::to_string(count) + " expected");
   }
@@ -408,7 +458,8 @@ bool Decoder::Emit(Instr i, Handler fn) {
 
 void Decoder::EmitHelper(Instr i, Handler fn) {
   i.fn = fn;
-  const auto [it, fresh] = names_.try_emplace(statement_->text, static_cast<uint32_t>(out_.names.size()));
+  const auto [it, fresh] =
+      names_.try_emplace(statement_->text, static_cast<uint32_t>(out_.names.size()));
   if (fresh) out_.names.emplace_back(statement_->text);
   i.name = it->second;
   out_.code.push_back(i);
@@ -435,7 +486,8 @@ bool Decoder::Mov(Modifiers& m) {
   }
   if (Arg(1).kind == Operand::kVariable && cls == RegClass::k64) {
     const Variable& variable = module_.variables[static_cast<size_t>(Arg(1).index)];
-    if ((variable.space == Space::kLocal || variable.space == Space::kParam) && variable.entry_offset < 0) {
+    if ((variable.space == Space::kLocal || variable.space == Space::kParam) &&
+        variable.entry_offset < 0) {
       i.imm = static_cast<int64_t>(variable.frame_offset) + Arg(1).integer;
       i.aux = variable.space == Space::kParam ? 1 : 0;
       return Emit(i, LocalAddressHandler());
@@ -452,7 +504,8 @@ bool Decoder::MovVector(Type type) {
   const uint32_t bytes = parts == 0 ? 0 : Bytes(type) / static_cast<uint32_t>(parts);
   if (bytes != 2 && bytes != 4) return Unsupported("parts of this width");
   Instr i = New();
-  if (!VectorParts(vector, pack, parts, bytes == 2 ? RegClass::k16 : RegClass::k32, &i)) return false;
+  if (!VectorParts(vector, pack, parts, bytes == 2 ? RegClass::k16 : RegClass::k32, &i))
+    return false;
   if (pack) {
     i.dst = Destination(Arg(0), ClassOf(type));
     return Emit(i, PackHandler(type, parts));
@@ -481,12 +534,15 @@ bool Decoder::Load(Modifiers& m) {
   const Type type = m.TakeType();
   if (!NothingLeft(m) || !Count(2)) return false;
   if (type == Type::kNone || type == Type::kPred) return Unsupported("type");
-  const Operand& first = count == 1 ? Arg(0) : Arg(0).kind == Operand::kVector ? Arg(0).items[0] : Arg(0);
+  const Operand& first = count == 1                        ? Arg(0)
+                         : Arg(0).kind == Operand::kVector ? Arg(0).items[0]
+                                                           : Arg(0);
   // Registers may be wider than the memory type; a sink has none, so it takes the type's own width.
   RegClass cls = ClassOf(type);
   if (count > 1 && Arg(0).kind == Operand::kVector) {
     for (const Operand& item : Arg(0).items) {
-      if (item.kind == Operand::kRegister) cls = ast_.registers[static_cast<size_t>(item.index)].cls;
+      if (item.kind == Operand::kRegister)
+        cls = ast_.registers[static_cast<size_t>(item.index)].cls;
     }
   } else if (first.kind == Operand::kRegister) {
     cls = ast_.registers[static_cast<size_t>(first.index)].cls;
@@ -499,7 +555,8 @@ bool Decoder::Load(Modifiers& m) {
   }
   if (failed_) return false;
   const Operand& address = Arg(1);
-  if (space == Space::kParam && address.kind == Operand::kAddress && address.items[0].kind == Operand::kVariable) {
+  if (space == Space::kParam && address.kind == Operand::kAddress &&
+      address.items[0].kind == Operand::kVariable) {
     const Variable& variable = module_.variables[static_cast<size_t>(address.items[0].index)];
     if (variable.entry_offset >= 0) {
       const int64_t offset = variable.entry_offset + address.integer;
@@ -525,12 +582,14 @@ bool Decoder::Store(Modifiers& m) {
   RegClass cls = ClassOf(type);
   Instr i = New();
   if (count == 1) {
-    if (Arg(1).kind == Operand::kRegister) cls = ast_.registers[static_cast<size_t>(Arg(1).index)].cls;
+    if (Arg(1).kind == Operand::kRegister)
+      cls = ast_.registers[static_cast<size_t>(Arg(1).index)].cls;
     i.b = Source(Arg(1), cls, IsFloat(type));
   } else {
     if (Arg(1).kind == Operand::kVector) {
       for (const Operand& item : Arg(1).items) {
-        if (item.kind == Operand::kRegister) cls = ast_.registers[static_cast<size_t>(item.index)].cls;
+        if (item.kind == Operand::kRegister)
+          cls = ast_.registers[static_cast<size_t>(item.index)].cls;
       }
     }
     if (!VectorParts(Arg(1), true, count, cls, &i)) return false;
@@ -549,7 +608,8 @@ bool Decoder::Cvta(Modifiers& m) {
   Instr i = New();
   i.dst = Destination(Arg(0), RegClass::k64);
   i.a = Source(Arg(1), RegClass::k64);
-  // A device function's parameters live in local memory and their addresses already carry that window.
+  // A device function's parameters live in local memory and their addresses already carry that
+  // window.
   if (space == Space::kParam && !ast_.entry) return Emit(i, PickInteger(Op::kMov, Type::kB64));
   return Emit(i, CvtaHandler(space, to));
 }
@@ -571,7 +631,8 @@ bool Decoder::AtomOrRed(Modifiers& m) {
   const bool red = m.opcode() == "red";
   Space space = TakeSpace(m);
   m.TakeMemoryHints();
-  const int op = m.TakeOneOf({"add", "min", "max", "exch", "cas", "and", "or", "xor", "inc", "dec"});
+  const int op =
+      m.TakeOneOf({"add", "min", "max", "exch", "cas", "and", "or", "xor", "inc", "dec"});
   const Type type = m.TakeType();
   if (!NothingLeft(m)) return false;
   if (op < 0) return Unsupported("operation");
@@ -590,7 +651,8 @@ bool Decoder::AtomOrRed(Modifiers& m) {
 // ---- control ----
 
 bool Decoder::Label(std::string_view name, uint32_t* statement) {
-  for (int scope = statement_->scope; scope >= 0; scope = ast_.scope_parent[static_cast<size_t>(scope)]) {
+  for (int scope = statement_->scope; scope >= 0;
+       scope = ast_.scope_parent[static_cast<size_t>(scope)]) {
     const auto it = ast_.labels.find({scope, name});
     if (it != ast_.labels.end()) {
       *statement = it->second;
@@ -619,7 +681,8 @@ bool Decoder::BranchTable(Modifiers& m) {
     const auto it = ast_.branch_tables.find({scope, Arg(1).name});
     if (it != ast_.branch_tables.end()) table = &it->second;
   }
-  if (table == nullptr) return Invalid("branch targets '" + std::string(Arg(1).name) + "' are not declared");
+  if (table == nullptr)
+    return Invalid("branch targets '" + std::string(Arg(1).name) + "' are not declared");
   std::vector<uint32_t> targets;
   for (std::string_view name : *table) {
     uint32_t target;
@@ -636,16 +699,18 @@ bool Decoder::BranchTable(Modifiers& m) {
 bool Decoder::ResolveCopies(const Operand& list, const std::vector<int>& formal, bool results,
                             std::vector<CallSite::Copy>* copies) {
   if (list.items.size() != formal.size()) {
-    return Unsupported("call passes " + std::to_string(list.items.size()) + " values, the function has " +
-                       std::to_string(formal.size()));
+    return Unsupported("call passes " + std::to_string(list.items.size()) +
+                       " values, the function has " + std::to_string(formal.size()));
   }
   for (size_t k = 0; k < formal.size(); ++k) {
     const Operand& item = list.items[k];
     if (item.kind == Operand::kSink && results) continue;
-    if (item.kind != Operand::kVariable) return Unsupported("call operands must be .param variables");
+    if (item.kind != Operand::kVariable)
+      return Unsupported("call operands must be .param variables");
     const Variable& mine = module_.variables[static_cast<size_t>(item.index)];
     const Variable& theirs = module_.variables[static_cast<size_t>(formal[k])];
-    if (mine.space != Space::kParam || mine.entry_offset >= 0) return Unsupported("call operands must be .param variables");
+    if (mine.space != Space::kParam || mine.entry_offset >= 0)
+      return Unsupported("call operands must be .param variables");
     const uint32_t bytes = static_cast<uint32_t>(std::min(mine.size, theirs.size));
     copies->push_back(results ? CallSite::Copy{theirs.frame_offset, mine.frame_offset, bytes}
                               : CallSite::Copy{mine.frame_offset, theirs.frame_offset, bytes});
@@ -666,7 +731,8 @@ bool Decoder::Call(Modifiers& m) {
   if (name.kind == Operand::kRegister) return Unsupported("indirect call");
   if (name.kind != Operand::kName) return Invalid("a function name is expected");
   const auto it = module_.function_index.find(name.name);
-  if (it == module_.function_index.end()) return Invalid("function '" + std::string(name.name) + "' is not declared");
+  if (it == module_.function_index.end())
+    return Invalid("function '" + std::string(name.name) + "' is not declared");
   if (at < statement_->operands.size()) {
     arguments = &Arg(at++);
     if (arguments->kind != Operand::kList) return Unsupported("indirect call");
@@ -688,7 +754,9 @@ bool Decoder::Call(Modifiers& m) {
     } else {
       return Unsupported("function '" + callee.name + "' is not defined in this module");
     }
-    const auto whole = [](const CallSite::Copy& copy, uint32_t bytes) { return copy.bytes == bytes; };
+    const auto whole = [](const CallSite::Copy& copy, uint32_t bytes) {
+      return copy.bytes == bytes;
+    };
     const bool sizes = site.builtin == CallSite::kPrintf
                            ? whole(site.arguments[0], 8) && whole(site.arguments[1], 8) &&
                                  (site.results.empty() || whole(site.results[0], 4))
@@ -780,7 +848,8 @@ bool Decoder::Shfl(Modifiers& m) {
   const int mode = m.TakeOneOf({"up", "down", "bfly", "idx"});
   const Type type = m.TakeType();
   if (!NothingLeft(m)) return false;
-  if (!sync || mode < 0 || Bytes(type) != 4) return Unsupported("only shfl.sync.{up,down,bfly,idx}.b32");
+  if (!sync || mode < 0 || Bytes(type) != 4)
+    return Unsupported("only shfl.sync.{up,down,bfly,idx}.b32");
   if (!Count(5)) return false;
   Instr i = New(Kind::kWarpSync);
   const uint32_t predicate = Pair(Arg(0), RegClass::kPred);
@@ -801,7 +870,8 @@ bool Decoder::Vote(Modifiers& m) {
   const int mode = m.TakeOneOf({"all", "any", "uni", "ballot"});
   const Type type = m.TakeType();
   if (!NothingLeft(m)) return false;
-  if (!sync || mode < 0 || type != (mode == 3 ? Type::kB32 : Type::kPred)) return Unsupported("only vote.sync");
+  if (!sync || mode < 0 || type != (mode == 3 ? Type::kB32 : Type::kPred))
+    return Unsupported("only vote.sync");
   if (!Count(3)) return false;
   Instr i = New(Kind::kWarpSync);
   i.dst = Destination(Arg(0), mode == 3 ? RegClass::k32 : RegClass::kPred);
@@ -819,7 +889,8 @@ bool Decoder::Match(Modifiers& m) {
   const bool sync = m.Take("sync");
   const Type type = m.TakeType();
   if (!NothingLeft(m)) return false;
-  if (!sync || (Bytes(type) != 4 && Bytes(type) != 8)) return Unsupported("only match.sync of 32 and 64 bits");
+  if (!sync || (Bytes(type) != 4 && Bytes(type) != 8))
+    return Unsupported("only match.sync of 32 and 64 bits");
   if (!Count(3)) return false;
   Instr i = New(Kind::kWarpSync);
   const uint32_t predicate = all ? Pair(Arg(0), RegClass::kPred) : kNoReg;
@@ -839,7 +910,8 @@ bool Decoder::Redux(Modifiers& m) {
   const Type type = m.TakeType();
   if (!NothingLeft(m)) return false;
   if (!sync || op < 0 || !Count(3)) return Unsupported("");
-  static constexpr Atom kOps[] = {Atom::kAdd, Atom::kMin, Atom::kMax, Atom::kAnd, Atom::kOr, Atom::kXor};
+  static constexpr Atom kOps[] = {Atom::kAdd, Atom::kMin, Atom::kMax,
+                                  Atom::kAnd, Atom::kOr,  Atom::kXor};
   const Handler handler = ReduxHandler(kOps[op], type);
   if (handler == nullptr) return Unsupported("type");
   Instr i = New(Kind::kWarpSync);
@@ -875,30 +947,89 @@ bool Decoder::Elect(Modifiers& m) {
 
 Decoder::Method Decoder::Find(std::string_view opcode) {
   static const std::unordered_map<std::string_view, Method> kMethods = {
-      {"mov", &Decoder::Mov}, {"ld", &Decoder::Load}, {"ldu", &Decoder::Load}, {"st", &Decoder::Store},
-      {"cvta", &Decoder::Cvta}, {"isspacep", &Decoder::Isspacep}, {"atom", &Decoder::AtomOrRed},
-      {"red", &Decoder::AtomOrRed}, {"bra", &Decoder::Branch}, {"brx", &Decoder::BranchTable},
-      {"call", &Decoder::Call}, {"ret", &Decoder::Ret}, {"exit", &Decoder::Exit}, {"trap", &Decoder::Trap},
-      {"brkpt", &Decoder::Trap}, {"bar", &Decoder::Bar}, {"barrier", &Decoder::Bar}, {"membar", &Decoder::Fence},
-      {"fence", &Decoder::Fence}, {"prefetch", &Decoder::Nothing}, {"prefetchu", &Decoder::Nothing},
-      {"discard", &Decoder::Nothing}, {"applypriority", &Decoder::Nothing}, {"pmevent", &Decoder::Nothing},
-      {"nanosleep", &Decoder::Nanosleep}, {"shfl", &Decoder::Shfl}, {"vote", &Decoder::Vote},
-      {"match", &Decoder::Match}, {"redux", &Decoder::Redux}, {"activemask", &Decoder::Activemask},
+      {"mov", &Decoder::Mov},
+      {"ld", &Decoder::Load},
+      {"ldu", &Decoder::Load},
+      {"st", &Decoder::Store},
+      {"cvta", &Decoder::Cvta},
+      {"isspacep", &Decoder::Isspacep},
+      {"atom", &Decoder::AtomOrRed},
+      {"red", &Decoder::AtomOrRed},
+      {"bra", &Decoder::Branch},
+      {"brx", &Decoder::BranchTable},
+      {"call", &Decoder::Call},
+      {"ret", &Decoder::Ret},
+      {"exit", &Decoder::Exit},
+      {"trap", &Decoder::Trap},
+      {"brkpt", &Decoder::Trap},
+      {"bar", &Decoder::Bar},
+      {"barrier", &Decoder::Bar},
+      {"membar", &Decoder::Fence},
+      {"fence", &Decoder::Fence},
+      {"prefetch", &Decoder::Nothing},
+      {"prefetchu", &Decoder::Nothing},
+      {"discard", &Decoder::Nothing},
+      {"applypriority", &Decoder::Nothing},
+      {"pmevent", &Decoder::Nothing},
+      {"nanosleep", &Decoder::Nanosleep},
+      {"shfl", &Decoder::Shfl},
+      {"vote", &Decoder::Vote},
+      {"match", &Decoder::Match},
+      {"redux", &Decoder::Redux},
+      {"activemask", &Decoder::Activemask},
       {"elect", &Decoder::Elect},
-      {"add", &Decoder::AddSub}, {"sub", &Decoder::AddSub}, {"addc", &Decoder::AddSubCarry},
-      {"subc", &Decoder::AddSubCarry}, {"mul", &Decoder::Mul}, {"mul24", &Decoder::Mul}, {"mad", &Decoder::Mad},
-      {"mad24", &Decoder::Mad}, {"madc", &Decoder::Mad}, {"fma", &Decoder::Fma}, {"div", &Decoder::DivRem},
-      {"rem", &Decoder::DivRem}, {"min", &Decoder::MinMax}, {"max", &Decoder::MinMax}, {"neg", &Decoder::NegAbs},
-      {"abs", &Decoder::NegAbs}, {"and", &Decoder::Logic}, {"or", &Decoder::Logic}, {"xor", &Decoder::Logic},
-      {"not", &Decoder::Logic}, {"cnot", &Decoder::Logic}, {"shl", &Decoder::ShiftOp}, {"shr", &Decoder::ShiftOp},
-      {"popc", &Decoder::ToCount}, {"clz", &Decoder::ToCount}, {"bfind", &Decoder::ToCount},
-      {"brev", &Decoder::Brev}, {"bfe", &Decoder::FieldOp}, {"bfi", &Decoder::FieldOp}, {"prmt", &Decoder::Prmt},
-      {"lop3", &Decoder::Lop3}, {"shf", &Decoder::Shf}, {"bmsk", &Decoder::MaskOp}, {"szext", &Decoder::MaskOp},
-      {"dp4a", &Decoder::Dot}, {"fns", &Decoder::Fns}, {"sad", &Decoder::Sad}, {"selp", &Decoder::Select},
-      {"slct", &Decoder::Select}, {"setp", &Decoder::Setp}, {"set", &Decoder::Set}, {"testp", &Decoder::Testp},
-      {"sqrt", &Decoder::Math}, {"rcp", &Decoder::Math}, {"rsqrt", &Decoder::Math}, {"ex2", &Decoder::Math},
-      {"lg2", &Decoder::Math}, {"sin", &Decoder::Math}, {"cos", &Decoder::Math}, {"tanh", &Decoder::Math},
-      {"copysign", &Decoder::Copysign}, {"cvt", &Decoder::Cvt}};
+      {"add", &Decoder::AddSub},
+      {"sub", &Decoder::AddSub},
+      {"addc", &Decoder::AddSubCarry},
+      {"subc", &Decoder::AddSubCarry},
+      {"mul", &Decoder::Mul},
+      {"mul24", &Decoder::Mul},
+      {"mad", &Decoder::Mad},
+      {"mad24", &Decoder::Mad},
+      {"madc", &Decoder::Mad},
+      {"fma", &Decoder::Fma},
+      {"div", &Decoder::DivRem},
+      {"rem", &Decoder::DivRem},
+      {"min", &Decoder::MinMax},
+      {"max", &Decoder::MinMax},
+      {"neg", &Decoder::NegAbs},
+      {"abs", &Decoder::NegAbs},
+      {"and", &Decoder::Logic},
+      {"or", &Decoder::Logic},
+      {"xor", &Decoder::Logic},
+      {"not", &Decoder::Logic},
+      {"cnot", &Decoder::Logic},
+      {"shl", &Decoder::ShiftOp},
+      {"shr", &Decoder::ShiftOp},
+      {"popc", &Decoder::ToCount},
+      {"clz", &Decoder::ToCount},
+      {"bfind", &Decoder::ToCount},
+      {"brev", &Decoder::Brev},
+      {"bfe", &Decoder::FieldOp},
+      {"bfi", &Decoder::FieldOp},
+      {"prmt", &Decoder::Prmt},
+      {"lop3", &Decoder::Lop3},
+      {"shf", &Decoder::Shf},
+      {"bmsk", &Decoder::MaskOp},
+      {"szext", &Decoder::MaskOp},
+      {"dp4a", &Decoder::Dot},
+      {"fns", &Decoder::Fns},
+      {"sad", &Decoder::Sad},
+      {"selp", &Decoder::Select},
+      {"slct", &Decoder::Select},
+      {"setp", &Decoder::Setp},
+      {"set", &Decoder::Set},
+      {"testp", &Decoder::Testp},
+      {"sqrt", &Decoder::Math},
+      {"rcp", &Decoder::Math},
+      {"rsqrt", &Decoder::Math},
+      {"ex2", &Decoder::Math},
+      {"lg2", &Decoder::Math},
+      {"sin", &Decoder::Math},
+      {"cos", &Decoder::Math},
+      {"tanh", &Decoder::Math},
+      {"copysign", &Decoder::Copysign},
+      {"cvt", &Decoder::Cvt}};
   const auto it = kMethods.find(opcode);
   return it == kMethods.end() ? nullptr : it->second;
 }
@@ -945,7 +1076,8 @@ bool Decoder::Run() {
   return true;
 }
 
-bool DecodeFunction(const ModuleAst& module, const FunctionAst& ast, Function* out, ParseError* error) {
+bool DecodeFunction(const ModuleAst& module, const FunctionAst& ast, Function* out,
+                    ParseError* error) {
   return Decoder(module, ast, out, error).Run();
 }
 

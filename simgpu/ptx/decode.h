@@ -5,8 +5,9 @@
 
 namespace simgpu::ptx {
 
-// False: `error` is set, the text names what it never declared. What is merely not supported becomes
-// Function::refusal.
-bool DecodeFunction(const ModuleAst& module, const FunctionAst& ast, Function* out, ParseError* error);
+// False: `error` is set, the text names what it never declared. What is merely not supported
+// becomes Function::refusal.
+bool DecodeFunction(const ModuleAst& module, const FunctionAst& ast, Function* out,
+                    ParseError* error);
 
 }  // namespace simgpu::ptx

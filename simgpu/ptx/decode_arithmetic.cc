@@ -4,7 +4,9 @@
 namespace simgpu::ptx {
 namespace {
 
-bool IsDirected(Round round) { return round == Round::kZero || round == Round::kDown || round == Round::kUp; }
+bool IsDirected(Round round) {
+  return round == Round::kZero || round == Round::kDown || round == Round::kUp;
+}
 
 uint16_t TakeFloatFlags(Modifiers& m, bool saturate) {
   uint16_t aux = 0;
@@ -14,15 +16,16 @@ uint16_t TakeFloatFlags(Modifiers& m, bool saturate) {
 }
 
 int CompareIndex(Modifiers& m) {
-  return m.TakeOneOf({"eq", "ne", "lt", "le", "gt", "ge", "lo", "ls", "hi", "hs", "equ", "neu", "ltu", "leu", "gtu", "geu",
-                      "num", "nan"});
+  return m.TakeOneOf({"eq", "ne", "lt", "le", "gt", "ge", "lo", "ls", "hi", "hs", "equ", "neu",
+                      "ltu", "leu", "gtu", "geu", "num", "nan"});
 }
 
 }  // namespace
 
 bool Decoder::EmitFloat(Op op, Type type, Instr i, Round round) {
   i.aux = static_cast<uint16_t>(i.aux | static_cast<uint16_t>(round));
-  if (round != Round::kNone && round != Round::kNearest && !IsDirected(round)) return Unsupported("rounding");
+  if (round != Round::kNone && round != Round::kNearest && !IsDirected(round))
+    return Unsupported("rounding");
   return Emit(i, IsDirected(round) ? PickDirected(op, type) : PickFloat(op, type, i.aux));
 }
 
@@ -56,7 +59,9 @@ bool Decoder::AddSubCarry(Modifiers& m) {
   i.dst = Destination(Arg(0), ClassOf(type));
   i.a = Source(Arg(1), type);
   i.b = Source(Arg(2), type);
-  return Emit(i, PickInteger(add ? (out ? Op::kAddcCc : Op::kAddc) : (out ? Op::kSubcCc : Op::kSubc), type));
+  return Emit(
+      i,
+      PickInteger(add ? (out ? Op::kAddcCc : Op::kAddc) : (out ? Op::kSubcCc : Op::kSubc), type));
 }
 
 bool Decoder::Mul(Modifiers& m) {
@@ -74,7 +79,9 @@ bool Decoder::Mul(Modifiers& m) {
   i.b = Source(Arg(2), type);
   if (IsFloat(type)) return EmitFloat(Op::kMulLo, type, i, round);
   if (part < 0) return Unsupported("part of the product");
-  if (mul24) return part == 2 ? Unsupported("part of the product") : Emit(i, PickInteger(part == 0 ? Op::kMul24Lo : Op::kMul24Hi, type));
+  if (mul24)
+    return part == 2 ? Unsupported("part of the product")
+                     : Emit(i, PickInteger(part == 0 ? Op::kMul24Lo : Op::kMul24Hi, type));
   return Emit(i, PickInteger(part == 0 ? Op::kMulLo : part == 1 ? Op::kMulHi : Op::kMulWide, type));
 }
 
@@ -109,7 +116,9 @@ bool Decoder::Mad(Modifiers& m) {
     if (part == 2) return Unsupported("part of the product");
     if (mad24) op = part == 0 ? Op::kMad24Lo : Op::kMad24Hi;
     if (!madc && carry) op = part == 0 ? Op::kMadLoCc : Op::kMadHiCc;
-    if (madc) op = part == 0 ? (carry ? Op::kMadcLoCc : Op::kMadcLo) : (carry ? Op::kMadcHiCc : Op::kMadcHi);
+    if (madc)
+      op =
+          part == 0 ? (carry ? Op::kMadcLoCc : Op::kMadcLo) : (carry ? Op::kMadcHiCc : Op::kMadcHi);
   }
   return Emit(i, PickInteger(op, type));
 }
@@ -155,7 +164,8 @@ bool Decoder::MinMax(Modifiers& m) {
   i.a = Source(Arg(1), type);
   i.b = Source(Arg(2), type);
   if (IsFloat(type)) {
-    return Emit(i, PickFloat(nan ? (min ? Op::kMinNan : Op::kMaxNan) : (min ? Op::kMin : Op::kMax), type, i.aux));
+    return Emit(i, PickFloat(nan ? (min ? Op::kMinNan : Op::kMaxNan) : (min ? Op::kMin : Op::kMax),
+                             type, i.aux));
   }
   return Emit(i, PickInteger(min ? Op::kMin : Op::kMax, type));
 }
@@ -184,7 +194,11 @@ bool Decoder::Logic(Modifiers& m) {
     if (name == "cnot") return Unsupported("type");
     return Emit(i, PickPredicate(name == "and" ? 0 : name == "or" ? 1 : name == "xor" ? 2 : 3));
   }
-  const Op op = name == "and" ? Op::kAnd : name == "or" ? Op::kOr : name == "xor" ? Op::kXor : name == "not" ? Op::kNot : Op::kCnot;
+  const Op op = name == "and"   ? Op::kAnd
+                : name == "or"  ? Op::kOr
+                : name == "xor" ? Op::kXor
+                : name == "not" ? Op::kNot
+                                : Op::kCnot;
   return Emit(i, IsFloat(type) ? nullptr : PickInteger(op, type));
 }
 
@@ -207,7 +221,10 @@ bool Decoder::ToCount(Modifiers& m) {
   Instr i = New();
   i.dst = Destination(Arg(0), RegClass::k32);
   i.a = Source(Arg(1), type);
-  const Op op = name == "popc" ? Op::kPopc : name == "clz" ? Op::kClz : amount ? Op::kBfindShift : Op::kBfind;
+  const Op op = name == "popc"  ? Op::kPopc
+                : name == "clz" ? Op::kClz
+                : amount        ? Op::kBfindShift
+                                : Op::kBfind;
   return Emit(i, PickInteger(op, type));
 }
 
@@ -277,7 +294,8 @@ bool Decoder::Shf(Modifiers& m) {
   i.a = Source(Arg(1), RegClass::k32);
   i.b = Source(Arg(2), RegClass::k32);
   i.c = Source(Arg(3), RegClass::k32);
-  const Op op = left ? (wrap ? Op::kShfLeftWrap : Op::kShfLeftClamp) : (wrap ? Op::kShfRightWrap : Op::kShfRightClamp);
+  const Op op = left ? (wrap ? Op::kShfLeftWrap : Op::kShfLeftClamp)
+                     : (wrap ? Op::kShfRightWrap : Op::kShfRightClamp);
   return Emit(i, PickInteger(op, type));
 }
 
@@ -292,7 +310,8 @@ bool Decoder::MaskOp(Modifiers& m) {
   i.dst = Destination(Arg(0), RegClass::k32);
   i.a = Source(Arg(1), RegClass::k32);
   i.b = Source(Arg(2), RegClass::k32);
-  const Op op = mask ? (wrap ? Op::kBmskWrap : Op::kBmskClamp) : (wrap ? Op::kSzextWrap : Op::kSzextClamp);
+  const Op op =
+      mask ? (wrap ? Op::kBmskWrap : Op::kBmskClamp) : (wrap ? Op::kSzextWrap : Op::kSzextClamp);
   return Emit(i, PickInteger(op, type));
 }
 
@@ -306,7 +325,8 @@ bool Decoder::Dot(Modifiers& m) {
   i.a = Source(Arg(1), RegClass::k32);
   i.b = Source(Arg(2), RegClass::k32);
   i.c = Source(Arg(3), RegClass::k32);
-  const Op op = IsSigned(a) ? (IsSigned(b) ? Op::kDp4aSS : Op::kDp4aSU) : (IsSigned(b) ? Op::kDp4aUS : Op::kDp4aUU);
+  const Op op = IsSigned(a) ? (IsSigned(b) ? Op::kDp4aSS : Op::kDp4aSU)
+                            : (IsSigned(b) ? Op::kDp4aUS : Op::kDp4aUU);
   return Emit(i, PickInteger(op, Type::kB32));
 }
 
@@ -405,7 +425,8 @@ bool Decoder::Set(Modifiers& m) {
 }
 
 bool Decoder::Testp(Modifiers& m) {
-  const int what = m.TakeOneOf({"finite", "infinite", "number", "notanumber", "normal", "subnormal"});
+  const int what =
+      m.TakeOneOf({"finite", "infinite", "number", "notanumber", "normal", "subnormal"});
   const Type type = m.TakeType();
   if (!NothingLeft(m) || !Count(2)) return false;
   if (what < 0) return Unsupported("test");
@@ -418,15 +439,21 @@ bool Decoder::Testp(Modifiers& m) {
 
 bool Decoder::Math(Modifiers& m) {
   const std::string_view name = m.opcode();
-  const Op op = name == "sqrt" ? Op::kSqrt : name == "rcp" ? Op::kRcp : name == "rsqrt" ? Op::kRsqrt
-              : name == "ex2" ? Op::kEx2 : name == "lg2" ? Op::kLg2 : name == "sin" ? Op::kSin
-              : name == "cos" ? Op::kCos : Op::kTanh;
+  const Op op = name == "sqrt"    ? Op::kSqrt
+                : name == "rcp"   ? Op::kRcp
+                : name == "rsqrt" ? Op::kRsqrt
+                : name == "ex2"   ? Op::kEx2
+                : name == "lg2"   ? Op::kLg2
+                : name == "sin"   ? Op::kSin
+                : name == "cos"   ? Op::kCos
+                                  : Op::kTanh;
   const Type type = m.TakeType();
   Instr i = New();
   const Round round = m.TakeRound();
   const bool approx = m.Take("approx");
   const bool flush = m.Take("ftz");
-  if (flush && type != Type::kF64) i.aux |= kFtz;  // .approx.ftz.f64 flushes nothing that a double here would keep.
+  if (flush && type != Type::kF64)
+    i.aux |= kFtz;  // .approx.ftz.f64 flushes nothing that a double here would keep.
   if (!NothingLeft(m) || !Count(2)) return false;
   if (!IsFloat(type) || (!approx && round == Round::kNone)) return Unsupported("form");
   i.dst = Destination(Arg(0), ClassOf(type));

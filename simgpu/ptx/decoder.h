@@ -17,8 +17,8 @@ namespace simgpu::ptx {
 RegClass ClassOf(Type type);
 Type ParseType(std::string_view name);  // kNone when it is no type.
 
-// The parts of "ld.global.v2.f32" after the opcode; each decode method takes what it knows, and what is left over
-// makes the instruction unsupported.
+// The parts of "ld.global.v2.f32" after the opcode; each decode method takes what it knows, and
+// what is left over makes the instruction unsupported.
 class Modifiers {
  public:
   explicit Modifiers(std::string_view text);
@@ -30,7 +30,8 @@ class Modifiers {
   Round TakeRound();
   // Takes the first modifier that is in `names`; answers its index or -1.
   int TakeOneOf(std::initializer_list<std::string_view> names);
-  // Takes every modifier that changes only caching, ordering or scope, which one coherent memory already gives.
+  // Takes every modifier that changes only caching, ordering or scope, which one coherent memory
+  // already gives.
   void TakeMemoryHints();
   std::string_view Left() const;  // The first that nobody took, or empty.
 
@@ -65,10 +66,13 @@ class Decoder {
   uint32_t RegisterOffset(int index);
   uint32_t ConstantOffset(RegClass cls, uint64_t value, int variable);
   uint32_t Source(const Operand& operand, RegClass cls, bool floating = false);
-  uint32_t Source(const Operand& operand, Type type) { return Source(operand, ClassOf(type), IsFloat(type)); }
+  uint32_t Source(const Operand& operand, Type type) {
+    return Source(operand, ClassOf(type), IsFloat(type));
+  }
   uint32_t Destination(const Operand& operand, RegClass cls);
   uint32_t Pair(const Operand& operand, RegClass cls);
-  uint32_t AnySource(const Operand& operand, RegClass fallback, RegClass* cls);  // Any register width.
+  uint32_t AnySource(const Operand& operand, RegClass fallback,
+                     RegClass* cls);  // Any register width.
   uint32_t VariableAddress(int index, int64_t offset);
   bool Address(const Operand& operand, Space* space, Instr* i);
   bool VectorParts(const Operand& operand, bool is_source, int count, RegClass cls, Instr* i);

@@ -1,4 +1,5 @@
-// Device printf: the format and the argument buffer lie in device memory, arguments packed as vprintf gets them.
+// Device printf: the format and the argument buffer lie in device memory, arguments packed as
+// vprintf gets them.
 #include <cstdio>
 
 #include "simgpu/ptx/code.h"
@@ -22,7 +23,8 @@ bool ReadDeviceString(Exec& e, const Instr& i, uint64_t address, int lane, std::
   return false;
 }
 
-bool DevicePrintf(Exec& e, const Instr& i, uint64_t format_address, uint64_t arguments, int lane, std::string* text) {
+bool DevicePrintf(Exec& e, const Instr& i, uint64_t format_address, uint64_t arguments, int lane,
+                  std::string* text) {
   std::string format;
   if (!ReadDeviceString(e, i, format_address, lane, &format)) return false;
   uint64_t offset = 0;
@@ -64,13 +66,16 @@ bool DevicePrintf(Exec& e, const Instr& i, uint64_t format_address, uint64_t arg
     char buffer[kMaxConversion];
     uint64_t value = 0;
     switch (conversion) {
-      case '%': text->push_back('%'); break;
+      case '%':
+        text->push_back('%');
+        break;
       case 'd':
       case 'i':
         if (!fetch(longs > 0 ? 8 : 4, &value)) return false;
         spec += "lld";
         std::snprintf(buffer, sizeof buffer, spec.c_str(),
-                      longs > 0 ? static_cast<long long>(value) : static_cast<long long>(static_cast<int32_t>(value)));
+                      longs > 0 ? static_cast<long long>(value)
+                                : static_cast<long long>(static_cast<int32_t>(value)));
         text->append(buffer);
         break;
       case 'u':
@@ -116,7 +121,9 @@ bool DevicePrintf(Exec& e, const Instr& i, uint64_t format_address, uint64_t arg
         text->append(argument);
         break;
       }
-      default: text->append(format, at, k - at + 1); break;
+      default:
+        text->append(format, at, k - at + 1);
+        break;
     }
     at = k;
   }

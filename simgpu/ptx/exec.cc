@@ -1,9 +1,10 @@
 // The scheduler: blocks over host workers, warps of a block in turn, groups of lanes inside a warp.
 //
-// Divergence: a warp is a set of groups {frame, pc, lanes}. The group in the deepest call and at the lowest pc runs
-// first, and groups that meet at one pc of one frame become one again; that reconverges structured code. After
-// kGroupQuantum instructions of that the group that waited longest runs kFavourQuantum, so lanes that spin on another
-// lane of their warp make progress, as on Volta and later. Barriers count threads, not warps.
+// Divergence: a warp is a set of groups {frame, pc, lanes}. The group in the deepest call and at
+// the lowest pc runs first, and groups that meet at one pc of one frame become one again; that
+// reconverges structured code. After kGroupQuantum instructions of that the group that waited
+// longest runs kFavourQuantum, so lanes that spin on another lane of their warp make progress, as
+// on Volta and later. Barriers count threads, not warps.
 #include <algorithm>
 #include <cstdio>
 #include <mutex>
@@ -14,9 +15,11 @@
 namespace simgpu::ptx {
 namespace {
 
-constexpr uint32_t kGroupQuantum = 8192;   // Warp instructions by lowest pc before a waiting group gets its turn.
+constexpr uint32_t kGroupQuantum =
+    8192;  // Warp instructions by lowest pc before a waiting group gets its turn.
 constexpr uint32_t kFavourQuantum = 1024;  // Warp instructions of such a turn.
-constexpr uint32_t kWarpQuantum = 65536;   // Warp instructions of one warp before the next warp gets its turn.
+constexpr uint32_t kWarpQuantum =
+    65536;  // Warp instructions of one warp before the next warp gets its turn.
 constexpr int kBarriers = 16;
 
 enum class GroupState : uint8_t { kReady, kBarrier, kWarpSync };
@@ -142,10 +145,18 @@ class Worker {
       uint8_t* to = frame->registers + constant.offset;
       for (int lane = 0; lane < kWarpSize; ++lane) {
         switch (constant.cls) {
-          case RegClass::kPred: reinterpret_cast<uint32_t*>(to)[0] = values[i] ? kFullMask : 0; break;
-          case RegClass::k16: reinterpret_cast<uint16_t*>(to)[lane] = static_cast<uint16_t>(values[i]); break;
-          case RegClass::k32: reinterpret_cast<uint32_t*>(to)[lane] = static_cast<uint32_t>(values[i]); break;
-          default: reinterpret_cast<uint64_t*>(to)[lane] = values[i]; break;
+          case RegClass::kPred:
+            reinterpret_cast<uint32_t*>(to)[0] = values[i] ? kFullMask : 0;
+            break;
+          case RegClass::k16:
+            reinterpret_cast<uint16_t*>(to)[lane] = static_cast<uint16_t>(values[i]);
+            break;
+          case RegClass::k32:
+            reinterpret_cast<uint32_t*>(to)[lane] = static_cast<uint32_t>(values[i]);
+            break;
+          default:
+            reinterpret_cast<uint64_t*>(to)[lane] = values[i];
+            break;
         }
       }
     }
@@ -153,7 +164,8 @@ class Worker {
   }
 
   void FreeFrame(Frame* frame) {
-    free_frames_[static_cast<size_t>(frame->function - launch_.module->functions.data())].push_back(frame);
+    free_frames_[static_cast<size_t>(frame->function - launch_.module->functions.data())].push_back(
+        frame);
   }
 
   void Account() {
@@ -162,8 +174,9 @@ class Worker {
     const uint64_t total = launch_.instructions.fetch_add(fresh, std::memory_order_relaxed) + fresh;
     const LaunchConfig& config = *launch_.config;
     if (total > config.instruction_budget) {
-      e_.Fail(Status::kLaunchTimeout, -1,
-              "the instruction budget of " + std::to_string(config.instruction_budget) + " is spent");
+      e_.Fail(
+          Status::kLaunchTimeout, -1,
+          "the instruction budget of " + std::to_string(config.instruction_budget) + " is spent");
     }
     if (config.cancel != nullptr && config.cancel->load(std::memory_order_relaxed)) {
       e_.Fail(Status::kCancelled, -1, "the launch was cancelled");
@@ -173,7 +186,8 @@ class Worker {
   void Report() {
     std::string where = "kernel '" + launch_.function->name + "'";
     if (fault_instr_ != nullptr) {
-      where += ", " + fault_function_->names[fault_instr_->name] + " at PTX line " + std::to_string(fault_instr_->line);
+      where += ", " + fault_function_->names[fault_instr_->name] + " at PTX line " +
+               std::to_string(fault_instr_->line);
       if (fault_function_ != launch_.function) where += " of '" + fault_function_->name + "'";
     }
     where += ", block (" + std::to_string(e_.ctaid[0]) + "," + std::to_string(e_.ctaid[1]) + "," +
@@ -181,7 +195,8 @@ class Worker {
     if (fault_warp_ != nullptr && e_.fault.lane >= 0) {
       const int lane = e_.fault.lane;
       where += ", thread (" + std::to_string(fault_warp_->tid[0][lane]) + "," +
-               std::to_string(fault_warp_->tid[1][lane]) + "," + std::to_string(fault_warp_->tid[2][lane]) + ")";
+               std::to_string(fault_warp_->tid[1][lane]) + "," +
+               std::to_string(fault_warp_->tid[2][lane]) + ")";
     }
     const std::lock_guard<std::mutex> lock(launch_.mutex);
     if (launch_.result.status == Status::kOk) {
@@ -196,7 +211,8 @@ class Worker {
     for (Barrier& barrier : barriers_) barrier = {};
     for (size_t w = 0; w < warps_.size(); ++w) {
       Warp& warp = warps_[w];
-      const uint32_t lanes = std::min<uint32_t>(kWarpSize, launch_.threads - static_cast<uint32_t>(w) * kWarpSize);
+      const uint32_t lanes =
+          std::min<uint32_t>(kWarpSize, launch_.threads - static_cast<uint32_t>(w) * kWarpSize);
       warp.live = lanes == 32 ? kFullMask : (1u << lanes) - 1;
       warp.root->lanes = warp.live;
       warp.groups.assign(1, Group{warp.root, 0, warp.live, GroupState::kReady, 0, 0});
@@ -218,8 +234,8 @@ class Worker {
     }
   }
 
-  // bar.warp.sync may be met at different places by the lanes of one warp; once nothing else can run, lanes parked
-  // at any of them meet there.
+  // bar.warp.sync may be met at different places by the lanes of one warp; once nothing else can
+  // run, lanes parked at any of them meet there.
   bool ReleaseWarpBarriers() {
     bool released = false;
     for (Warp& warp : warps_) {
@@ -257,19 +273,22 @@ class Worker {
         fault_function_ = group.frame->function;
         fault_instr_ = &fault_function_->code[pc];
         fault_warp_ = &warp;
-        e_.Fail(Status::kLaunchTimeout, __builtin_ctz(group.mask), "threads wait for each other for ever");
+        e_.Fail(Status::kLaunchTimeout, __builtin_ctz(group.mask),
+                "threads wait for each other for ever");
         return;
       }
     }
   }
 
-  // Makes group `index` one with any other that stands at the same place. Answers the index it has now.
+  // Makes group `index` one with any other that stands at the same place. Answers the index it has
+  // now.
   size_t Merge(Warp& warp, size_t index) {
     for (size_t other = 0; other < warp.groups.size(); ++other) {
       if (other == index) continue;
       Group& a = warp.groups[index];
       Group& b = warp.groups[other];
-      if (a.frame != b.frame || a.pc != b.pc || b.state == GroupState::kBarrier || a.state == GroupState::kBarrier) {
+      if (a.frame != b.frame || a.pc != b.pc || b.state == GroupState::kBarrier ||
+          a.state == GroupState::kBarrier) {
         continue;
       }
       a.mask |= b.mask;
@@ -287,7 +306,8 @@ class Worker {
     warp.groups.pop_back();
   }
 
-  // The next group to run, or -1: the deepest call's lowest pc, or with `oldest` the one that waited longest.
+  // The next group to run, or -1: the deepest call's lowest pc, or with `oldest` the one that
+  // waited longest.
   static int Pick(const Warp& warp, bool oldest) {
     int best = -1;
     for (size_t i = 0; i < warp.groups.size(); ++i) {
@@ -298,9 +318,9 @@ class Worker {
         continue;
       }
       const Group& b = warp.groups[static_cast<size_t>(best)];
-      const bool before = oldest ? g.last_run < b.last_run
-                                 : g.frame->depth != b.frame->depth ? g.frame->depth > b.frame->depth
-                                                                    : g.pc < b.pc;
+      const bool before = oldest                             ? g.last_run < b.last_run
+                          : g.frame->depth != b.frame->depth ? g.frame->depth > b.frame->depth
+                                                             : g.pc < b.pc;
       if (before) best = static_cast<int>(i);
     }
     return best;
@@ -309,7 +329,8 @@ class Worker {
   // The group that holds one of `lanes` and can run, or -1.
   static int PickLanes(const Warp& warp, uint32_t lanes) {
     for (size_t i = 0; i < warp.groups.size(); ++i) {
-      if ((warp.groups[i].mask & lanes) != 0 && warp.groups[i].state == GroupState::kReady) return static_cast<int>(i);
+      if ((warp.groups[i].mask & lanes) != 0 && warp.groups[i].state == GroupState::kReady)
+        return static_cast<int>(i);
     }
     return -1;
   }
@@ -360,7 +381,8 @@ class Worker {
     return ran;
   }
 
-  // Runs one group until it blocks, splits, merges or has used its slice. Answers whether it asked to give way.
+  // Runs one group until it blocks, splits, merges or has used its slice. Answers whether it asked
+  // to give way.
   bool RunGroup(Warp& warp, size_t index, uint32_t* slice) {
     Frame* frame = warp.groups[index].frame;
     const Instr* code = frame->function->code.data();
@@ -375,7 +397,8 @@ class Worker {
     if (!alone) {
       for (size_t i = 0; i < warp.groups.size(); ++i) {
         const Group& g = warp.groups[i];
-        if (i != index && g.frame == frame && g.pc > pc && g.state != GroupState::kBarrier) meet = std::min(meet, g.pc);
+        if (i != index && g.frame == frame && g.pc > pc && g.state != GroupState::kBarrier)
+          meet = std::min(meet, g.pc);
       }
     }
     uint32_t left = *slice;
@@ -412,7 +435,8 @@ class Worker {
         ++pc;
         continue;
       }
-      if (i.kind == Kind::kBranch && (alone || i.target > pc) && mask == active && i.target <= meet) {
+      if (i.kind == Kind::kBranch && (alone || i.target > pc) && mask == active &&
+          i.target <= meet) {
         pc = i.target;
         continue;
       }
@@ -451,7 +475,8 @@ class Worker {
     return satisfied;
   }
 
-  // Splits `mask` off group `index`: the rest moves past the instruction. Answers the index of the `mask` part.
+  // Splits `mask` off group `index`: the rest moves past the instruction. Answers the index of the
+  // `mask` part.
   size_t SplitOff(Warp& warp, size_t index, uint32_t mask) {
     Group& group = warp.groups[index];
     if (mask == group.mask) return index;
@@ -460,7 +485,8 @@ class Worker {
     ++rest.pc;
     group.mask = mask;
     warp.groups.push_back(rest);
-    // The rest may meet others; the part at `index` keeps its pc, so its own index is all that can move.
+    // The rest may meet others; the part at `index` keeps its pc, so its own index is all that can
+    // move.
     const size_t last = warp.groups.size() - 1;
     Merge(warp, last);
     for (size_t i = 0; i < warp.groups.size(); ++i) {
@@ -527,7 +553,9 @@ class Worker {
           Exit(warp, index, mask);
           return false;
         }
-        const CallSite& call = frame->parent->function->calls[frame->parent->function->code[frame->return_pc - 1].target];
+        const CallSite& call =
+            frame->parent->function
+                ->calls[frame->parent->function->code[frame->return_pc - 1].target];
         CopyFrameBytes(call.results, frame->local_base, frame->parent->local_base, mask);
         group.frame = frame->parent;
         group.pc = frame->return_pc;
@@ -592,7 +620,8 @@ class Worker {
     }
   }
 
-  void CopyFrameBytes(const std::vector<CallSite::Copy>& copies, uint32_t from, uint32_t to, uint32_t mask) {
+  void CopyFrameBytes(const std::vector<CallSite::Copy>& copies, uint32_t from, uint32_t to,
+                      uint32_t mask) {
     for (const CallSite::Copy& copy : copies) {
       for (uint32_t m = mask; m != 0; m &= m - 1) {
         uint8_t* thread = e_.local + static_cast<size_t>(__builtin_ctz(m)) * launch_.local_bytes;
@@ -638,8 +667,10 @@ class Worker {
   template <class T>
   T FrameValue(uint32_t offset, int lane) const {
     T value;
-    std::memcpy(&value, e_.local + static_cast<size_t>(lane) * launch_.local_bytes + e_.frame->local_base + offset,
-                sizeof value);
+    std::memcpy(
+        &value,
+        e_.local + static_cast<size_t>(lane) * launch_.local_bytes + e_.frame->local_base + offset,
+        sizeof value);
     return value;
   }
 
@@ -655,8 +686,9 @@ class Worker {
         Print(text);
         if (!call.results.empty()) {
           const int32_t one = 1;
-          std::memcpy(e_.local + static_cast<size_t>(lane) * launch_.local_bytes + e_.frame->local_base +
-                          call.results[0].to, &one, sizeof one);
+          std::memcpy(e_.local + static_cast<size_t>(lane) * launch_.local_bytes +
+                          e_.frame->local_base + call.results[0].to,
+                      &one, sizeof one);
         }
         continue;
       }
@@ -669,7 +701,8 @@ class Worker {
         if (!ReadDeviceString(e_, i, pointers[p], lane, &parts[p])) return;
       }
       e_.Fail(Status::kAssert, lane,
-              parts[1] + ":" + std::to_string(line) + ": " + parts[2] + ": Assertion `" + parts[0] + "` failed");
+              parts[1] + ":" + std::to_string(line) + ": " + parts[2] + ": Assertion `" + parts[0] +
+                  "` failed");
       return;
     }
   }
@@ -686,21 +719,24 @@ class Worker {
 
   // ---- block barriers ----
 
-  // Instr: aux bit 0 = arrive only, bits 1..2 = reduction (0 none, 1 popc, 2 and, 3 or), bit 3 = predicate negated;
-  // a = barrier number, b = thread count (kNoReg: all), c = predicate, dst = result.
+  // Instr: aux bit 0 = arrive only, bits 1..2 = reduction (0 none, 1 popc, 2 and, 3 or), bit 3 =
+  // predicate negated; a = barrier number, b = thread count (kNoReg: all), c = predicate, dst =
+  // result.
   void Arrive(Warp& warp, size_t index, const Instr& i, uint32_t mask) {
     index = SplitOff(warp, index, mask);
     const int first = __builtin_ctz(mask);
     const uint32_t number = Reg<uint32_t>(e_, i.a)[first];
     if (number >= kBarriers) {
-      e_.Fail(Status::kLaunchFailed, first, "barrier number must be below 16, found " + std::to_string(number));
+      e_.Fail(Status::kLaunchFailed, first,
+              "barrier number must be below 16, found " + std::to_string(number));
       return;
     }
     Barrier& barrier = barriers_[number];
     if (i.b != kNoReg) {
       const uint32_t count = Reg<uint32_t>(e_, i.b)[first];
       if (count == 0 || count % kWarpSize != 0) {
-        e_.Fail(Status::kLaunchFailed, first, "barrier count must be a multiple of 32, found " + std::to_string(count));
+        e_.Fail(Status::kLaunchFailed, first,
+                "barrier count must be a multiple of 32, found " + std::to_string(count));
         return;
       }
       barrier.explicit_count = count;
@@ -725,8 +761,9 @@ class Worker {
 
   void CheckBarrier(int number) {
     Barrier& barrier = barriers_[number];
-    const uint32_t wanted =
-        barrier.explicit_count != 0 ? std::min(barrier.explicit_count, live_threads_) : live_threads_;
+    const uint32_t wanted = barrier.explicit_count != 0
+                                ? std::min(barrier.explicit_count, live_threads_)
+                                : live_threads_;
     if (barrier.arrived < wanted || barrier.arrived == 0) return;
     for (Warp& warp : warps_) {
       for (Group& group : warp.groups) {
@@ -741,7 +778,8 @@ class Worker {
             reinterpret_cast<uint32_t*>(to)[__builtin_ctz(m)] = barrier.true_count;
           }
         } else {
-          const bool value = reduction == 2 ? barrier.true_count == barrier.voters : barrier.true_count > 0;
+          const bool value =
+              reduction == 2 ? barrier.true_count == barrier.voters : barrier.true_count > 0;
           uint32_t& p = *reinterpret_cast<uint32_t*>(to);
           p = value ? p | group.mask : p & ~group.mask;
         }
@@ -781,8 +819,10 @@ bool Invalid(LaunchResult* result, std::string message) {
 bool CheckConfig(const KernelInfo& info, const LaunchConfig& config, LaunchResult* result) {
   uint64_t threads = 1, blocks = 1;
   for (int d = 0; d < 3; ++d) {
-    if (config.grid[d] == 0) return Invalid(result, "grid dimension " + std::to_string(d) + " is zero");
-    if (config.block[d] == 0) return Invalid(result, "block dimension " + std::to_string(d) + " is zero");
+    if (config.grid[d] == 0)
+      return Invalid(result, "grid dimension " + std::to_string(d) + " is zero");
+    if (config.block[d] == 0)
+      return Invalid(result, "block dimension " + std::to_string(d) + " is zero");
     if (config.block[d] > kMaxThreadsPerBlock || config.grid[d] > 0x7fffffffu) {
       return Invalid(result, "launch dimension " + std::to_string(d) + " is out of range");
     }
@@ -794,24 +834,27 @@ bool CheckConfig(const KernelInfo& info, const LaunchConfig& config, LaunchResul
     }
   }
   if (threads > info.max_threads) {
-    return Invalid(result, "block of " + std::to_string(threads) + " threads exceeds the kernel's " +
-                               std::to_string(info.max_threads));
+    return Invalid(result, "block of " + std::to_string(threads) +
+                               " threads exceeds the kernel's " + std::to_string(info.max_threads));
   }
   if (uint64_t{info.static_shared_bytes} + config.dynamic_shared_bytes > kMaxSharedBytes) {
-    return Invalid(result, "shared memory exceeds kMaxSharedBytes (" + std::to_string(kMaxSharedBytes) + ")");
+    return Invalid(
+        result, "shared memory exceeds kMaxSharedBytes (" + std::to_string(kMaxSharedBytes) + ")");
   }
   if (config.param_bytes < info.param_bytes || (info.param_bytes > 0 && config.params == nullptr)) {
-    return Invalid(result, "param_bytes is " + std::to_string(config.param_bytes) + ", the kernel takes " +
-                               std::to_string(info.param_bytes));
+    return Invalid(result, "param_bytes is " + std::to_string(config.param_bytes) +
+                               ", the kernel takes " + std::to_string(info.param_bytes));
   }
   if (config.memory == nullptr) return Invalid(result, "memory is null");
-  if (config.workers == 0 || config.workers > 1024) return Invalid(result, "workers must be 1 to 1024");
+  if (config.workers == 0 || config.workers > 1024)
+    return Invalid(result, "workers must be 1 to 1024");
   return true;
 }
 
 }  // namespace
 
-LaunchResult RunKernel(const Module::Impl& module, size_t kernel_index, const LaunchConfig& config) {
+LaunchResult RunKernel(const Module::Impl& module, size_t kernel_index,
+                       const LaunchConfig& config) {
   Launch launch;
   const KernelInfo& info = module.kernels[kernel_index];
   launch.module = &module;
@@ -829,7 +872,8 @@ LaunchResult RunKernel(const Module::Impl& module, size_t kernel_index, const La
   launch.shared_bytes = info.static_shared_bytes + config.dynamic_shared_bytes;
   launch.local_bytes = launch.kernel->local_bytes;
   if (launch.kernel->recursive) {
-    launch.local_bytes = std::max(launch.local_bytes, std::min(config.stack_bytes, kMaxLocalBytesPerThread));
+    launch.local_bytes =
+        std::max(launch.local_bytes, std::min(config.stack_bytes, kMaxLocalBytesPerThread));
   }
   launch.local_bytes = (launch.local_bytes + 15) & ~15u;
   launch.constants.resize(module.functions.size());

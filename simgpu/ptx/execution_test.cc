@@ -1,4 +1,5 @@
-// What threads do together: divergence, barriers, shuffles, calls, memory faults, and how a launch ends.
+// What threads do together: divergence, barriers, shuffles, calls, memory faults, and how a launch
+// ends.
 #include <thread>
 
 #include "simgpu/ptx/test_device.h"
@@ -6,8 +7,8 @@
 namespace simgpu::ptx {
 namespace {
 
-// A kernel k(out) whose body finds its linear thread number in %r0 and the address of out[thread] (32-bit words)
-// in %d0; `before` stands at module scope.
+// A kernel k(out) whose body finds its linear thread number in %r0 and the address of out[thread]
+// (32-bit words) in %d0; `before` stands at module scope.
 std::string Body(const std::string& body, const std::string& before = "") {
   return kHeader + before + R"(
 .visible .entry k(.param .u64 out)
@@ -18,11 +19,13 @@ std::string Body(const std::string& body, const std::string& before = "") {
   mad.lo.s32 %r31, %ctaid.x, %ntid.x, %r0;
   mul.wide.u32 %d0, %r31, 4;
   add.u64 %d0, %d0, %d1;
-)" + body + "\n}\n";
+)" + body +
+         "\n}\n";
 }
 
 // Runs k on `threads` threads a block and answers out[].
-std::vector<uint32_t> Words(const std::string& text, Shape shape = {}, Status expected = Status::kOk) {
+std::vector<uint32_t> Words(const std::string& text, Shape shape = {},
+                            Status expected = Status::kOk) {
   const auto module = Load(text);
   if (module == nullptr) return {};
   TestDevice device;
@@ -39,7 +42,9 @@ LaunchResult Outcome(const std::string& text, Shape shape = {}, std::string* pri
   if (module == nullptr) return {};
   TestDevice device;
   for (size_t i = 0; i < module->globals().size(); ++i) {
-    const uint64_t address = device.Upload(module->globals()[i].size ? std::vector<uint8_t>(module->globals()[i].size) : std::vector<uint8_t>(1));
+    const uint64_t address =
+        device.Upload(module->globals()[i].size ? std::vector<uint8_t>(module->globals()[i].size)
+                                                : std::vector<uint8_t>(1));
     module->SetGlobalAddress(i, address);
     MemoryRange range;
     device.Resolve(address, &range);
@@ -77,7 +82,8 @@ LOOP:
   setp.le.u32 %p1, %r1, %r0;
   @%p1 bra LOOP;
   st.global.u32 [%d0], %r2;
-  ret;)"), {.block = 96});
+  ret;)"),
+                         {.block = 96});
   for (uint32_t i = 0; i < 96; ++i) EXPECT_EQ(out[i], i * (i + 1) / 2) << i;
 }
 
@@ -122,7 +128,9 @@ SPIN:
   membar.gl;
   atom.global.exch.b32 %r1, [%d5], 0;
   st.global.u32 [%d0], %r2;
-  ret;)", ".global .u32 lock;\n.global .u32 counter;\n"), {.block = 64});
+  ret;)",
+                              ".global .u32 lock;\n.global .u32 counter;\n"),
+                         {.block = 64});
   std::vector<uint32_t> sorted = out;
   std::sort(sorted.begin(), sorted.end());
   for (uint32_t i = 0; i < 64; ++i) EXPECT_EQ(sorted[i], i + 1);
@@ -155,7 +163,8 @@ INNER:
   add.u32 %r1, %r1, x;
   st.global.u32 [%d0], %r1;
   ret;)"));
-  for (uint32_t i = 0; i < 32; ++i) EXPECT_EQ(out[i], 5u + (i == 3 ? 100 : 101) + (i == 4 ? 200 : 201));
+  for (uint32_t i = 0; i < 32; ++i)
+    EXPECT_EQ(out[i], 5u + (i == 3 ? 100 : 101) + (i == 4 ? 200 : 201));
 }
 
 TEST(Barrier, DivergentWarpsMeetAndSharedMemoryIsVisible) {
@@ -181,7 +190,8 @@ DONE:
   add.u32 %r7, %r7, %r2;
   ld.shared.u32 %r8, [%r7];
   st.global.u32 [%d0], %r8;
-  ret;)"), {.block = 128});
+  ret;)"),
+                         {.block = 128});
   for (uint32_t i = 0; i < 128; ++i) {
     const uint32_t other = i ^ 127;
     EXPECT_EQ(out[i], other % 2 ? other * 3 : other * 5);
@@ -195,7 +205,8 @@ TEST(Barrier, ExitedThreadsAreNotWaitedFor) {
   barrier.sync 0;
   mov.u32 %r1, 1;
   st.global.u32 [%d0], %r1;
-  ret;)"), {.block = 96});
+  ret;)"),
+                         {.block = 96});
   for (uint32_t i = 0; i < 96; ++i) EXPECT_EQ(out[i], i < 40 ? 1u : 0u);
 }
 
@@ -210,7 +221,8 @@ TEST(Barrier, ReductionsAndNamedBarriers) {
   add.u32 %r1, %r1, %r2;
   add.u32 %r1, %r1, %r3;
   st.global.u32 [%d0], %r1;
-  ret;)"), {.block = 64});
+  ret;)"),
+                         {.block = 64});
   for (uint32_t word : out) EXPECT_EQ(word, 10050u);
 }
 
@@ -228,7 +240,8 @@ CONSUMER:
   bar.sync 5, 64;
   ld.shared.u32 %r1, [cell];
   st.global.u32 [%d0], %r1;
-  ret;)"), {.block = 64});
+  ret;)"),
+                         {.block = 64});
   for (uint32_t i = 0; i < 64; ++i) EXPECT_EQ(out[i], i < 32 ? i : 77u);
 }
 
@@ -237,7 +250,8 @@ TEST(Barrier, ThatNobodyCanCompleteEndsTheLaunch) {
   setp.eq.u32 %p1, %r0, 0;
   @%p1 bar.sync 1, 64;
   bar.sync 2;
-  ret;)"), {.block = 64});
+  ret;)"),
+                                      {.block = 64});
   EXPECT_EQ(result.status, Status::kLaunchTimeout);
   EXPECT_NE(result.message.find("bar.sync"), std::string::npos) << result.message;
 }
@@ -249,18 +263,26 @@ TEST(Warp, ShuffleModesWithPredicate) {
     bool (*valid)(uint32_t lane);
   };
   const Case cases[] = {
-      {"shfl.sync.up.b32 %r2|%p1, %r1, 3, 0, 0xffffffff;", [](uint32_t l) { return l >= 3 ? l - 3 : l; }, [](uint32_t l) { return l >= 3; }},
-      {"shfl.sync.down.b32 %r2|%p1, %r1, 4, 31, 0xffffffff;", [](uint32_t l) { return l < 28 ? l + 4 : l; }, [](uint32_t l) { return l < 28; }},
-      {"shfl.sync.bfly.b32 %r2|%p1, %r1, 1, 31, 0xffffffff;", [](uint32_t l) { return l ^ 1; }, [](uint32_t) { return true; }},
-      {"shfl.sync.idx.b32 %r2|%p1, %r1, 9, 31, 0xffffffff;", [](uint32_t) { return 9u; }, [](uint32_t) { return true; }},
+      {"shfl.sync.up.b32 %r2|%p1, %r1, 3, 0, 0xffffffff;",
+       [](uint32_t l) { return l >= 3 ? l - 3 : l; }, [](uint32_t l) { return l >= 3; }},
+      {"shfl.sync.down.b32 %r2|%p1, %r1, 4, 31, 0xffffffff;",
+       [](uint32_t l) { return l < 28 ? l + 4 : l; }, [](uint32_t l) { return l < 28; }},
+      {"shfl.sync.bfly.b32 %r2|%p1, %r1, 1, 31, 0xffffffff;", [](uint32_t l) { return l ^ 1; },
+       [](uint32_t) { return true; }},
+      {"shfl.sync.idx.b32 %r2|%p1, %r1, 9, 31, 0xffffffff;", [](uint32_t) { return 9u; },
+       [](uint32_t) { return true; }},
       // Segments of eight lanes: clamp 0x1807 = mask 24 in the high part, 7 in the low.
-      {"shfl.sync.down.b32 %r2|%p1, %r1, 2, 0x1807, 0xffffffff;", [](uint32_t l) { return l % 8 < 6 ? l + 2 : l; }, [](uint32_t l) { return l % 8 < 6; }},
-      {"shfl.sync.idx.b32 %r2|%p1, %r1, 1, 0x1807, 0xffffffff;", [](uint32_t l) { return l / 8 * 8 + 1; }, [](uint32_t) { return true; }},
+      {"shfl.sync.down.b32 %r2|%p1, %r1, 2, 0x1807, 0xffffffff;",
+       [](uint32_t l) { return l % 8 < 6 ? l + 2 : l; }, [](uint32_t l) { return l % 8 < 6; }},
+      {"shfl.sync.idx.b32 %r2|%p1, %r1, 1, 0x1807, 0xffffffff;",
+       [](uint32_t l) { return l / 8 * 8 + 1; }, [](uint32_t) { return true; }},
   };
   for (const Case& c : cases) {
-    const auto out = Words(Body("mov.u32 %r1, %laneid;\n" + std::string(c.text) +
-                                "selp.u32 %r3, 256, 0, %p1; add.u32 %r2, %r2, %r3; st.global.u32 [%d0], %r2; ret;"));
-    for (uint32_t l = 0; l < 32; ++l) EXPECT_EQ(out[l], c.value(l) + (c.valid(l) ? 256 : 0)) << c.text << " lane " << l;
+    const auto out = Words(
+        Body("mov.u32 %r1, %laneid;\n" + std::string(c.text) +
+             "selp.u32 %r3, 256, 0, %p1; add.u32 %r2, %r2, %r3; st.global.u32 [%d0], %r2; ret;"));
+    for (uint32_t l = 0; l < 32; ++l)
+      EXPECT_EQ(out[l], c.value(l) + (c.valid(l) ? 256 : 0)) << c.text << " lane " << l;
   }
 }
 
@@ -335,7 +357,8 @@ TEST(Warp, VoteMatchReduxMasks) {
   @%p9 or.b32 %r20, %r20, 128;
   st.global.u32 [%d0], %r20;
   ret;)"));
-  for (uint32_t i = 0; i < 32; ++i) EXPECT_EQ(out[i], 1u + 4 + 16 + 32 + 64 + (i == 0 ? 128 : 0)) << i;
+  for (uint32_t i = 0; i < 32; ++i)
+    EXPECT_EQ(out[i], 1u + 4 + 16 + 32 + 64 + (i == 0 ? 128 : 0)) << i;
 }
 
 TEST(Atomics, EveryOperation) {
@@ -361,7 +384,8 @@ TEST(Atomics, EveryOperation) {
       {"atom.relaxed.gpu.global.exch.b32 %r2, [%d5], 7;", 1, 7},
   };
   for (const Case& c : cases) {
-    const auto module = Load(Body("mov.u64 %d5, cell;\n" + std::string(c.text) + "\nret;", ".global .u64 cell;\n"));
+    const auto module =
+        Load(Body("mov.u64 %d5, cell;\n" + std::string(c.text) + "\nret;", ".global .u64 cell;\n"));
     ASSERT_EQ(module->kernels()[0].refusal, "");
     TestDevice device;
     const uint64_t cell = device.Upload<uint64_t>({c.start});
@@ -384,7 +408,9 @@ TEST(Atomics, SharedAndAcrossWorkers) {
   ld.shared.u32 %r2, [cell];
   red.global.add.u32 [total], 1;
   st.global.u32 [%d0], %r2;
-  ret;)", ".global .u32 total;\n"), {.grid = 64, .block = 96, .workers = 4});
+  ret;)",
+                              ".global .u32 total;\n"),
+                         {.grid = 64, .block = 96, .workers = 4});
   for (uint32_t word : out) EXPECT_EQ(word, 96u);
 }
 
@@ -436,7 +462,8 @@ TEST(Memory, ConstantsAndInitialisers) {
 .global .align 1 .b8 text[] = {104, 105, 0};
 .global .align 1 .b8 bytes[8] = {0xFF(table), 0xFF00(table), 0xFF0000(table), 0xFF000000(table), 0xFF00000000(table), 0xFF0000000000(table), 0, 0};
 )";
-  const auto module = Load(Body("ld.global.u64 %d2, [pointer]; ld.u32 %r1, [%d2]; st.global.u32 [%d0], %r1; ret;", before));
+  const auto module = Load(Body(
+      "ld.global.u64 %d2, [pointer]; ld.u32 %r1, [%d2]; st.global.u32 [%d0], %r1; ret;", before));
   ASSERT_EQ(module->globals().size(), 5u);
   EXPECT_EQ(module->globals()[0].space, GlobalSpace::kConst);
   EXPECT_EQ(module->globals()[3].size, 3u);
@@ -461,23 +488,27 @@ TEST(Memory, ConstantsAndInitialisers) {
 }
 
 TEST(Memory, DynamicSharedFollowsStatic) {
-  const std::string text = Body(R"(
+  const std::string text =
+      Body(R"(
   mov.u32 %r1, fixed;
   mov.u32 %r2, dynamic;
   sub.u32 %r3, %r2, %r1;
   ld.shared.u32 %r4, [dynamic+60];
   st.global.u32 [%d0], %r3;
-  ret;)", ".shared .align 4 .b8 fixed[100];\n.extern .shared .align 16 .b8 dynamic[];\n");
+  ret;)",
+           ".shared .align 4 .b8 fixed[100];\n.extern .shared .align 16 .b8 dynamic[];\n");
   EXPECT_EQ(Words(text, {.shared = 64})[0], 112u);
   const LaunchResult result = Outcome(text, {.shared = 60});
   EXPECT_EQ(result.status, Status::kIllegalAddress);
 }
 
 TEST(Faults, OutOfBoundsNamesThread) {
-  const LaunchResult result = Outcome(Body("setp.eq.u32 %p1, %r0, 17;\n@%p1 st.global.u32 [%d0+1000000], %r0;\nret;"));
+  const LaunchResult result =
+      Outcome(Body("setp.eq.u32 %p1, %r0, 17;\n@%p1 st.global.u32 [%d0+1000000], %r0;\nret;"));
   EXPECT_EQ(result.status, Status::kIllegalAddress);
   EXPECT_EQ(ToCudaError(result.status), 700);
-  EXPECT_NE(result.message.find("st.global.u32 at PTX line 1"), std::string::npos) << result.message;
+  EXPECT_NE(result.message.find("st.global.u32 at PTX line 1"), std::string::npos)
+      << result.message;
   EXPECT_NE(result.message.find("thread (17,0,0)"), std::string::npos) << result.message;
   EXPECT_NE(result.message.find("4-byte write"), std::string::npos) << result.message;
 }
@@ -496,13 +527,20 @@ TEST(Faults, EachSpaceIsBounded) {
       "mov.u64 %d2, out; cvta.param.u64 %d2, %d2; st.u32 [%d2], %r0;",
   };
   for (const char* text : illegal) {
-    const std::string body = std::string(text).find("v4") != std::string::npos ? std::string(text) + " ret;" : std::string(text) + " ret;";
+    const std::string body = std::string(text).find("v4") != std::string::npos
+                                 ? std::string(text) + " ret;"
+                                 : std::string(text) + " ret;";
     const LaunchResult result = Outcome(Body(body));
-    EXPECT_TRUE(result.status == Status::kIllegalAddress || result.status == Status::kMisalignedAddress) << text << ": " << result.message;
+    EXPECT_TRUE(result.status == Status::kIllegalAddress ||
+                result.status == Status::kMisalignedAddress)
+        << text << ": " << result.message;
   }
   EXPECT_EQ(Outcome(Body("ld.global.u32 %r1, [%d0+2]; ret;")).status, Status::kMisalignedAddress);
-  EXPECT_EQ(Outcome(Body("ld.global.v2.u32 {%r1, %r2}, [%d1+4]; ret;")).status, Status::kMisalignedAddress);
-  EXPECT_EQ(Outcome(Body("mov.u64 %d2, out; cvta.param.u64 %d2, %d2; ld.u32 %r1, [%d2]; ret;")).status, Status::kOk);
+  EXPECT_EQ(Outcome(Body("ld.global.v2.u32 {%r1, %r2}, [%d1+4]; ret;")).status,
+            Status::kMisalignedAddress);
+  EXPECT_EQ(
+      Outcome(Body("mov.u64 %d2, out; cvta.param.u64 %d2, %d2; ld.u32 %r1, [%d2]; ret;")).status,
+      Status::kOk);
 }
 
 TEST(Faults, ReadOnlyRanges) {
@@ -516,7 +554,8 @@ TEST(Faults, ReadOnlyRanges) {
 }
 
 TEST(Faults, TrapAssertBudgetCancel) {
-  EXPECT_EQ(Outcome(Body("setp.eq.u32 %p1, %r0, 3;\n@%p1 trap;\nret;")).status, Status::kLaunchFailed);
+  EXPECT_EQ(Outcome(Body("setp.eq.u32 %p1, %r0, 3;\n@%p1 trap;\nret;")).status,
+            Status::kLaunchFailed);
   const LaunchResult runaway = Outcome(Body("LOOP: bra LOOP;"), {.budget = 1'000'000});
   EXPECT_EQ(runaway.status, Status::kLaunchTimeout);
   EXPECT_NE(runaway.message.find("budget of 1000000"), std::string::npos) << runaway.message;
@@ -566,13 +605,16 @@ TEST(Builtins, Printf) {
   call.uni (retval0), vprintf, (param0, param1);
   ld.param.b32 %r5, [retval0];
   }
-  ret;)", kPrintfDeclaration), {}, &printed);
+  ret;)",
+                                           kPrintfDeclaration),
+                                      {}, &printed);
   EXPECT_EQ(result.status, Status::kOk) << result.message;
   EXPECT_EQ(printed, "i=-7 f=1.5 ok 123456789abc%\n");
 }
 
 TEST(Builtins, Assert) {
-  const LaunchResult result = Outcome(Body(R"(
+  const LaunchResult result =
+      Outcome(Body(R"(
   mov.u64 %d4, word; cvta.global.u64 %d4, %d4;
   {
   .param .b64 p0; st.param.b64 [p0], %d4;
@@ -582,11 +624,14 @@ TEST(Builtins, Assert) {
   .param .b64 p4; st.param.b64 [p4], 1;
   call.uni __assertfail, (p0, p1, p2, p3, p4);
   }
-  ret;)", std::string(".extern .func __assertfail (.param .b64 a, .param .b64 b, .param .b32 c, .param .b64 d, .param .b64 e);\n") +
-          ".global .align 1 .b8 word[] = {111, 107, 0};\n"));
+  ret;)",
+                   std::string(".extern .func __assertfail (.param .b64 a, .param .b64 b, .param "
+                               ".b32 c, .param .b64 d, .param .b64 e);\n") +
+                       ".global .align 1 .b8 word[] = {111, 107, 0};\n"));
   EXPECT_EQ(result.status, Status::kAssert);
   EXPECT_EQ(ToCudaError(result.status), 710);
-  EXPECT_NE(result.message.find("ok:12: ok: Assertion `ok` failed"), std::string::npos) << result.message;
+  EXPECT_NE(result.message.find("ok:12: ok: Assertion `ok` failed"), std::string::npos)
+      << result.message;
 }
 
 const char kFactorial[] = R"(
@@ -625,13 +670,15 @@ TEST(Calls, RecursionWithLanesAtDifferentDepths) {
   shfl.sync.idx.b32 %r3, %r2, 5, 31, -1;
   add.u32 %r2, %r2, %r3;
   st.global.u32 [%d0], %r2;
-  ret;)", kFactorial));
+  ret;)",
+                              kFactorial));
   const uint32_t expected[] = {1, 1, 2, 6, 24, 120, 720, 5040};
   for (uint32_t i = 0; i < 32; ++i) EXPECT_EQ(out[i], expected[i % 8] + 120);
 }
 
 TEST(Calls, EndlessRecursionStops) {
-  const LaunchResult result = Outcome(Body("{ call.uni f, (); } ret;", ".func f()\n{\n  call.uni f, ();\n  ret;\n}\n"));
+  const LaunchResult result =
+      Outcome(Body("{ call.uni f, (); } ret;", ".func f()\n{\n  call.uni f, ();\n  ret;\n}\n"));
   EXPECT_EQ(result.status, Status::kLaunchFailed);
   EXPECT_NE(result.message.find("kMaxCallDepth"), std::string::npos) << result.message;
 }
@@ -666,11 +713,13 @@ TEST(Refusal, IsPerKernelAndNamesOpcodeAndLine) {
   ASSERT_NE(module, nullptr);
   EXPECT_EQ(module->FindKernel("good")->refusal, "");
   EXPECT_EQ(module->FindKernel("bad")->refusal,
-            "'wmma.load.a.sync.aligned.row.m16n16k16.global.f16' at PTX line 15 of 'bad' is not supported");
+            "'wmma.load.a.sync.aligned.row.m16n16k16.global.f16' at PTX line 15 of 'bad' is not "
+            "supported");
   EXPECT_NE(module->FindKernel("heap")->refusal.find("'malloc'"), std::string::npos);
   TestDevice device;
   const uint64_t out = device.Allocate(4);
-  EXPECT_EQ(RunOn(*module, &device, "good", Arguments().Add(out), {.block = 1}).status, Status::kOk);
+  EXPECT_EQ(RunOn(*module, &device, "good", Arguments().Add(out), {.block = 1}).status,
+            Status::kOk);
   const LaunchResult refused = RunOn(*module, &device, "bad", Arguments().Add(out), {.block = 1});
   EXPECT_EQ(refused.status, Status::kUnsupported);
   EXPECT_EQ(ToCudaError(refused.status), 801);
@@ -683,16 +732,20 @@ TEST(Launch, ConfigurationIsChecked) {
   const Arguments arguments = Arguments().Add(uint64_t{0});
   EXPECT_EQ(RunOn(*module, &device, "k", arguments, {.grid = 0}).status, Status::kInvalidValue);
   EXPECT_EQ(RunOn(*module, &device, "k", arguments, {.block = 1025}).status, Status::kInvalidValue);
-  EXPECT_EQ(RunOn(*module, &device, "k", arguments, {.shared = kMaxSharedBytes + 1}).status, Status::kInvalidValue);
+  EXPECT_EQ(RunOn(*module, &device, "k", arguments, {.shared = kMaxSharedBytes + 1}).status,
+            Status::kInvalidValue);
   EXPECT_EQ(RunOn(*module, &device, "k", Arguments(), {}).status, Status::kInvalidValue);
   EXPECT_EQ(RunOn(*module, &device, "k", arguments, {.workers = 0}).status, Status::kInvalidValue);
   EXPECT_EQ(RunOn(*module, nullptr, "k", arguments, {}).status, Status::kInvalidValue);
 }
 
 TEST(Launch, InstructionsAreCountedPerThread) {
-  const auto module = Load(kHeader + ".visible .entry k()\n{\n .reg .b32 %r<3>;\n mov.u32 %r1, 1;\n add.u32 %r2, %r1, %r1;\n ret;\n}\n");
+  const auto module = Load(kHeader +
+                           ".visible .entry k()\n{\n .reg .b32 %r<3>;\n mov.u32 %r1, 1;\n add.u32 "
+                           "%r2, %r1, %r1;\n ret;\n}\n");
   TestDevice device;
-  EXPECT_EQ(RunOn(*module, &device, "k", Arguments(), {.grid = 10, .block = 40}).instructions, 3u * 400);
+  EXPECT_EQ(RunOn(*module, &device, "k", Arguments(), {.grid = 10, .block = 40}).instructions,
+            3u * 400);
 }
 
 TEST(Launch, ThreeDimensions) {

@@ -1,5 +1,6 @@
-// Mutated kernels: parsing and running them must end, in bounds and in budget, whatever the text says. Deterministic:
-// the seed is printed and fixed unless SIMGPU_FUZZ_SEED says otherwise (SIMGPU_FUZZ_ROUNDS makes it longer).
+// Mutated kernels: parsing and running them must end, in bounds and in budget, whatever the text
+// says. Deterministic: the seed is printed and fixed unless SIMGPU_FUZZ_SEED says otherwise
+// (SIMGPU_FUZZ_ROUNDS makes it longer).
 #include <cstdlib>
 #include <iostream>
 #include <random>
@@ -86,17 +87,35 @@ class Mutator {
     for (int k = 0; k < edits && !text.empty(); ++k) {
       const size_t at = Below(text.size());
       switch (Below(14)) {
-        case 0: text[at] = static_cast<char>(Below(256)); break;
-        case 1: text.erase(at, 1 + Below(40)); break;
-        case 2: text.insert(at, words_[Below(words_.size())]); break;
-        case 3: text.insert(at, text.substr(Below(text.size()), Below(80))); break;
-        case 4: text.resize(Below(10) == 0 ? at : text.size()); break;
+        case 0:
+          text[at] = static_cast<char>(Below(256));
+          break;
+        case 1:
+          text.erase(at, 1 + Below(40));
+          break;
+        case 2:
+          text.insert(at, words_[Below(words_.size())]);
+          break;
+        case 3: {
+          const size_t from = Below(text.size());
+          text.insert(at, text.substr(from, Below(80)));
+          break;
+        }
+        case 4:
+          text.resize(Below(10) == 0 ? at : text.size());
+          break;
         case 5:
         case 6:
-        case 7: SwapWord(&text, at); break;
+        case 7:
+          SwapWord(&text, at);
+          break;
         case 8:
-        case 9: ReplaceWord(&text, at, words_[Below(words_.size())]); break;
-        default: ReplaceNumber(&text, at); break;
+        case 9:
+          ReplaceWord(&text, at, words_[Below(words_.size())]);
+          break;
+        default:
+          ReplaceNumber(&text, at);
+          break;
       }
     }
     return text;
@@ -105,15 +124,19 @@ class Mutator {
   uint64_t Below(uint64_t bound) { return random_() % bound; }
 
  private:
-  // Puts a word of the same kind (register, opcode, name) there, so that many texts stay well formed.
+  // Puts a word of the same kind (register, opcode, name) there, so that many texts stay well
+  // formed.
   void SwapWord(std::string* text, size_t at) {
     const size_t start = text->find_first_not_of(kBreaks, at);
     if (start == std::string::npos) return;
     const std::string old = text->substr(start, text->find_first_of(kBreaks, start) - start);
     for (int tries = 0; tries < 50; ++tries) {
       const std::string& word = words_[Below(words_.size())];
-      const bool alike = word[0] == old[0] && (word[0] != '%' || (word.size() > 1 && old.size() > 1 && word[1] == old[1]));
-      const bool opcodes = (word.find('.') != std::string::npos) == (old.find('.') != std::string::npos);
+      const bool alike =
+          word[0] == old[0] &&
+          (word[0] != '%' || (word.size() > 1 && old.size() > 1 && word[1] == old[1]));
+      const bool opcodes =
+          (word.find('.') != std::string::npos) == (old.find('.') != std::string::npos);
       if (alike && opcodes && word != old) {
         text->replace(start, old.size(), word);
         return;
@@ -127,12 +150,23 @@ class Mutator {
     text->replace(start, end == std::string::npos ? end : end - start, word);
   }
   void ReplaceNumber(std::string* text, size_t at) {
-    static const char* kNumbers[] = {"0", "-1", "1", "31", "32", "4294967295", "18446744073709551615", "0x7fffffff",
-                                     "-2147483648", "0f7FC00000", "65536", "1000000"};
+    static const char* kNumbers[] = {"0",
+                                     "-1",
+                                     "1",
+                                     "31",
+                                     "32",
+                                     "4294967295",
+                                     "18446744073709551615",
+                                     "0x7fffffff",
+                                     "-2147483648",
+                                     "0f7FC00000",
+                                     "65536",
+                                     "1000000"};
     const size_t start = text->find_first_of("0123456789", at);
     if (start == std::string::npos) return;
     const size_t end = text->find_first_not_of("0123456789", start);
-    text->replace(start, end == std::string::npos ? end : end - start, kNumbers[Below(std::size(kNumbers))]);
+    text->replace(start, end == std::string::npos ? end : end - start,
+                  kNumbers[Below(std::size(kNumbers))]);
   }
 
   std::string base_;
@@ -163,17 +197,19 @@ TEST(Fuzz, MutatedTextsNeitherCrashNorHang) {
       module->SetGlobalAddress(i, device.Upload(module->InitialImage(i)));
     }
     const uint64_t buffer = device.Allocate(65536);
-    const Arguments arguments = Arguments().Add(buffer).Add(buffer).Add(buffer).Add(uint64_t{64}).Add(buffer);
+    const Arguments arguments =
+        Arguments().Add(buffer).Add(buffer).Add(buffer).Add(uint64_t{64}).Add(buffer);
     for (const KernelInfo& kernel : module->kernels()) {
       if (kernel.local_bytes > 4096 || !kernel.refusal.empty()) continue;
-      const LaunchResult result =
-          RunOn(*module, &device, kernel.name, arguments, {.grid = 2, .block = 48, .budget = 20000});
+      const LaunchResult result = RunOn(*module, &device, kernel.name, arguments,
+                                        {.grid = 2, .block = 48, .budget = 20000});
       ++ran;
       ended_well += result.status == Status::kOk;
       EXPECT_EQ(result.status == Status::kOk, result.message.empty());
     }
   }
-  std::cout << "parsed " << parsed << ", launches " << ran << ", of them ok " << ended_well << std::endl;
+  std::cout << "parsed " << parsed << ", launches " << ran << ", of them ok " << ended_well
+            << std::endl;
   // A mutator that breaks every text, or none, tests nothing.
   EXPECT_GT(parsed, rounds / 20);
   EXPECT_LT(parsed, rounds);

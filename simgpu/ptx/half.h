@@ -21,10 +21,12 @@ inline float HalfToFloat(uint16_t h) {
   return std::bit_cast<float>(sign | (exponent + 112) << 23 | mantissa << 13);
 }
 
-inline float Bf16ToFloat(uint16_t b) { return std::bit_cast<float>(static_cast<uint32_t>(b) << 16); }
+inline float Bf16ToFloat(uint16_t b) {
+  return std::bit_cast<float>(static_cast<uint32_t>(b) << 16);
+}
 
-// Rounds a double (which holds every float and half exactly) to a binary format of `mantissa` stored bits and
-// `exponent` bits.
+// Rounds a double (which holds every float and half exactly) to a binary format of `mantissa`
+// stored bits and `exponent` bits.
 inline uint16_t DoubleToSmall(double value, int mantissa, int exponent, Round mode) {
   const uint64_t bits = std::bit_cast<uint64_t>(value);
   const uint16_t sign = static_cast<uint16_t>(bits >> 63 << 15);
@@ -44,11 +46,20 @@ inline uint16_t DoubleToSmall(double value, int mantissa, int exponent, Round mo
   const double rest = scaled - whole;
   bool up = false;
   switch (mode) {
-    case Round::kZero: break;
-    case Round::kDown: up = negative && rest > 0; break;
-    case Round::kUp: up = !negative && rest > 0; break;
-    case Round::kNearestAway: up = rest >= 0.5; break;
-    default: up = rest > 0.5 || (rest == 0.5 && std::fmod(whole, 2) == 1); break;
+    case Round::kZero:
+      break;
+    case Round::kDown:
+      up = negative && rest > 0;
+      break;
+    case Round::kUp:
+      up = !negative && rest > 0;
+      break;
+    case Round::kNearestAway:
+      up = rest >= 0.5;
+      break;
+    default:
+      up = rest > 0.5 || (rest == 0.5 && std::fmod(whole, 2) == 1);
+      break;
   }
   if (up) whole += 1;
   if (whole >= std::ldexp(1.0, mantissa + 1)) {
@@ -58,16 +69,22 @@ inline uint16_t DoubleToSmall(double value, int mantissa, int exponent, Round mo
   const int biased = quantum + mantissa + bias;
   if (whole >= std::ldexp(1.0, mantissa)) {
     if (biased >= (1 << exponent) - 1) {
-      const bool to_max = mode == Round::kZero || (mode == Round::kDown && !negative) || (mode == Round::kUp && negative);
+      const bool to_max = mode == Round::kZero || (mode == Round::kDown && !negative) ||
+                          (mode == Round::kUp && negative);
       return static_cast<uint16_t>(sign | (to_max ? infinity - 1 : infinity));
     }
-    return static_cast<uint16_t>(sign | biased << mantissa | (static_cast<int>(whole) - (1 << mantissa)));
+    return static_cast<uint16_t>(sign | biased << mantissa |
+                                 (static_cast<int>(whole) - (1 << mantissa)));
   }
   return static_cast<uint16_t>(sign | static_cast<int>(whole));
 }
 
-inline uint16_t ToHalf(double value, Round mode = Round::kNearest) { return DoubleToSmall(value, 10, 5, mode); }
-inline uint16_t ToBf16(double value, Round mode = Round::kNearest) { return DoubleToSmall(value, 7, 8, mode); }
+inline uint16_t ToHalf(double value, Round mode = Round::kNearest) {
+  return DoubleToSmall(value, 10, 5, mode);
+}
+inline uint16_t ToBf16(double value, Round mode = Round::kNearest) {
+  return DoubleToSmall(value, 7, 8, mode);
+}
 
 inline float FlushFloat(float f) {
   const uint32_t bits = std::bit_cast<uint32_t>(f);

@@ -119,7 +119,8 @@ class Lexer {
     *value = 0;
     for (size_t i = 0; i < count; ++i) {
       const int digit = HexValue(Peek(0));
-      if (digit < 0) return Fail("floating point literal needs " + std::to_string(count) + " hex digits");
+      if (digit < 0)
+        return Fail("floating point literal needs " + std::to_string(count) + " hex digits");
       *value = *value << 4 | static_cast<uint64_t>(digit);
       ++at_;
     }
@@ -154,7 +155,8 @@ class Lexer {
       return false;
     }
     token.text = source_.substr(start, at_ - start);
-    if (IsIdent(Peek(0))) return Fail("malformed number '" + std::string(token.text) + Peek(0) + "'");
+    if (IsIdent(Peek(0)))
+      return Fail("malformed number '" + std::string(token.text) + Peek(0) + "'");
     tokens_->push_back(token);
     return true;
   }
@@ -165,7 +167,8 @@ class Lexer {
     if (Peek(i) == '.' && IsDigit(Peek(i + 1))) return true;
     const char e = Peek(i);
     return (e == 'e' || e == 'E') &&
-           (IsDigit(Peek(i + 1)) || ((Peek(i + 1) == '-' || Peek(i + 1) == '+') && IsDigit(Peek(i + 2))));
+           (IsDigit(Peek(i + 1)) ||
+            ((Peek(i + 1) == '-' || Peek(i + 1) == '+') && IsDigit(Peek(i + 2))));
   }
 
   bool Integer(uint64_t* value) {
@@ -184,8 +187,10 @@ class Lexer {
     }
     size_t digits = 0;
     *value = 0;
-    for (int digit; (digit = HexValue(Peek(0))) >= 0 && static_cast<uint64_t>(digit) < base; ++at_, ++digits) {
-      if (*value > (UINT64_MAX - static_cast<uint64_t>(digit)) / base) return Fail("integer exceeds 64 bits");
+    for (int digit; (digit = HexValue(Peek(0))) >= 0 && static_cast<uint64_t>(digit) < base;
+         ++at_, ++digits) {
+      if (*value > (UINT64_MAX - static_cast<uint64_t>(digit)) / base)
+        return Fail("integer exceeds 64 bits");
       *value = *value * base + static_cast<uint64_t>(digit);
     }
     if (digits == 0) return Fail("malformed integer");

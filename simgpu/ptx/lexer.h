@@ -1,4 +1,5 @@
-// Turns PTX text into tokens. Columns and line breaks carry no meaning, so compressed images that lost their tabs parse.
+// Turns PTX text into tokens. Columns and line breaks carry no meaning, so compressed images that
+// lost their tabs parse.
 #pragma once
 
 #include <cstdint>

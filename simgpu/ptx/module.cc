@@ -12,30 +12,47 @@ std::string ParseError::ToString() const { return "line " + std::to_string(line)
 
 int ToCudaError(Status status) {
   switch (status) {
-    case Status::kOk: return 0;
-    case Status::kInvalidValue: return 1;
-    case Status::kUnsupported: return 801;
-    case Status::kIllegalAddress: return 700;
-    case Status::kLaunchTimeout: return 702;
-    case Status::kAssert: return 710;
-    case Status::kMisalignedAddress: return 716;
+    case Status::kOk:
+      return 0;
+    case Status::kInvalidValue:
+      return 1;
+    case Status::kUnsupported:
+      return 801;
+    case Status::kIllegalAddress:
+      return 700;
+    case Status::kLaunchTimeout:
+      return 702;
+    case Status::kAssert:
+      return 710;
+    case Status::kMisalignedAddress:
+      return 716;
     case Status::kLaunchFailed:
-    case Status::kCancelled: return 719;
+    case Status::kCancelled:
+      return 719;
   }
   return 719;
 }
 
 const char* StatusName(Status status) {
   switch (status) {
-    case Status::kOk: return "ok";
-    case Status::kInvalidValue: return "invalid value";
-    case Status::kUnsupported: return "not supported";
-    case Status::kIllegalAddress: return "illegal address";
-    case Status::kLaunchTimeout: return "launch timeout";
-    case Status::kAssert: return "assert";
-    case Status::kMisalignedAddress: return "misaligned address";
-    case Status::kLaunchFailed: return "launch failed";
-    case Status::kCancelled: return "cancelled";
+    case Status::kOk:
+      return "ok";
+    case Status::kInvalidValue:
+      return "invalid value";
+    case Status::kUnsupported:
+      return "not supported";
+    case Status::kIllegalAddress:
+      return "illegal address";
+    case Status::kLaunchTimeout:
+      return "launch timeout";
+    case Status::kAssert:
+      return "assert";
+    case Status::kMisalignedAddress:
+      return "misaligned address";
+    case Status::kLaunchFailed:
+      return "launch failed";
+    case Status::kCancelled:
+      return "cancelled";
   }
   return "unknown";
 }
@@ -65,7 +82,8 @@ class Linker {
       if (call.builtin == CallSite::kNoBuiltin) deepest = std::max(deepest, Visit(call.function));
     }
     state_[i] = 2;
-    depth_[i] = std::min<uint64_t>((function.frame_bytes + 15) / 16 * 16 + deepest, uint64_t{1} << 40);
+    depth_[i] =
+        std::min<uint64_t>((function.frame_bytes + 15) / 16 * 16 + deepest, uint64_t{1} << 40);
     return depth_[i];
   }
 
@@ -84,15 +102,20 @@ void LinkKernel(Module::Impl* module, int function_index, const FunctionAst& ast
   info.name = function.name;
   for (int index : function.params) {
     const Variable& variable = module->ast.variables[static_cast<size_t>(index)];
-    info.params.push_back({static_cast<uint32_t>(variable.entry_offset), static_cast<uint32_t>(variable.size), variable.align});
-    info.param_bytes = std::max(info.param_bytes, static_cast<uint32_t>(variable.entry_offset) + static_cast<uint32_t>(variable.size));
+    info.params.push_back({static_cast<uint32_t>(variable.entry_offset),
+                           static_cast<uint32_t>(variable.size), variable.align});
+    info.param_bytes = std::max(info.param_bytes, static_cast<uint32_t>(variable.entry_offset) +
+                                                      static_cast<uint32_t>(variable.size));
   }
   if (ast.max_threads != 0) info.max_threads = ast.max_threads;
-  std::copy(std::begin(ast.required_block), std::end(ast.required_block), std::begin(info.required_block));
+  std::copy(std::begin(ast.required_block), std::end(ast.required_block),
+            std::begin(info.required_block));
 
   const uint64_t local = Linker(*module, &kernel).Visit(function_index);
-  if (local > kMaxLocalBytesPerThread) info.refusal = "local memory of '" + info.name + "' exceeds kMaxLocalBytesPerThread";
-  kernel.local_bytes = info.local_bytes = static_cast<uint32_t>(std::min<uint64_t>(local, kMaxLocalBytesPerThread));
+  if (local > kMaxLocalBytesPerThread)
+    info.refusal = "local memory of '" + info.name + "' exceeds kMaxLocalBytesPerThread";
+  kernel.local_bytes = info.local_bytes =
+      static_cast<uint32_t>(std::min<uint64_t>(local, kMaxLocalBytesPerThread));
 
   uint64_t shared = 0;
   uint32_t dynamic_align = 16;
@@ -163,10 +186,11 @@ std::unique_ptr<Module> Module::Parse(std::string_view text, ParseError* error) 
   }
   for (int index : impl->ast.module_variables) {
     const Variable& variable = impl->ast.variables[static_cast<size_t>(index)];
-    impl->globals.push_back({variable.name,
-                             variable.space == Space::kConst ? GlobalSpace::kConst : GlobalSpace::kGlobal,
-                             variable.external ? 0 : variable.size, variable.align, variable.visible, variable.external,
-                             variable.managed});
+    impl->globals.push_back(
+        {variable.name,
+         variable.space == Space::kConst ? GlobalSpace::kConst : GlobalSpace::kGlobal,
+         variable.external ? 0 : variable.size, variable.align, variable.visible, variable.external,
+         variable.managed});
   }
   impl->addresses.assign(impl->ast.variables.size(), 0);
   // The statements point into the text, which may go away now.
@@ -202,17 +226,21 @@ void Module::SetGlobalAddress(size_t index, uint64_t device_address) {
 }
 
 bool Module::HasInitialiser(size_t index) const {
-  return !impl_->ast.variables[static_cast<size_t>(impl_->ast.module_variables[index])].init.empty();
+  return !impl_->ast.variables[static_cast<size_t>(impl_->ast.module_variables[index])]
+              .init.empty();
 }
 
 std::vector<uint8_t> Module::InitialImage(size_t index) const {
-  const Variable& variable = impl_->ast.variables[static_cast<size_t>(impl_->ast.module_variables[index])];
+  const Variable& variable =
+      impl_->ast.variables[static_cast<size_t>(impl_->ast.module_variables[index])];
   std::vector<uint8_t> image(variable.external ? 0 : variable.size);
   std::copy_n(variable.init.begin(), std::min(variable.init.size(), image.size()), image.begin());
   for (const Relocation& relocation : variable.relocations) {
     const int target = FindGlobal(relocation.symbol);
-    if (target < 0) continue;  // A function's address: only indirect calls use it, and those are refused.
-    const uint64_t address = impl_->addresses[static_cast<size_t>(impl_->ast.module_variables[static_cast<size_t>(target)])];
+    if (target < 0)
+      continue;  // A function's address: only indirect calls use it, and those are refused.
+    const uint64_t address = impl_->addresses[static_cast<size_t>(
+        impl_->ast.module_variables[static_cast<size_t>(target)])];
     const uint64_t value = (address + static_cast<uint64_t>(relocation.addend)) >> relocation.shift;
     for (uint32_t b = 0; b < relocation.bytes && relocation.offset + b < image.size(); ++b) {
       image[relocation.offset + b] = static_cast<uint8_t>(value >> (8 * b));

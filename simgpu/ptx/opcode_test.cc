@@ -1,5 +1,5 @@
-// One row per opcode form: PTX text, three inputs, the bits that must come out. Each row runs as a full warp (the
-// vector path of the handlers) and as five lanes (the masked path).
+// One row per opcode form: PTX text, three inputs, the bits that must come out. Each row runs as a
+// full warp (the vector path of the handlers) and as five lanes (the masked path).
 #include <cmath>
 #include <limits>
 
@@ -8,8 +8,8 @@
 namespace simgpu::ptx {
 namespace {
 
-// Inputs arrive in %d0..%d2 and, cut to size, in %r0..%r2 and %h0..%h2; %p0 is input 0's lowest bit.
-// The answer is read from %d9, %r9, %h9 or %p9, as the row's kind says.
+// Inputs arrive in %d0..%d2 and, cut to size, in %r0..%r2 and %h0..%h2; %p0 is input 0's lowest
+// bit. The answer is read from %d9, %r9, %h9 or %p9, as the row's kind says.
 struct Row {
   const char* text;
   char kind;
@@ -36,10 +36,18 @@ std::string KernelText(const Row& row) {
 )";
   text += "  " + std::string(row.text) + "\n";
   switch (row.kind) {
-    case 'd': text += "  st.global.u64 [%d15], %d9;\n"; break;
-    case 'r': text += "  cvt.u64.u32 %d8, %r9;\n  st.global.u64 [%d15], %d8;\n"; break;
-    case 'h': text += "  cvt.u64.u16 %d8, %h9;\n  st.global.u64 [%d15], %d8;\n"; break;
-    default: text += "  selp.u64 %d8, 1, 0, %p9;\n  st.global.u64 [%d15], %d8;\n"; break;
+    case 'd':
+      text += "  st.global.u64 [%d15], %d9;\n";
+      break;
+    case 'r':
+      text += "  cvt.u64.u32 %d8, %r9;\n  st.global.u64 [%d15], %d8;\n";
+      break;
+    case 'h':
+      text += "  cvt.u64.u16 %d8, %h9;\n  st.global.u64 [%d15], %d8;\n";
+      break;
+    default:
+      text += "  selp.u64 %d8, 1, 0, %p9;\n  st.global.u64 [%d15], %d8;\n";
+      break;
   }
   return text + "  ret;\n}\n";
 }
@@ -61,10 +69,12 @@ TEST_P(Opcodes, KnownAnswer) {
     TestDevice device;
     const uint64_t in = device.Upload<uint64_t>({row.a, row.b, row.c});
     const uint64_t out = device.Allocate(8);
-    const LaunchResult result = RunOn(*module, &device, "k", Arguments().Add(in).Add(out), {.block = lanes});
+    const LaunchResult result =
+        RunOn(*module, &device, "k", Arguments().Add(in).Add(out), {.block = lanes});
     ASSERT_EQ(result.status, Status::kOk) << result.message;
     const uint64_t found = device.Download<uint64_t>(out, 1)[0];
-    EXPECT_EQ(found, row.expected) << row.text << std::hex << ": found 0x" << found << ", expected 0x" << row.expected;
+    EXPECT_EQ(found, row.expected)
+        << row.text << std::hex << ": found 0x" << found << ", expected 0x" << row.expected;
   }
 }
 
@@ -177,9 +187,11 @@ const Row kInteger[] = {
     {"slct.s32.s32 %r9, %r0, %r1, %r2;", 'r', 1, 2, 0xffffffff, 2},
     {"slct.u64.f32 %d9, %d0, %d1, %r2;", 'd', 1, 2, 0x80000000, 1},
     {"add.cc.u32 %r9, %r0, %r1; addc.u32 %r9, %r2, 0;", 'r', 0xffffffff, 1, 5, 6},
-    {"add.cc.u64 %d8, %d0, %d1; addc.cc.u64 %d8, %d0, 0; addc.u64 %d9, %d2, 0;", 'd', ~0ull, 1, 5, 6},
+    {"add.cc.u64 %d8, %d0, %d1; addc.cc.u64 %d8, %d0, 0; addc.u64 %d9, %d2, 0;", 'd', ~0ull, 1, 5,
+     6},
     {"sub.cc.u32 %r8, %r0, %r1; subc.u32 %r9, %r2, 0;", 'r', 1, 2, 5, 4},
-    {"mad.lo.cc.u32 %r8, %r0, %r1, %r2; madc.hi.u32 %r9, %r0, %r1, 0;", 'r', 0xffffffff, 0xffffffff, 0xffffffff, 0xffffffff},
+    {"mad.lo.cc.u32 %r8, %r0, %r1, %r2; madc.hi.u32 %r9, %r0, %r1, 0;", 'r', 0xffffffff, 0xffffffff,
+     0xffffffff, 0xffffffff},
     {"mov.b64 %d9, {%r0, %r1};", 'd', 0x11111111, 0x22222222, 0, 0x2222222211111111},
     {"mov.b64 {%r8, %r9}, %d0;", 'r', 0x2222222211111111, 0, 0, 0x22222222},
     {"mov.b64 {_, %r9}, %d0;", 'r', 0x2222222211111111, 0, 0, 0x22222222},
@@ -254,10 +266,12 @@ const Row kFloat[] = {
     {"mul.f32 %r9, %r0, %r1;", 'r', F(0), F(kInf), 0, kNan32},
     {"mul.ftz.f32 %r9, %r0, %r1;", 'r', F(-0x1p-100f), F(0x1p-40f), 0, 0x80000000},
     {"mul.rn.f64 %d9, %d0, %d1;", 'd', D(1.1), D(1.1), 0, D(1.1 * 1.1)},
-    {"fma.rn.f32 %r9, %r0, %r1, %r2;", 'r', F(1 + 0x1p-12f), F(1 + 0x1p-12f), F(-1), F(0x1p-11f + 0x1p-24f)},
+    {"fma.rn.f32 %r9, %r0, %r1, %r2;", 'r', F(1 + 0x1p-12f), F(1 + 0x1p-12f), F(-1),
+     F(0x1p-11f + 0x1p-24f)},
     {"fma.rz.f32 %r9, %r0, %r1, %r2;", 'r', F(1), F(1), F(-0x1p-30f), F(1) - 1},
     {"fma.rn.ftz.f32 %r9, %r0, %r1, %r2;", 'r', F(1), kDenormal, F(2), F(2)},
-    {"fma.rn.f64 %d9, %d0, %d1, %d2;", 'd', D(1 + 0x1p-30), D(1 + 0x1p-30), D(-1), D(0x1p-29 + 0x1p-60)},
+    {"fma.rn.f64 %d9, %d0, %d1, %d2;", 'd', D(1 + 0x1p-30), D(1 + 0x1p-30), D(-1),
+     D(0x1p-29 + 0x1p-60)},
     {"fma.rn.f32 %r9, %r0, %r1, %r2;", 'r', F(kInf), F(0), F(1), kNan32},
     {"mad.rn.f32 %r9, %r0, %r1, %r2;", 'r', F(2), F(3), F(4), F(10)},
     {"div.rn.f32 %r9, %r0, %r1;", 'r', F(1), F(3), 0, F(1.0f / 3.0f)},

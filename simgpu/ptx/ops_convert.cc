@@ -1,4 +1,5 @@
-// cvt. One generic handler per pair of value classes, with short ones for the conversions that loops are full of.
+// cvt. One generic handler per pair of value classes, with short ones for the conversions that
+// loops are full of.
 #include <cmath>
 #include <limits>
 #include <type_traits>
@@ -19,17 +20,22 @@ namespace {
 double RoundIntegral(double v, Round round) {
   switch (round) {
     case Round::kZeroInt:
-    case Round::kZero: return std::trunc(v);
+    case Round::kZero:
+      return std::trunc(v);
     case Round::kDownInt:
-    case Round::kDown: return std::floor(v);
+    case Round::kDown:
+      return std::floor(v);
     case Round::kUpInt:
-    case Round::kUp: return std::ceil(v);
-    default: return std::nearbyint(v);  // The host stays in round-to-nearest-even.
+    case Round::kUp:
+      return std::ceil(v);
+    default:
+      return std::nearbyint(v);  // The host stays in round-to-nearest-even.
   }
 }
 
 bool IsIntegral(Round round) {
-  return round == Round::kNearestInt || round == Round::kZeroInt || round == Round::kDownInt || round == Round::kUpInt;
+  return round == Round::kNearestInt || round == Round::kZeroInt || round == Round::kDownInt ||
+         round == Round::kUpInt;
 }
 
 // Clamps to the destination's range; NaN becomes 0 in 32 bits and less, and the top bit in 64 bits.
@@ -54,8 +60,10 @@ void IntToInt(Exec& e, const Instr& i, uint32_t mask) {
     const S s = static_cast<S>(a[lane]);
     if constexpr (kClamp) {
       __int128 v = s;
-      if (v < static_cast<__int128>(std::numeric_limits<D>::min())) v = std::numeric_limits<D>::min();
-      if (v > static_cast<__int128>(std::numeric_limits<D>::max())) v = std::numeric_limits<D>::max();
+      if (v < static_cast<__int128>(std::numeric_limits<D>::min()))
+        v = std::numeric_limits<D>::min();
+      if (v > static_cast<__int128>(std::numeric_limits<D>::max()))
+        v = std::numeric_limits<D>::max();
       d[lane] = static_cast<RD>(static_cast<D>(v));
     } else {
       d[lane] = static_cast<RD>(static_cast<D>(s));
@@ -100,7 +108,8 @@ void FloatToInt(Exec& e, const Instr& i, uint32_t mask) {
   const bool flush = (i.aux & kFtz) != 0;
   for (uint32_t m = mask; m != 0; m &= m - 1) {
     const int lane = __builtin_ctz(m);
-    d[lane] = static_cast<RD>(ToInteger<D>(FloatSource<S>::Value(static_cast<Bits>(a[lane]), flush), round));
+    d[lane] = static_cast<RD>(
+        ToInteger<D>(FloatSource<S>::Value(static_cast<Bits>(a[lane]), flush), round));
   }
 }
 
@@ -133,7 +142,8 @@ void IntToFloat(Exec& e, const Instr& i, uint32_t mask, Type to) {
       if (clamp) v = v > 0 ? (v < 1 ? v : 1.0f) : 0.0f;
       Reg<float>(e, i.dst)[lane] = v;
     } else {
-      // Truncate to a double and keep what was lost as a sticky last bit, so that the one rounding is to 16 bits.
+      // Truncate to a double and keep what was lost as a sticky last bit, so that the one rounding
+      // is to 16 bits.
       double v;
       if constexpr (std::is_signed_v<S>) {
         v = SignedToDouble(s, Round::kZero);
@@ -174,15 +184,21 @@ void FloatToFloat(Exec& e, const Instr& i, uint32_t mask, Type to) {
     if (clamp) v = v > 0 ? (v < 1 ? v : 1.0) : 0.0;
     const Round mode = IsIntegral(round) || round == Round::kNone ? Round::kNearest : round;
     switch (to) {
-      case Type::kF64: Reg<double>(e, i.dst)[lane] = v; break;
+      case Type::kF64:
+        Reg<double>(e, i.dst)[lane] = v;
+        break;
       case Type::kF32: {
         float f = sizeof(Bits) == 8 ? RoundToFloat(v, mode) : static_cast<float>(v);
         if (flush) f = FlushFloat(f);
         Reg<float>(e, i.dst)[lane] = CanonicalFloat(f);
         break;
       }
-      case Type::kF16: Reg<uint16_t>(e, i.dst)[lane] = ToHalf(v, mode); break;
-      default: Reg<uint16_t>(e, i.dst)[lane] = ToBf16(v, mode); break;
+      case Type::kF16:
+        Reg<uint16_t>(e, i.dst)[lane] = ToHalf(v, mode);
+        break;
+      default:
+        Reg<uint16_t>(e, i.dst)[lane] = ToBf16(v, mode);
+        break;
     }
   }
 }
@@ -216,13 +232,17 @@ template <class D, class S, class RS>
 Handler IntIntTo(RegClass rd, bool clamp) {
   switch (rd) {
     case RegClass::k16:
-      if constexpr (sizeof(D) <= 2) return clamp ? IntToInt<D, S, uint16_t, RS, true> : IntToInt<D, S, uint16_t, RS, false>;
+      if constexpr (sizeof(D) <= 2)
+        return clamp ? IntToInt<D, S, uint16_t, RS, true> : IntToInt<D, S, uint16_t, RS, false>;
       return nullptr;
     case RegClass::k32:
-      if constexpr (sizeof(D) <= 4) return clamp ? IntToInt<D, S, uint32_t, RS, true> : IntToInt<D, S, uint32_t, RS, false>;
+      if constexpr (sizeof(D) <= 4)
+        return clamp ? IntToInt<D, S, uint32_t, RS, true> : IntToInt<D, S, uint32_t, RS, false>;
       return nullptr;
-    case RegClass::k64: return clamp ? IntToInt<D, S, uint64_t, RS, true> : IntToInt<D, S, uint64_t, RS, false>;
-    default: return nullptr;
+    case RegClass::k64:
+      return clamp ? IntToInt<D, S, uint64_t, RS, true> : IntToInt<D, S, uint64_t, RS, false>;
+    default:
+      return nullptr;
   }
 }
 
@@ -230,22 +250,35 @@ template <class S, class RS>
 Handler IntFrom(Type to, RegClass rd, bool clamp) {
   switch (to) {
     case Type::kU8:
-    case Type::kB8: return IntIntTo<uint8_t, S, RS>(rd, clamp);
-    case Type::kS8: return IntIntTo<int8_t, S, RS>(rd, clamp);
+    case Type::kB8:
+      return IntIntTo<uint8_t, S, RS>(rd, clamp);
+    case Type::kS8:
+      return IntIntTo<int8_t, S, RS>(rd, clamp);
     case Type::kU16:
-    case Type::kB16: return IntIntTo<uint16_t, S, RS>(rd, clamp);
-    case Type::kS16: return IntIntTo<int16_t, S, RS>(rd, clamp);
+    case Type::kB16:
+      return IntIntTo<uint16_t, S, RS>(rd, clamp);
+    case Type::kS16:
+      return IntIntTo<int16_t, S, RS>(rd, clamp);
     case Type::kU32:
-    case Type::kB32: return IntIntTo<uint32_t, S, RS>(rd, clamp);
-    case Type::kS32: return IntIntTo<int32_t, S, RS>(rd, clamp);
+    case Type::kB32:
+      return IntIntTo<uint32_t, S, RS>(rd, clamp);
+    case Type::kS32:
+      return IntIntTo<int32_t, S, RS>(rd, clamp);
     case Type::kU64:
-    case Type::kB64: return IntIntTo<uint64_t, S, RS>(rd, clamp);
-    case Type::kS64: return IntIntTo<int64_t, S, RS>(rd, clamp);
-    case Type::kF16: return rd == RegClass::k16 ? IntToFloatAs<S, RS, Type::kF16> : nullptr;
-    case Type::kBf16: return rd == RegClass::k16 ? IntToFloatAs<S, RS, Type::kBf16> : nullptr;
-    case Type::kF32: return rd == RegClass::k32 ? IntToFloatAs<S, RS, Type::kF32> : nullptr;
-    case Type::kF64: return rd == RegClass::k64 ? IntToFloatAs<S, RS, Type::kF64> : nullptr;
-    default: return nullptr;
+    case Type::kB64:
+      return IntIntTo<uint64_t, S, RS>(rd, clamp);
+    case Type::kS64:
+      return IntIntTo<int64_t, S, RS>(rd, clamp);
+    case Type::kF16:
+      return rd == RegClass::k16 ? IntToFloatAs<S, RS, Type::kF16> : nullptr;
+    case Type::kBf16:
+      return rd == RegClass::k16 ? IntToFloatAs<S, RS, Type::kBf16> : nullptr;
+    case Type::kF32:
+      return rd == RegClass::k32 ? IntToFloatAs<S, RS, Type::kF32> : nullptr;
+    case Type::kF64:
+      return rd == RegClass::k64 ? IntToFloatAs<S, RS, Type::kF64> : nullptr;
+    default:
+      return nullptr;
   }
 }
 
@@ -258,8 +291,10 @@ Handler IntFromReg(Type to, RegClass rd, RegClass rs, bool clamp) {
     case RegClass::k32:
       if constexpr (sizeof(S) <= 4) return IntFrom<S, uint32_t>(to, rd, clamp);
       return nullptr;
-    case RegClass::k64: return IntFrom<S, uint64_t>(to, rd, clamp);
-    default: return nullptr;
+    case RegClass::k64:
+      return IntFrom<S, uint64_t>(to, rd, clamp);
+    default:
+      return nullptr;
   }
 }
 
@@ -273,27 +308,42 @@ Handler FloatIntTo(RegClass rd) {
     case RegClass::k32:
       if constexpr (sizeof(D) <= 4) return FloatToInt<D, S, uint32_t, RS>;
       return nullptr;
-    case RegClass::k64: return FloatToInt<D, S, uint64_t, RS>;
-    default: return nullptr;
+    case RegClass::k64:
+      return FloatToInt<D, S, uint64_t, RS>;
+    default:
+      return nullptr;
   }
 }
 
 template <class S>
 Handler FloatFrom(Type to, RegClass rd) {
   switch (to) {
-    case Type::kU8: return FloatIntTo<uint8_t, S>(rd);
-    case Type::kS8: return FloatIntTo<int8_t, S>(rd);
-    case Type::kU16: return FloatIntTo<uint16_t, S>(rd);
-    case Type::kS16: return FloatIntTo<int16_t, S>(rd);
-    case Type::kU32: return FloatIntTo<uint32_t, S>(rd);
-    case Type::kS32: return FloatIntTo<int32_t, S>(rd);
-    case Type::kU64: return FloatIntTo<uint64_t, S>(rd);
-    case Type::kS64: return FloatIntTo<int64_t, S>(rd);
-    case Type::kF16: return rd == RegClass::k16 ? FloatToFloatAs<S, Type::kF16> : nullptr;
-    case Type::kBf16: return rd == RegClass::k16 ? FloatToFloatAs<S, Type::kBf16> : nullptr;
-    case Type::kF32: return rd == RegClass::k32 ? FloatToFloatAs<S, Type::kF32> : nullptr;
-    case Type::kF64: return rd == RegClass::k64 ? FloatToFloatAs<S, Type::kF64> : nullptr;
-    default: return nullptr;
+    case Type::kU8:
+      return FloatIntTo<uint8_t, S>(rd);
+    case Type::kS8:
+      return FloatIntTo<int8_t, S>(rd);
+    case Type::kU16:
+      return FloatIntTo<uint16_t, S>(rd);
+    case Type::kS16:
+      return FloatIntTo<int16_t, S>(rd);
+    case Type::kU32:
+      return FloatIntTo<uint32_t, S>(rd);
+    case Type::kS32:
+      return FloatIntTo<int32_t, S>(rd);
+    case Type::kU64:
+      return FloatIntTo<uint64_t, S>(rd);
+    case Type::kS64:
+      return FloatIntTo<int64_t, S>(rd);
+    case Type::kF16:
+      return rd == RegClass::k16 ? FloatToFloatAs<S, Type::kF16> : nullptr;
+    case Type::kBf16:
+      return rd == RegClass::k16 ? FloatToFloatAs<S, Type::kBf16> : nullptr;
+    case Type::kF32:
+      return rd == RegClass::k32 ? FloatToFloatAs<S, Type::kF32> : nullptr;
+    case Type::kF64:
+      return rd == RegClass::k64 ? FloatToFloatAs<S, Type::kF64> : nullptr;
+    default:
+      return nullptr;
   }
 }
 
@@ -311,27 +361,42 @@ Handler PickConvert(Type to, Type from, RegClass rd, RegClass rs, uint16_t aux) 
       if (from == Type::kS32) return PlainConvert<int32_t, double>;
       if (from == Type::kU32) return PlainConvert<uint32_t, double>;
     }
-    if (to == Type::kF32 && from == Type::kF64) return rd == RegClass::k32 && rs == RegClass::k64 ? FloatToFloatAs<double, Type::kF32> : nullptr;
+    if (to == Type::kF32 && from == Type::kF64)
+      return rd == RegClass::k32 && rs == RegClass::k64 ? FloatToFloatAs<double, Type::kF32>
+                                                        : nullptr;
   }
   if (IsFloat(from) && !IsFloat(to) && round == Round::kNone) return nullptr;  // Needs .r?i.
   switch (from) {
     case Type::kU8:
-    case Type::kB8: return IntFromReg<uint8_t>(to, rd, rs, clamp);
-    case Type::kS8: return IntFromReg<int8_t>(to, rd, rs, clamp);
+    case Type::kB8:
+      return IntFromReg<uint8_t>(to, rd, rs, clamp);
+    case Type::kS8:
+      return IntFromReg<int8_t>(to, rd, rs, clamp);
     case Type::kU16:
-    case Type::kB16: return IntFromReg<uint16_t>(to, rd, rs, clamp);
-    case Type::kS16: return IntFromReg<int16_t>(to, rd, rs, clamp);
+    case Type::kB16:
+      return IntFromReg<uint16_t>(to, rd, rs, clamp);
+    case Type::kS16:
+      return IntFromReg<int16_t>(to, rd, rs, clamp);
     case Type::kU32:
-    case Type::kB32: return IntFromReg<uint32_t>(to, rd, rs, clamp);
-    case Type::kS32: return IntFromReg<int32_t>(to, rd, rs, clamp);
+    case Type::kB32:
+      return IntFromReg<uint32_t>(to, rd, rs, clamp);
+    case Type::kS32:
+      return IntFromReg<int32_t>(to, rd, rs, clamp);
     case Type::kU64:
-    case Type::kB64: return IntFromReg<uint64_t>(to, rd, rs, clamp);
-    case Type::kS64: return IntFromReg<int64_t>(to, rd, rs, clamp);
-    case Type::kF16: return rs == RegClass::k16 ? FloatFrom<HalfTag>(to, rd) : nullptr;
-    case Type::kBf16: return rs == RegClass::k16 ? FloatFrom<BrainTag>(to, rd) : nullptr;
-    case Type::kF32: return rs == RegClass::k32 ? FloatFrom<float>(to, rd) : nullptr;
-    case Type::kF64: return rs == RegClass::k64 ? FloatFrom<double>(to, rd) : nullptr;
-    default: return nullptr;
+    case Type::kB64:
+      return IntFromReg<uint64_t>(to, rd, rs, clamp);
+    case Type::kS64:
+      return IntFromReg<int64_t>(to, rd, rs, clamp);
+    case Type::kF16:
+      return rs == RegClass::k16 ? FloatFrom<HalfTag>(to, rd) : nullptr;
+    case Type::kBf16:
+      return rs == RegClass::k16 ? FloatFrom<BrainTag>(to, rd) : nullptr;
+    case Type::kF32:
+      return rs == RegClass::k32 ? FloatFrom<float>(to, rd) : nullptr;
+    case Type::kF64:
+      return rs == RegClass::k64 ? FloatFrom<double>(to, rd) : nullptr;
+    default:
+      return nullptr;
   }
 }
 

@@ -1,6 +1,6 @@
 // Floating point arithmetic to nearest, the approximate functions, comparisons.
-// Single precision NaN results are the canonical 0x7fffffff; double precision follows the host, whose default NaN
-// (0xfff8000000000000) is also the device's.
+// Single precision NaN results are the canonical 0x7fffffff; double precision follows the host,
+// whose default NaN (0xfff8000000000000) is also the device's.
 #include <cmath>
 
 #include "simgpu/ptx/half.h"
@@ -28,13 +28,13 @@ inline T NanOf() {
   return static_cast<T>(NAN);
 }
 
-#define SIMGPU_FLOAT(name, arity, expression) \
-  struct name {                               \
-    static constexpr int kArity = arity;      \
-    template <class T>                        \
+#define SIMGPU_FLOAT(name, arity, expression)                                       \
+  struct name {                                                                     \
+    static constexpr int kArity = arity;                                            \
+    template <class T>                                                              \
     static T Do([[maybe_unused]] T a, [[maybe_unused]] T b, [[maybe_unused]] T c) { \
-      return expression;                      \
-    }                                         \
+      return expression;                                                            \
+    }                                                                               \
   }
 SIMGPU_FLOAT(FAdd, 2, a + b);
 SIMGPU_FLOAT(FSub, 2, a - b);
@@ -55,14 +55,6 @@ SIMGPU_FLOAT(FSin, 1, std::sin(a));
 SIMGPU_FLOAT(FCos, 1, std::cos(a));
 SIMGPU_FLOAT(FTanh, 1, std::tanh(a));
 #undef SIMGPU_FLOAT
-
-// neg and abs move the sign bit only, NaN payloads stay as they are.
-struct FNeg {
-  static constexpr int kArity = 1;
-};
-struct FAbs {
-  static constexpr int kArity = 1;
-};
 
 inline float Saturate(float f) { return f > 0 ? (f < 1 ? f : 1.0f) : 0.0f; }  // NaN becomes +0.
 inline double Saturate(double f) { return f > 0 ? (f < 1 ? f : 1.0) : 0.0; }
@@ -111,6 +103,7 @@ __attribute__((target("avx2,fma"))) void FmaAvx2(Exec& e, const Instr& i, uint32
 }
 #endif
 
+// neg and abs move the sign bit only, NaN payloads stay as they are.
 template <class W, W kClear, W kFlip>
 void SignBits(Exec& e, const Instr& i, uint32_t mask) {
   W* d = Reg<W>(e, i.dst);
@@ -127,12 +120,14 @@ void SignFtz(Exec& e, const Instr& i, uint32_t mask) {
   });
 }
 
-// Half precision runs in double, which holds sums and products of halves closely enough that the one rounding to
-// half is the correct one.
+// Half precision runs in double, which holds sums and products of halves closely enough that the
+// one rounding to half is the correct one.
 template <class F, bool kBrain, bool kPair>
 void Small(Exec& e, const Instr& i, uint32_t mask) {
   const auto one = [&](uint16_t x, uint16_t y, uint16_t z) {
-    const auto in = [](uint16_t h) { return static_cast<double>(kBrain ? Bf16ToFloat(h) : HalfToFloat(h)); };
+    const auto in = [](uint16_t h) {
+      return static_cast<double>(kBrain ? Bf16ToFloat(h) : HalfToFloat(h));
+    };
     double out = F::template Do<double>(in(x), in(y), in(z));
     if ((i.aux & kSat) != 0) out = Saturate(out);
     uint16_t bits = kBrain ? ToBf16(out) : ToHalf(out);
@@ -160,20 +155,28 @@ void Small(Exec& e, const Instr& i, uint32_t mask) {
 
 template <class T, class F>
 Handler Variants(uint16_t aux) {
-  if ((aux & kSat) != 0) return (aux & kFtz) != 0 ? Float<T, F, true, true> : Float<T, F, false, true>;
+  if ((aux & kSat) != 0)
+    return (aux & kFtz) != 0 ? Float<T, F, true, true> : Float<T, F, false, true>;
   return (aux & kFtz) != 0 ? Float<T, F, true, false> : Float<T, F, false, false>;
 }
 
 template <class F>
 Handler ForType(Type type, uint16_t aux) {
   switch (type) {
-    case Type::kF32: return Variants<float, F>(aux);
-    case Type::kF64: return (aux & (kFtz | kSat)) != 0 ? nullptr : Float<double, F, false, false>;
-    case Type::kF16: return Small<F, false, false>;
-    case Type::kF16x2: return Small<F, false, true>;
-    case Type::kBf16: return Small<F, true, false>;
-    case Type::kBf16x2: return Small<F, true, true>;
-    default: return nullptr;
+    case Type::kF32:
+      return Variants<float, F>(aux);
+    case Type::kF64:
+      return (aux & (kFtz | kSat)) != 0 ? nullptr : Float<double, F, false, false>;
+    case Type::kF16:
+      return Small<F, false, false>;
+    case Type::kF16x2:
+      return Small<F, false, true>;
+    case Type::kBf16:
+      return Small<F, true, false>;
+    case Type::kBf16x2:
+      return Small<F, true, true>;
+    default:
+      return nullptr;
   }
 }
 
@@ -182,36 +185,57 @@ Handler ForType(Type type, uint16_t aux) {
 template <class T>
 inline bool CompareInteger(Compare c, T a, T b) {
   switch (c) {
-    case Compare::kEq: return a == b;
-    case Compare::kNe: return a != b;
+    case Compare::kEq:
+      return a == b;
+    case Compare::kNe:
+      return a != b;
     case Compare::kLt:
-    case Compare::kLo: return a < b;
+    case Compare::kLo:
+      return a < b;
     case Compare::kLe:
-    case Compare::kLs: return a <= b;
+    case Compare::kLs:
+      return a <= b;
     case Compare::kGt:
-    case Compare::kHi: return a > b;
-    default: return a >= b;
+    case Compare::kHi:
+      return a > b;
+    default:
+      return a >= b;
   }
 }
 template <class T>
 inline bool CompareFloat(Compare c, T a, T b) {
   const bool nan = a != a || b != b;
   switch (c) {
-    case Compare::kEq: return a == b;
-    case Compare::kNe: return !nan && a != b;
-    case Compare::kLt: return a < b;
-    case Compare::kLe: return a <= b;
-    case Compare::kGt: return a > b;
-    case Compare::kGe: return a >= b;
-    case Compare::kEqu: return nan || a == b;
-    case Compare::kNeu: return nan || a != b;
-    case Compare::kLtu: return nan || a < b;
-    case Compare::kLeu: return nan || a <= b;
-    case Compare::kGtu: return nan || a > b;
-    case Compare::kGeu: return nan || a >= b;
-    case Compare::kNum: return !nan;
-    case Compare::kNan: return nan;
-    default: return false;
+    case Compare::kEq:
+      return a == b;
+    case Compare::kNe:
+      return !nan && a != b;
+    case Compare::kLt:
+      return a < b;
+    case Compare::kLe:
+      return a <= b;
+    case Compare::kGt:
+      return a > b;
+    case Compare::kGe:
+      return a >= b;
+    case Compare::kEqu:
+      return nan || a == b;
+    case Compare::kNeu:
+      return nan || a != b;
+    case Compare::kLtu:
+      return nan || a < b;
+    case Compare::kLeu:
+      return nan || a <= b;
+    case Compare::kGtu:
+      return nan || a > b;
+    case Compare::kGeu:
+      return nan || a >= b;
+    case Compare::kNum:
+      return !nan;
+    case Compare::kNan:
+      return nan;
+    default:
+      return false;
   }
 }
 
@@ -248,7 +272,8 @@ uint32_t Compared(Exec& e, const Instr& i) {
   const T* b = Reg<T>(e, i.b);
   const bool flush = (i.aux & 256) != 0;
 #define SIMGPU_CASE(name) \
-  case Compare::name: return CompareAll<T, Compare::name>(a, b, flush)
+  case Compare::name:     \
+    return CompareAll<T, Compare::name>(a, b, flush)
   switch (static_cast<Compare>(i.aux & 31)) {
     SIMGPU_CASE(kEq);
     SIMGPU_CASE(kNe);
@@ -325,12 +350,24 @@ void Testp(Exec& e, const Instr& i, uint32_t mask) {
   for (int lane = 0; lane < kWarpSize; ++lane) {
     bool yes = false;
     switch (i.aux) {
-      case 0: yes = std::isfinite(a[lane]); break;
-      case 1: yes = std::isinf(a[lane]); break;
-      case 2: yes = !std::isnan(a[lane]); break;
-      case 3: yes = std::isnan(a[lane]); break;
-      case 4: yes = std::isnormal(a[lane]); break;
-      default: yes = std::fpclassify(a[lane]) == FP_SUBNORMAL; break;
+      case 0:
+        yes = std::isfinite(a[lane]);
+        break;
+      case 1:
+        yes = std::isinf(a[lane]);
+        break;
+      case 2:
+        yes = !std::isnan(a[lane]);
+        break;
+      case 3:
+        yes = std::isnan(a[lane]);
+        break;
+      case 4:
+        yes = std::isnormal(a[lane]);
+        break;
+      default:
+        yes = std::fpclassify(a[lane]) == FP_SUBNORMAL;
+        break;
     }
     if (yes) out |= 1u << lane;
   }
@@ -342,19 +379,30 @@ template <template <CompareFn> class Pick>
 Handler ByType(Type type) {
   switch (type) {
     case Type::kB16:
-    case Type::kU16: return Pick<Compared<uint16_t>>::kHandler;
-    case Type::kS16: return Pick<Compared<int16_t>>::kHandler;
+    case Type::kU16:
+      return Pick<Compared<uint16_t>>::kHandler;
+    case Type::kS16:
+      return Pick<Compared<int16_t>>::kHandler;
     case Type::kB32:
-    case Type::kU32: return Pick<Compared<uint32_t>>::kHandler;
-    case Type::kS32: return Pick<Compared<int32_t>>::kHandler;
+    case Type::kU32:
+      return Pick<Compared<uint32_t>>::kHandler;
+    case Type::kS32:
+      return Pick<Compared<int32_t>>::kHandler;
     case Type::kB64:
-    case Type::kU64: return Pick<Compared<uint64_t>>::kHandler;
-    case Type::kS64: return Pick<Compared<int64_t>>::kHandler;
-    case Type::kF32: return Pick<Compared<float>>::kHandler;
-    case Type::kF64: return Pick<Compared<double>>::kHandler;
-    case Type::kF16: return Pick<ComparedSmall<false>>::kHandler;
-    case Type::kBf16: return Pick<ComparedSmall<true>>::kHandler;
-    default: return nullptr;
+    case Type::kU64:
+      return Pick<Compared<uint64_t>>::kHandler;
+    case Type::kS64:
+      return Pick<Compared<int64_t>>::kHandler;
+    case Type::kF32:
+      return Pick<Compared<float>>::kHandler;
+    case Type::kF64:
+      return Pick<Compared<double>>::kHandler;
+    case Type::kF16:
+      return Pick<ComparedSmall<false>>::kHandler;
+    case Type::kBf16:
+      return Pick<ComparedSmall<true>>::kHandler;
+    default:
+      return nullptr;
   }
 }
 template <CompareFn kFn>
@@ -372,12 +420,16 @@ Handler Sign(bool abs, Type type, uint16_t aux) {
       if ((aux & kFtz) != 0) return abs ? SignFtz<true> : SignFtz<false>;
       return abs ? SignBits<uint32_t, 0x80000000u, 0> : SignBits<uint32_t, 0, 0x80000000u>;
     case Type::kF64:
-      return abs ? SignBits<uint64_t, uint64_t{1} << 63, 0> : SignBits<uint64_t, 0, uint64_t{1} << 63>;
+      return abs ? SignBits<uint64_t, uint64_t{1} << 63, 0>
+                 : SignBits<uint64_t, 0, uint64_t{1} << 63>;
     case Type::kF16:
-    case Type::kBf16: return abs ? SignBits<uint16_t, 0x8000, 0> : SignBits<uint16_t, 0, 0x8000>;
+    case Type::kBf16:
+      return abs ? SignBits<uint16_t, 0x8000, 0> : SignBits<uint16_t, 0, 0x8000>;
     case Type::kF16x2:
-    case Type::kBf16x2: return abs ? SignBits<uint32_t, 0x80008000u, 0> : SignBits<uint32_t, 0, 0x80008000u>;
-    default: return nullptr;
+    case Type::kBf16x2:
+      return abs ? SignBits<uint32_t, 0x80008000u, 0> : SignBits<uint32_t, 0, 0x80008000u>;
+    default:
+      return nullptr;
   }
 }
 
@@ -385,15 +437,24 @@ Handler Sign(bool abs, Type type, uint16_t aux) {
 
 Handler PickFloat(Op op, Type type, uint16_t aux) {
   switch (op) {
-    case Op::kAdd: return ForType<FAdd>(type, aux);
-    case Op::kSub: return ForType<FSub>(type, aux);
-    case Op::kMulLo: return ForType<FMul>(type, aux);
-    case Op::kDiv: return ForType<FDiv>(type, aux);
-    case Op::kMin: return ForType<FMin>(type, aux);
-    case Op::kMax: return ForType<FMax>(type, aux);
-    case Op::kMinNan: return ForType<FMinNan>(type, aux);
-    case Op::kMaxNan: return ForType<FMaxNan>(type, aux);
-    case Op::kCopysign: return ForType<FCopysign>(type, aux);
+    case Op::kAdd:
+      return ForType<FAdd>(type, aux);
+    case Op::kSub:
+      return ForType<FSub>(type, aux);
+    case Op::kMulLo:
+      return ForType<FMul>(type, aux);
+    case Op::kDiv:
+      return ForType<FDiv>(type, aux);
+    case Op::kMin:
+      return ForType<FMin>(type, aux);
+    case Op::kMax:
+      return ForType<FMax>(type, aux);
+    case Op::kMinNan:
+      return ForType<FMinNan>(type, aux);
+    case Op::kMaxNan:
+      return ForType<FMaxNan>(type, aux);
+    case Op::kCopysign:
+      return ForType<FCopysign>(type, aux);
     case Op::kFma:
 #if defined(__x86_64__)
       if (type == Type::kF32 && (aux & (kFtz | kSat)) == 0 && __builtin_cpu_supports("fma") &&
@@ -402,17 +463,28 @@ Handler PickFloat(Op op, Type type, uint16_t aux) {
       }
 #endif
       return ForType<FFma>(type, aux);
-    case Op::kSqrt: return ForType<FSqrt>(type, aux);
-    case Op::kRcp: return ForType<FRcp>(type, aux);
-    case Op::kRsqrt: return ForType<FRsqrt>(type, aux);
-    case Op::kEx2: return ForType<FEx2>(type, aux);
-    case Op::kLg2: return ForType<FLg2>(type, aux);
-    case Op::kSin: return ForType<FSin>(type, aux);
-    case Op::kCos: return ForType<FCos>(type, aux);
-    case Op::kTanh: return ForType<FTanh>(type, aux);
-    case Op::kNeg: return Sign(false, type, aux);
-    case Op::kAbs: return Sign(true, type, aux);
-    default: return nullptr;
+    case Op::kSqrt:
+      return ForType<FSqrt>(type, aux);
+    case Op::kRcp:
+      return ForType<FRcp>(type, aux);
+    case Op::kRsqrt:
+      return ForType<FRsqrt>(type, aux);
+    case Op::kEx2:
+      return ForType<FEx2>(type, aux);
+    case Op::kLg2:
+      return ForType<FLg2>(type, aux);
+    case Op::kSin:
+      return ForType<FSin>(type, aux);
+    case Op::kCos:
+      return ForType<FCos>(type, aux);
+    case Op::kTanh:
+      return ForType<FTanh>(type, aux);
+    case Op::kNeg:
+      return Sign(false, type, aux);
+    case Op::kAbs:
+      return Sign(true, type, aux);
+    default:
+      return nullptr;
   }
 }
 

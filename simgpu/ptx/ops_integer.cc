@@ -1,5 +1,5 @@
-// Integer arithmetic, logic and bit operations. Results for the undefined corners (division by zero, INT_MIN / -1) are
-// what the hardware's sequences give: all ones, the dividend, INT_MIN.
+// Integer arithmetic, logic and bit operations. Results for the undefined corners (division by
+// zero, INT_MIN / -1) are what the hardware's sequences give: all ones, the dividend, INT_MIN.
 #include <limits>
 #include <type_traits>
 
@@ -18,11 +18,13 @@ using Twice = std::conditional_t<
 template <class T>
 using UTwice = Twice<U<T>>;
 
-// 16-bit operands promote to int, whose product may overflow, so multiply in at least 32 unsigned bits.
+// 16-bit operands promote to int, whose product may overflow, so multiply in at least 32 unsigned
+// bits.
 template <class T>
 T WrapMul(T a, T b) {
   using W = std::conditional_t<sizeof(T) < 4, uint32_t, U<T>>;
-  return static_cast<T>(static_cast<W>(static_cast<U<T>>(a)) * static_cast<W>(static_cast<U<T>>(b)));
+  return static_cast<T>(static_cast<W>(static_cast<U<T>>(a)) *
+                        static_cast<W>(static_cast<U<T>>(b)));
 }
 template <class T>
 T MulHigh(T a, T b) {
@@ -51,7 +53,8 @@ struct ODiv {
   template <class T>
   static T Do(T a, T b) {
     if (b == 0) return static_cast<T>(-1);
-    if (std::is_signed_v<T> && b == static_cast<T>(-1)) return static_cast<T>(U<T>{0} - static_cast<U<T>>(a));
+    if (std::is_signed_v<T> && b == static_cast<T>(-1))
+      return static_cast<T>(U<T>{0} - static_cast<U<T>>(a));
     return static_cast<T>(a / b);
   }
 };
@@ -80,14 +83,17 @@ struct OSubSat {
   }
 };
 inline int64_t Product24(uint32_t a, uint32_t b, bool is_signed) {
-  if (!is_signed) return static_cast<int64_t>(static_cast<uint64_t>(a & 0xffffffu) * (b & 0xffffffu));
-  return static_cast<int64_t>(static_cast<int32_t>(a << 8) >> 8) * (static_cast<int32_t>(b << 8) >> 8);
+  if (!is_signed)
+    return static_cast<int64_t>(static_cast<uint64_t>(a & 0xffffffu) * (b & 0xffffffu));
+  return static_cast<int64_t>(static_cast<int32_t>(a << 8) >> 8) *
+         (static_cast<int32_t>(b << 8) >> 8);
 }
 template <bool kHigh>
 struct OMul24 {
   template <class T>
   static T Do(T a, T b) {
-    const int64_t p = Product24(static_cast<uint32_t>(a), static_cast<uint32_t>(b), std::is_signed_v<T>);
+    const int64_t p =
+        Product24(static_cast<uint32_t>(a), static_cast<uint32_t>(b), std::is_signed_v<T>);
     return static_cast<T>(kHigh ? p >> 16 : p);
   }
 };
@@ -105,7 +111,9 @@ void MulWide(Exec& e, const Instr& i, uint32_t mask) {
   Twice<T>* d = Reg<Twice<T>>(e, i.dst);
   const T* a = Reg<T>(e, i.a);
   const T* b = Reg<T>(e, i.b);
-  ForLanes(mask, [=](int lane) { d[lane] = static_cast<Twice<T>>(a[lane]) * static_cast<Twice<T>>(b[lane]); });
+  ForLanes(mask, [=](int lane) {
+    d[lane] = static_cast<Twice<T>>(a[lane]) * static_cast<Twice<T>>(b[lane]);
+  });
 }
 
 // Shifts take a 32-bit amount whatever the type and clamp it.
@@ -129,29 +137,40 @@ void Shift(Exec& e, const Instr& i, uint32_t mask) {
 
 struct ONeg {
   template <class T>
-  static T Do(T a) { return static_cast<T>(U<T>{0} - static_cast<U<T>>(a)); }
+  static T Do(T a) {
+    return static_cast<T>(U<T>{0} - static_cast<U<T>>(a));
+  }
 };
 struct OAbs {
   template <class T>
-  static T Do(T a) { return a < 0 ? ONeg::Do<T>(a) : a; }
+  static T Do(T a) {
+    return a < 0 ? ONeg::Do<T>(a) : a;
+  }
 };
 struct ONot {
   template <class T>
-  static T Do(T a) { return static_cast<T>(~a); }
+  static T Do(T a) {
+    return static_cast<T>(~a);
+  }
 };
 struct OCnot {
   template <class T>
-  static T Do(T a) { return a == 0 ? T{1} : T{0}; }
+  static T Do(T a) {
+    return a == 0 ? T{1} : T{0};
+  }
 };
 struct OMov {
   template <class T>
-  static T Do(T a) { return a; }
+  static T Do(T a) {
+    return a;
+  }
 };
 struct OBrev {
   template <class T>
   static T Do(T a) {
     U<T> in = static_cast<U<T>>(a), out = 0;
-    for (size_t bit = 0; bit < 8 * sizeof(T); ++bit, in >>= 1) out = static_cast<U<T>>(out << 1 | (in & 1));
+    for (size_t bit = 0; bit < 8 * sizeof(T); ++bit, in >>= 1)
+      out = static_cast<U<T>>(out << 1 | (in & 1));
     return static_cast<T>(out);
   }
 };
@@ -165,13 +184,16 @@ void Unary(Exec& e, const Instr& i, uint32_t mask) {
 
 struct OPopc {
   template <class T>
-  static uint32_t Do(T a) { return static_cast<uint32_t>(__builtin_popcountll(static_cast<U<T>>(a))); }
+  static uint32_t Do(T a) {
+    return static_cast<uint32_t>(__builtin_popcountll(static_cast<U<T>>(a)));
+  }
 };
 struct OClz {
   template <class T>
   static uint32_t Do(T a) {
     constexpr uint32_t kBits = 8 * sizeof(T);
-    return a == 0 ? kBits : static_cast<uint32_t>(__builtin_clzll(static_cast<U<T>>(a))) - (64 - kBits);
+    return a == 0 ? kBits
+                  : static_cast<uint32_t>(__builtin_clzll(static_cast<U<T>>(a))) - (64 - kBits);
   }
 };
 template <bool kShiftAmount>
@@ -209,7 +231,8 @@ template <bool kHigh>
 struct OMad24 {
   template <class T>
   static T Do(T a, T b, T c) {
-    return static_cast<T>(static_cast<U<T>>(OMul24<kHigh>::template Do<T>(a, b)) + static_cast<U<T>>(c));
+    return static_cast<T>(static_cast<U<T>>(OMul24<kHigh>::template Do<T>(a, b)) +
+                          static_cast<U<T>>(c));
   }
 };
 struct OSad {
@@ -236,7 +259,9 @@ void MadWide(Exec& e, const Instr& i, uint32_t mask) {
   const T* b = Reg<T>(e, i.b);
   const UTwice<T>* c = Reg<UTwice<T>>(e, i.c);
   ForLanes(mask, [=](int lane) {
-    d[lane] = static_cast<UTwice<T>>(static_cast<Twice<T>>(a[lane]) * static_cast<Twice<T>>(b[lane])) + c[lane];
+    d[lane] =
+        static_cast<UTwice<T>>(static_cast<Twice<T>>(a[lane]) * static_cast<Twice<T>>(b[lane])) +
+        c[lane];
   });
 }
 
@@ -251,7 +276,8 @@ void Bfe(Exec& e, const Instr& i, uint32_t mask) {
     const uint32_t pos = b[lane] & 0xff, len = c[lane] & 0xff;
     const U<T> bits = static_cast<U<T>>(a[lane]);
     bool sign = false;
-    if (std::is_signed_v<T> && len != 0) sign = bits >> (pos + len - 1 < kMsb ? pos + len - 1 : kMsb) & 1;
+    if (std::is_signed_v<T> && len != 0)
+      sign = bits >> (pos + len - 1 < kMsb ? pos + len - 1 : kMsb) & 1;
     U<T> out = pos > kMsb ? 0 : bits >> pos;
     if (len <= kMsb) {
       // Bits past the source's top come from the sign.
@@ -283,7 +309,8 @@ void Bfi(Exec& e, const Instr& i, uint32_t mask) {
       to[lane] = b[lane];
       return;
     }
-    const T field = static_cast<T>((len >= kBits ? ~T{0} : static_cast<T>((T{1} << len) - 1)) << pos);
+    const T field =
+        static_cast<T>((len >= kBits ? ~T{0} : static_cast<T>((T{1} << len) - 1)) << pos);
     to[lane] = static_cast<T>((b[lane] & ~field) | (static_cast<T>(a[lane] << pos) & field));
   });
 }
@@ -373,13 +400,26 @@ void Prmt(Exec& e, const Instr& i, uint32_t mask) {
       const uint32_t n = s & 3;
       uint32_t select = s >> (4 * k) & 15;
       switch (mode) {
-        case 1: select = n + k; break;
-        case 2: select = (n - k) & 7; break;
-        case 3: select = n; break;
-        case 4: select = k > n ? k : n; break;
-        case 5: select = k < n ? k : n; break;
-        case 6: select = (n & 1) * 2 + (k & 1); break;
-        default: break;
+        case 1:
+          select = n + k;
+          break;
+        case 2:
+          select = (n - k) & 7;
+          break;
+        case 3:
+          select = n;
+          break;
+        case 4:
+          select = k > n ? k : n;
+          break;
+        case 5:
+          select = k < n ? k : n;
+          break;
+        case 6:
+          select = (n & 1) * 2 + (k & 1);
+          break;
+        default:
+          break;
       }
       uint32_t byte = static_cast<uint32_t>(bytes >> (8 * (select & 7))) & 0xff;
       if (mode == 0 && (select & 8) != 0) byte = (byte & 0x80) != 0 ? 0xff : 0;
@@ -453,8 +493,10 @@ void Dp4a(Exec& e, const Instr& i, uint32_t mask) {
   ForLanes(mask, [=](int lane) {
     uint32_t sum = c[lane];
     for (int k = 0; k < 4; ++k) {
-      const uint8_t x = static_cast<uint8_t>(a[lane] >> (8 * k)), y = static_cast<uint8_t>(b[lane] >> (8 * k));
-      const int32_t p = (kSignedA ? static_cast<int8_t>(x) : x) * (kSignedB ? static_cast<int8_t>(y) : y);
+      const uint8_t x = static_cast<uint8_t>(a[lane] >> (8 * k)),
+                    y = static_cast<uint8_t>(b[lane] >> (8 * k));
+      const int32_t p =
+          (kSignedA ? static_cast<int8_t>(x) : x) * (kSignedB ? static_cast<int8_t>(y) : y);
       sum += static_cast<uint32_t>(p);
     }
     d[lane] = sum;
@@ -501,62 +543,104 @@ void Predicate(Exec& e, const Instr& i, uint32_t mask) {
 template <class T>
 Handler Arithmetic(Op op) {
   switch (op) {
-    case Op::kAdd: return Binary<T, OAdd>;
-    case Op::kSub: return Binary<T, OSub>;
-    case Op::kMulLo: return Binary<T, OMulLo>;
-    case Op::kMulHi: return Binary<T, OMulHi>;
+    case Op::kAdd:
+      return Binary<T, OAdd>;
+    case Op::kSub:
+      return Binary<T, OSub>;
+    case Op::kMulLo:
+      return Binary<T, OMulLo>;
+    case Op::kMulHi:
+      return Binary<T, OMulHi>;
     case Op::kMulWide:
       if constexpr (sizeof(T) <= 4) return MulWide<T>;
       return nullptr;
-    case Op::kDiv: return Binary<T, ODiv>;
-    case Op::kRem: return Binary<T, ORem>;
-    case Op::kMin: return Binary<T, OMin>;
-    case Op::kMax: return Binary<T, OMax>;
-    case Op::kShr: return Shift<T, false>;
-    case Op::kNeg: return std::is_signed_v<T> ? Unary<T, ONeg> : nullptr;
-    case Op::kAbs: return std::is_signed_v<T> ? Unary<T, OAbs> : nullptr;
-    case Op::kMadLo: return Ternary<T, OMadLo>;
-    case Op::kMadHi: return Ternary<T, OMadHi>;
+    case Op::kDiv:
+      return Binary<T, ODiv>;
+    case Op::kRem:
+      return Binary<T, ORem>;
+    case Op::kMin:
+      return Binary<T, OMin>;
+    case Op::kMax:
+      return Binary<T, OMax>;
+    case Op::kShr:
+      return Shift<T, false>;
+    case Op::kNeg:
+      return std::is_signed_v<T> ? Unary<T, ONeg> : nullptr;
+    case Op::kAbs:
+      return std::is_signed_v<T> ? Unary<T, OAbs> : nullptr;
+    case Op::kMadLo:
+      return Ternary<T, OMadLo>;
+    case Op::kMadHi:
+      return Ternary<T, OMadHi>;
     case Op::kMadWide:
       if constexpr (sizeof(T) <= 4) return MadWide<T>;
       return nullptr;
-    case Op::kSad: return Ternary<T, OSad>;
-    default: break;
+    case Op::kSad:
+      return Ternary<T, OSad>;
+    default:
+      break;
   }
   if constexpr (sizeof(T) == 4) {
     switch (op) {
-      case Op::kAddSat: return std::is_signed_v<T> ? Binary<T, OAddSat> : nullptr;
-      case Op::kSubSat: return std::is_signed_v<T> ? Binary<T, OSubSat> : nullptr;
-      case Op::kMul24Lo: return Binary<T, OMul24<false>>;
-      case Op::kMul24Hi: return Binary<T, OMul24<true>>;
-      case Op::kMad24Lo: return Ternary<T, OMad24<false>>;
-      case Op::kMad24Hi: return Ternary<T, OMad24<true>>;
-      case Op::kBmskClamp: return Bmsk<false>;
-      case Op::kBmskWrap: return Bmsk<true>;
-      case Op::kSzextClamp: return Szext<T, false>;
-      case Op::kSzextWrap: return Szext<T, true>;
-      default: break;
+      case Op::kAddSat:
+        return std::is_signed_v<T> ? Binary<T, OAddSat> : nullptr;
+      case Op::kSubSat:
+        return std::is_signed_v<T> ? Binary<T, OSubSat> : nullptr;
+      case Op::kMul24Lo:
+        return Binary<T, OMul24<false>>;
+      case Op::kMul24Hi:
+        return Binary<T, OMul24<true>>;
+      case Op::kMad24Lo:
+        return Ternary<T, OMad24<false>>;
+      case Op::kMad24Hi:
+        return Ternary<T, OMad24<true>>;
+      case Op::kBmskClamp:
+        return Bmsk<false>;
+      case Op::kBmskWrap:
+        return Bmsk<true>;
+      case Op::kSzextClamp:
+        return Szext<T, false>;
+      case Op::kSzextWrap:
+        return Szext<T, true>;
+      default:
+        break;
     }
   }
   if constexpr (sizeof(T) >= 4) {
     using V = U<T>;
     switch (op) {
-      case Op::kBfe: return Bfe<T>;
-      case Op::kBfind: return UnaryTo32<T, OBfind<false>>;
-      case Op::kBfindShift: return UnaryTo32<T, OBfind<true>>;
-      case Op::kAddCc: return Carry<V, false, false, true>;
-      case Op::kAddc: return Carry<V, false, true, false>;
-      case Op::kAddcCc: return Carry<V, false, true, true>;
-      case Op::kSubCc: return Carry<V, true, false, true>;
-      case Op::kSubc: return Carry<V, true, true, false>;
-      case Op::kSubcCc: return Carry<V, true, true, true>;
-      case Op::kMadLoCc: return MadCarry<T, false, false, true>;
-      case Op::kMadHiCc: return MadCarry<T, true, false, true>;
-      case Op::kMadcLo: return MadCarry<T, false, true, false>;
-      case Op::kMadcHi: return MadCarry<T, true, true, false>;
-      case Op::kMadcLoCc: return MadCarry<T, false, true, true>;
-      case Op::kMadcHiCc: return MadCarry<T, true, true, true>;
-      default: break;
+      case Op::kBfe:
+        return Bfe<T>;
+      case Op::kBfind:
+        return UnaryTo32<T, OBfind<false>>;
+      case Op::kBfindShift:
+        return UnaryTo32<T, OBfind<true>>;
+      case Op::kAddCc:
+        return Carry<V, false, false, true>;
+      case Op::kAddc:
+        return Carry<V, false, true, false>;
+      case Op::kAddcCc:
+        return Carry<V, false, true, true>;
+      case Op::kSubCc:
+        return Carry<V, true, false, true>;
+      case Op::kSubc:
+        return Carry<V, true, true, false>;
+      case Op::kSubcCc:
+        return Carry<V, true, true, true>;
+      case Op::kMadLoCc:
+        return MadCarry<T, false, false, true>;
+      case Op::kMadHiCc:
+        return MadCarry<T, true, false, true>;
+      case Op::kMadcLo:
+        return MadCarry<T, false, true, false>;
+      case Op::kMadcHi:
+        return MadCarry<T, true, true, false>;
+      case Op::kMadcLoCc:
+        return MadCarry<T, false, true, true>;
+      case Op::kMadcHiCc:
+        return MadCarry<T, true, true, true>;
+      default:
+        break;
     }
   }
   return nullptr;
@@ -565,43 +649,73 @@ Handler Arithmetic(Op op) {
 template <class T>
 Handler Bits(Op op) {
   switch (op) {
-    case Op::kAnd: return Binary<T, OAnd>;
-    case Op::kOr: return Binary<T, OOr>;
-    case Op::kXor: return Binary<T, OXor>;
-    case Op::kNot: return Unary<T, ONot>;
-    case Op::kCnot: return Unary<T, OCnot>;
-    case Op::kShl: return Shift<T, true>;
-    case Op::kShr: return Shift<T, false>;
-    case Op::kMov: return Unary<T, OMov>;
-    case Op::kSelp: return Selp<T>;
-    case Op::kSlct: return Slct<T>;
-    default: break;
+    case Op::kAnd:
+      return Binary<T, OAnd>;
+    case Op::kOr:
+      return Binary<T, OOr>;
+    case Op::kXor:
+      return Binary<T, OXor>;
+    case Op::kNot:
+      return Unary<T, ONot>;
+    case Op::kCnot:
+      return Unary<T, OCnot>;
+    case Op::kShl:
+      return Shift<T, true>;
+    case Op::kShr:
+      return Shift<T, false>;
+    case Op::kMov:
+      return Unary<T, OMov>;
+    case Op::kSelp:
+      return Selp<T>;
+    case Op::kSlct:
+      return Slct<T>;
+    default:
+      break;
   }
   if constexpr (sizeof(T) >= 4) {
     switch (op) {
-      case Op::kPopc: return UnaryTo32<T, OPopc>;
-      case Op::kClz: return UnaryTo32<T, OClz>;
-      case Op::kBrev: return Unary<T, OBrev>;
-      case Op::kBfi: return Bfi<T>;
-      default: break;
+      case Op::kPopc:
+        return UnaryTo32<T, OPopc>;
+      case Op::kClz:
+        return UnaryTo32<T, OClz>;
+      case Op::kBrev:
+        return Unary<T, OBrev>;
+      case Op::kBfi:
+        return Bfi<T>;
+      default:
+        break;
     }
   }
   if constexpr (sizeof(T) == 4) {
     switch (op) {
-      case Op::kPrmt: return Prmt;
-      case Op::kLop3: return Lop3;
-      case Op::kShfLeftWrap: return Shf<true, true>;
-      case Op::kShfLeftClamp: return Shf<true, false>;
-      case Op::kShfRightWrap: return Shf<false, true>;
-      case Op::kShfRightClamp: return Shf<false, false>;
-      case Op::kFns: return Fns;
-      case Op::kDp4aUU: return Dp4a<false, false>;
-      case Op::kDp4aUS: return Dp4a<false, true>;
-      case Op::kDp4aSU: return Dp4a<true, false>;
-      case Op::kDp4aSS: return Dp4a<true, true>;
-      case Op::kBmskClamp: return Bmsk<false>;
-      case Op::kBmskWrap: return Bmsk<true>;
-      default: break;
+      case Op::kPrmt:
+        return Prmt;
+      case Op::kLop3:
+        return Lop3;
+      case Op::kShfLeftWrap:
+        return Shf<true, true>;
+      case Op::kShfLeftClamp:
+        return Shf<true, false>;
+      case Op::kShfRightWrap:
+        return Shf<false, true>;
+      case Op::kShfRightClamp:
+        return Shf<false, false>;
+      case Op::kFns:
+        return Fns;
+      case Op::kDp4aUU:
+        return Dp4a<false, false>;
+      case Op::kDp4aUS:
+        return Dp4a<false, true>;
+      case Op::kDp4aSU:
+        return Dp4a<true, false>;
+      case Op::kDp4aSS:
+        return Dp4a<true, true>;
+      case Op::kBmskClamp:
+        return Bmsk<false>;
+      case Op::kBmskWrap:
+        return Bmsk<true>;
+      default:
+        break;
     }
   }
   return nullptr;
@@ -609,32 +723,40 @@ Handler Bits(Op op) {
 
 }  // namespace
 
-bool IsSigned(Type t) { return t == Type::kS8 || t == Type::kS16 || t == Type::kS32 || t == Type::kS64; }
+bool IsSigned(Type t) {
+  return t == Type::kS8 || t == Type::kS16 || t == Type::kS32 || t == Type::kS64;
+}
 bool IsFloat(Type t) { return t >= Type::kF16 && t <= Type::kF64; }
 
 uint32_t Bytes(Type t) {
   switch (t) {
     case Type::kNone:
-    case Type::kPred: return 0;
+    case Type::kPred:
+      return 0;
     case Type::kB8:
     case Type::kU8:
-    case Type::kS8: return 1;
+    case Type::kS8:
+      return 1;
     case Type::kB16:
     case Type::kU16:
     case Type::kS16:
     case Type::kF16:
-    case Type::kBf16: return 2;
+    case Type::kBf16:
+      return 2;
     case Type::kB32:
     case Type::kU32:
     case Type::kS32:
     case Type::kF16x2:
     case Type::kBf16x2:
-    case Type::kF32: return 4;
+    case Type::kF32:
+      return 4;
     case Type::kB64:
     case Type::kU64:
     case Type::kS64:
-    case Type::kF64: return 8;
-    case Type::kB128: return 16;
+    case Type::kF64:
+      return 8;
+    case Type::kB128:
+      return 16;
   }
   return 0;
 }
@@ -659,23 +781,33 @@ Handler PickInteger(Op op, Type type) {
     case Type::kS64:
       if (Handler h = Arithmetic<int64_t>(op)) return h;
       break;
-    default: break;
+    default:
+      break;
   }
   switch (Bytes(type)) {
-    case 2: return Bits<uint16_t>(op);
-    case 4: return Bits<uint32_t>(op);
-    case 8: return Bits<uint64_t>(op);
-    default: return nullptr;
+    case 2:
+      return Bits<uint16_t>(op);
+    case 4:
+      return Bits<uint32_t>(op);
+    case 8:
+      return Bits<uint64_t>(op);
+    default:
+      return nullptr;
   }
 }
 
 Handler PickPredicate(int op) {
   switch (op) {
-    case 0: return Predicate<0>;
-    case 1: return Predicate<1>;
-    case 2: return Predicate<2>;
-    case 3: return Predicate<3>;
-    default: return Predicate<4>;
+    case 0:
+      return Predicate<0>;
+    case 1:
+      return Predicate<1>;
+    case 2:
+      return Predicate<2>;
+    case 3:
+      return Predicate<3>;
+    default:
+      return Predicate<4>;
   }
 }
 

@@ -1,4 +1,5 @@
-// Loads, stores and atomics. Every lane's access is checked: alignment, then bounds of its state space.
+// Loads, stores and atomics. Every lane's access is checked: alignment, then bounds of its state
+// space.
 #include <cstdio>
 
 #include "simgpu/ptx/ops.h"
@@ -14,15 +15,20 @@ std::string Hex(uint64_t value) {
 
 const char* SpaceName(Space space) {
   switch (space) {
-    case Space::kShared: return "shared";
-    case Space::kLocal: return "local";
-    case Space::kParam: return "param";
-    default: return "global";
+    case Space::kShared:
+      return "shared";
+    case Space::kLocal:
+      return "local";
+    case Space::kParam:
+      return "param";
+    default:
+      return "global";
   }
 }
 
 template <Space S>
-inline uint8_t* Translate(Exec& e, const Instr& i, uint64_t address, uint32_t bytes, int lane, bool write) {
+inline uint8_t* Translate(Exec& e, const Instr& i, uint64_t address, uint32_t bytes, int lane,
+                          bool write) {
   if ((address & (bytes - 1)) == 0) {
     if constexpr (S == Space::kShared) {
       if (address <= e.shared_bytes && bytes <= e.shared_bytes - address) return e.shared + address;
@@ -34,18 +40,21 @@ inline uint8_t* Translate(Exec& e, const Instr& i, uint64_t address, uint32_t by
       // The cache holds a range of device memory, so a generic address in another window misses it.
       const RangeCache& cache = e.caches[i.site];
       const uint64_t offset = address - cache.base;
-      if (offset < cache.size && bytes <= cache.size - offset && (!write || cache.writable)) return cache.host + offset;
+      if (offset < cache.size && bytes <= cache.size - offset && (!write || cache.writable))
+        return cache.host + offset;
     }
   }
   return TranslateSlow(e, i, S, address, bytes, lane, write);
 }
 
-// Addresses of all lanes at once, so that the loop over lanes does not look at the register's width.
+// Addresses of all lanes at once, so that the loop over lanes does not look at the register's
+// width.
 inline void Addresses(Exec& e, const Instr& i, uint64_t* out) {
   const uint64_t imm = static_cast<uint64_t>(i.imm);
   if (i.address32) {
     const uint32_t* a = Reg<uint32_t>(e, i.a);
-    for (int lane = 0; lane < kWarpSize; ++lane) out[lane] = static_cast<uint32_t>(a[lane] + static_cast<uint32_t>(imm));
+    for (int lane = 0; lane < kWarpSize; ++lane)
+      out[lane] = static_cast<uint32_t>(a[lane] + static_cast<uint32_t>(imm));
   } else {
     const uint64_t* a = Reg<uint64_t>(e, i.a);
     for (int lane = 0; lane < kWarpSize; ++lane) out[lane] = a[lane] + imm;
@@ -71,7 +80,8 @@ void Load(Exec& e, const Instr& i, uint32_t mask) {
   const uint32_t* parts = &e.frame->function->extra[i.extra];
   for (uint32_t m = mask; m != 0; m &= m - 1) {
     const int lane = __builtin_ctz(m);
-    const uint8_t* p = Translate<S>(e, i, address[lane], static_cast<uint32_t>(sizeof(M)) * i.count, lane, false);
+    const uint8_t* p =
+        Translate<S>(e, i, address[lane], static_cast<uint32_t>(sizeof(M)) * i.count, lane, false);
     if (p == nullptr) return;
     for (int k = 0; k < i.count; ++k) {
       if (parts[k] == kNoReg) continue;
@@ -100,7 +110,8 @@ void Store(Exec& e, const Instr& i, uint32_t mask) {
   const uint32_t* parts = &e.frame->function->extra[i.extra];
   for (uint32_t m = mask; m != 0; m &= m - 1) {
     const int lane = __builtin_ctz(m);
-    uint8_t* p = Translate<S>(e, i, address[lane], static_cast<uint32_t>(sizeof(M)) * i.count, lane, true);
+    uint8_t* p =
+        Translate<S>(e, i, address[lane], static_cast<uint32_t>(sizeof(M)) * i.count, lane, true);
     if (p == nullptr) return;
     for (int k = 0; k < i.count; ++k) {
       const M value = static_cast<M>(Reg<D>(e, parts[k])[lane]);
@@ -113,7 +124,8 @@ template <class M, class D>
 void LoadParam(Exec& e, const Instr& i, uint32_t mask) {
   const int parts = i.count <= 1 ? 1 : i.count;
   for (int k = 0; k < parts; ++k) {
-    const uint32_t to = i.count <= 1 ? i.dst : e.frame->function->extra[i.extra + static_cast<uint32_t>(k)];
+    const uint32_t to =
+        i.count <= 1 ? i.dst : e.frame->function->extra[i.extra + static_cast<uint32_t>(k)];
     if (to == kNoReg) continue;
     M value;
     std::memcpy(&value, e.params + i.imm + sizeof(M) * static_cast<size_t>(k), sizeof value);
@@ -131,8 +143,10 @@ Handler LoadFor(RegClass cls) {
     case RegClass::k32:
       if constexpr (sizeof(M) <= 4) return Load<M, uint32_t, S>;
       return nullptr;
-    case RegClass::k64: return Load<M, uint64_t, S>;
-    default: return nullptr;
+    case RegClass::k64:
+      return Load<M, uint64_t, S>;
+    default:
+      return nullptr;
   }
 }
 
@@ -145,36 +159,52 @@ Handler StoreFor(RegClass cls) {
     case RegClass::k32:
       if constexpr (sizeof(M) <= 4) return Store<M, uint32_t, S>;
       return nullptr;
-    case RegClass::k64: return Store<M, uint64_t, S>;
-    default: return nullptr;
+    case RegClass::k64:
+      return Store<M, uint64_t, S>;
+    default:
+      return nullptr;
   }
 }
 
 template <Space S>
 Handler LoadIn(Type type, RegClass cls) {
   switch (type) {
-    case Type::kS8: return LoadFor<int8_t, S>(cls);
-    case Type::kS16: return LoadFor<int16_t, S>(cls);
-    case Type::kS32: return LoadFor<int32_t, S>(cls);
-    default: break;
+    case Type::kS8:
+      return LoadFor<int8_t, S>(cls);
+    case Type::kS16:
+      return LoadFor<int16_t, S>(cls);
+    case Type::kS32:
+      return LoadFor<int32_t, S>(cls);
+    default:
+      break;
   }
   switch (Bytes(type)) {
-    case 1: return LoadFor<uint8_t, S>(cls);
-    case 2: return LoadFor<uint16_t, S>(cls);
-    case 4: return LoadFor<uint32_t, S>(cls);
-    case 8: return LoadFor<uint64_t, S>(cls);
-    default: return nullptr;
+    case 1:
+      return LoadFor<uint8_t, S>(cls);
+    case 2:
+      return LoadFor<uint16_t, S>(cls);
+    case 4:
+      return LoadFor<uint32_t, S>(cls);
+    case 8:
+      return LoadFor<uint64_t, S>(cls);
+    default:
+      return nullptr;
   }
 }
 
 template <Space S>
 Handler StoreIn(Type type, RegClass cls) {
   switch (Bytes(type)) {
-    case 1: return StoreFor<uint8_t, S>(cls);
-    case 2: return StoreFor<uint16_t, S>(cls);
-    case 4: return StoreFor<uint32_t, S>(cls);
-    case 8: return StoreFor<uint64_t, S>(cls);
-    default: return nullptr;
+    case 1:
+      return StoreFor<uint8_t, S>(cls);
+    case 2:
+      return StoreFor<uint16_t, S>(cls);
+    case 4:
+      return StoreFor<uint32_t, S>(cls);
+    case 8:
+      return StoreFor<uint64_t, S>(cls);
+    default:
+      return nullptr;
   }
 }
 
@@ -187,8 +217,10 @@ Handler ParamFor(RegClass cls) {
     case RegClass::k32:
       if constexpr (sizeof(M) <= 4) return LoadParam<M, uint32_t>;
       return nullptr;
-    case RegClass::k64: return LoadParam<M, uint64_t>;
-    default: return nullptr;
+    case RegClass::k64:
+      return LoadParam<M, uint64_t>;
+    default:
+      return nullptr;
   }
 }
 
@@ -197,49 +229,73 @@ Handler ParamFor(RegClass cls) {
 
 struct AAdd {
   template <class T>
-  static T Do(T old, T b) { return static_cast<T>(old + b); }
+  static T Do(T old, T b) {
+    return static_cast<T>(old + b);
+  }
 };
 struct AMin {
   template <class T>
-  static T Do(T old, T b) { return b < old ? b : old; }
+  static T Do(T old, T b) {
+    return b < old ? b : old;
+  }
 };
 struct AMax {
   template <class T>
-  static T Do(T old, T b) { return b > old ? b : old; }
+  static T Do(T old, T b) {
+    return b > old ? b : old;
+  }
 };
 struct AExch {
   template <class T>
-  static T Do(T, T b) { return b; }
+  static T Do(T, T b) {
+    return b;
+  }
 };
 struct AAnd {
   template <class T>
-  static T Do(T old, T b) { return static_cast<T>(old & b); }
+  static T Do(T old, T b) {
+    return static_cast<T>(old & b);
+  }
 };
 struct AOr {
   template <class T>
-  static T Do(T old, T b) { return static_cast<T>(old | b); }
+  static T Do(T old, T b) {
+    return static_cast<T>(old | b);
+  }
 };
 struct AXor {
   template <class T>
-  static T Do(T old, T b) { return static_cast<T>(old ^ b); }
+  static T Do(T old, T b) {
+    return static_cast<T>(old ^ b);
+  }
 };
 struct AInc {
   template <class T>
-  static T Do(T old, T b) { return old >= b ? T{0} : static_cast<T>(old + 1); }
+  static T Do(T old, T b) {
+    return old >= b ? T{0} : static_cast<T>(old + 1);
+  }
 };
 struct ADec {
   template <class T>
-  static T Do(T old, T b) { return old == 0 || old > b ? b : static_cast<T>(old - 1); }
+  static T Do(T old, T b) {
+    return old == 0 || old > b ? b : static_cast<T>(old - 1);
+  }
 };
 
 template <size_t N>
 struct UnsignedOf;
 template <>
-struct UnsignedOf<2> { using type = uint16_t; };
+struct UnsignedOf<2> {
+  using type = uint16_t;
+};
 template <>
-struct UnsignedOf<4> { using type = uint32_t; };
+struct UnsignedOf<4> {
+  using type = uint32_t;
+};
 template <>
-struct UnsignedOf<8> { using type = uint64_t; };
+struct UnsignedOf<8> {
+  using type = uint64_t;
+};
 
 template <class T, class F, Space S>
 void Atomic(Exec& e, const Instr& i, uint32_t mask) {
@@ -259,7 +315,8 @@ void Atomic(Exec& e, const Instr& i, uint32_t mask) {
       next = F::Do(value, b[lane]);
       U bits;
       std::memcpy(&bits, &next, sizeof bits);
-      if (__atomic_compare_exchange_n(word, &old, bits, false, __ATOMIC_SEQ_CST, __ATOMIC_RELAXED)) break;
+      if (__atomic_compare_exchange_n(word, &old, bits, false, __ATOMIC_SEQ_CST, __ATOMIC_RELAXED))
+        break;
     }
     if (i.dst != kNoReg) Reg<U>(e, i.dst)[lane] = old;
   }
@@ -276,7 +333,8 @@ void CompareAndSwap(Exec& e, const Instr& i, uint32_t mask) {
     uint8_t* p = Translate<S>(e, i, address[lane], sizeof(U), lane, true);
     if (p == nullptr) return;
     U old = b[lane];
-    __atomic_compare_exchange_n(reinterpret_cast<U*>(p), &old, c[lane], false, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST);
+    __atomic_compare_exchange_n(reinterpret_cast<U*>(p), &old, c[lane], false, __ATOMIC_SEQ_CST,
+                                __ATOMIC_SEQ_CST);
     if (i.dst != kNoReg) Reg<U>(e, i.dst)[lane] = old;
   }
 }
@@ -285,16 +343,26 @@ template <class T, Space S>
 Handler AtomicInteger(Atom op) {
   using U = std::make_unsigned_t<T>;
   switch (op) {
-    case Atom::kAdd: return Atomic<U, AAdd, S>;
-    case Atom::kMin: return Atomic<T, AMin, S>;
-    case Atom::kMax: return Atomic<T, AMax, S>;
-    case Atom::kExch: return Atomic<U, AExch, S>;
-    case Atom::kCas: return CompareAndSwap<U, S>;
-    case Atom::kAnd: return Atomic<U, AAnd, S>;
-    case Atom::kOr: return Atomic<U, AOr, S>;
-    case Atom::kXor: return Atomic<U, AXor, S>;
-    case Atom::kInc: return sizeof(T) == 4 ? Atomic<U, AInc, S> : nullptr;
-    case Atom::kDec: return sizeof(T) == 4 ? Atomic<U, ADec, S> : nullptr;
+    case Atom::kAdd:
+      return Atomic<U, AAdd, S>;
+    case Atom::kMin:
+      return Atomic<T, AMin, S>;
+    case Atom::kMax:
+      return Atomic<T, AMax, S>;
+    case Atom::kExch:
+      return Atomic<U, AExch, S>;
+    case Atom::kCas:
+      return CompareAndSwap<U, S>;
+    case Atom::kAnd:
+      return Atomic<U, AAnd, S>;
+    case Atom::kOr:
+      return Atomic<U, AOr, S>;
+    case Atom::kXor:
+      return Atomic<U, AXor, S>;
+    case Atom::kInc:
+      return sizeof(T) == 4 ? Atomic<U, AInc, S> : nullptr;
+    case Atom::kDec:
+      return sizeof(T) == 4 ? Atomic<U, ADec, S> : nullptr;
   }
   return nullptr;
 }
@@ -302,33 +370,45 @@ Handler AtomicInteger(Atom op) {
 template <Space S>
 Handler AtomicIn(Atom op, Type type) {
   switch (type) {
-    case Type::kB16: return op == Atom::kCas ? CompareAndSwap<uint16_t, S> : nullptr;
+    case Type::kB16:
+      return op == Atom::kCas ? CompareAndSwap<uint16_t, S> : nullptr;
     case Type::kB32:
-    case Type::kU32: return AtomicInteger<uint32_t, S>(op);
-    case Type::kS32: return AtomicInteger<int32_t, S>(op);
+    case Type::kU32:
+      return AtomicInteger<uint32_t, S>(op);
+    case Type::kS32:
+      return AtomicInteger<int32_t, S>(op);
     case Type::kB64:
-    case Type::kU64: return AtomicInteger<uint64_t, S>(op);
-    case Type::kS64: return AtomicInteger<int64_t, S>(op);
-    case Type::kF32: return op == Atom::kAdd ? Atomic<float, AAdd, S> : nullptr;
-    case Type::kF64: return op == Atom::kAdd ? Atomic<double, AAdd, S> : nullptr;
-    default: return nullptr;
+    case Type::kU64:
+      return AtomicInteger<uint64_t, S>(op);
+    case Type::kS64:
+      return AtomicInteger<int64_t, S>(op);
+    case Type::kF32:
+      return op == Atom::kAdd ? Atomic<float, AAdd, S> : nullptr;
+    case Type::kF64:
+      return op == Atom::kAdd ? Atomic<double, AAdd, S> : nullptr;
+    default:
+      return nullptr;
   }
 }
 
 }  // namespace
 
-uint8_t* TranslateSlow(Exec& e, const Instr& i, Space space, uint64_t address, uint32_t bytes, int lane, bool write) {
+uint8_t* TranslateSlow(Exec& e, const Instr& i, Space space, uint64_t address, uint32_t bytes,
+                       int lane, bool write) {
   if (space == Space::kGeneric) {
     const uint64_t window = address >> 48;
     const uint64_t offset = address & ((uint64_t{1} << 48) - 1);
-    if (window == kSharedWindow >> 48) return TranslateSlow(e, i, Space::kShared, offset, bytes, lane, write);
-    if (window == kLocalWindow >> 48) return TranslateSlow(e, i, Space::kLocal, offset, bytes, lane, write);
-    if (window == kParamWindow >> 48) return TranslateSlow(e, i, Space::kParam, offset, bytes, lane, write);
+    if (window == kSharedWindow >> 48)
+      return TranslateSlow(e, i, Space::kShared, offset, bytes, lane, write);
+    if (window == kLocalWindow >> 48)
+      return TranslateSlow(e, i, Space::kLocal, offset, bytes, lane, write);
+    if (window == kParamWindow >> 48)
+      return TranslateSlow(e, i, Space::kParam, offset, bytes, lane, write);
     space = Space::kGlobal;
   }
   const auto what = [&](const char* why) {
-    return std::string(why) + " " + SpaceName(space) + " address " + Hex(address) + " (" + std::to_string(bytes) +
-           "-byte " + (write ? "write" : "read") + ")";
+    return std::string(why) + " " + SpaceName(space) + " address " + Hex(address) + " (" +
+           std::to_string(bytes) + "-byte " + (write ? "write" : "read") + ")";
   };
   if ((address & (bytes - 1)) != 0) {
     e.Fail(Status::kMisalignedAddress, lane, what("misaligned"));
@@ -359,46 +439,68 @@ uint8_t* TranslateSlow(Exec& e, const Instr& i, Space space, uint64_t address, u
 
 Handler PickLoad(Space space, Type type, RegClass cls) {
   switch (space) {
-    case Space::kShared: return LoadIn<Space::kShared>(type, cls);
-    case Space::kLocal: return LoadIn<Space::kLocal>(type, cls);
+    case Space::kShared:
+      return LoadIn<Space::kShared>(type, cls);
+    case Space::kLocal:
+      return LoadIn<Space::kLocal>(type, cls);
     case Space::kGlobal:
-    case Space::kConst: return LoadIn<Space::kGlobal>(type, cls);
-    default: return LoadIn<Space::kGeneric>(type, cls);
+    case Space::kConst:
+      return LoadIn<Space::kGlobal>(type, cls);
+    default:
+      return LoadIn<Space::kGeneric>(type, cls);
   }
 }
 
 Handler PickStore(Space space, Type type, RegClass cls) {
   switch (space) {
-    case Space::kShared: return StoreIn<Space::kShared>(type, cls);
-    case Space::kLocal: return StoreIn<Space::kLocal>(type, cls);
-    case Space::kGlobal: return StoreIn<Space::kGlobal>(type, cls);
-    case Space::kConst: return nullptr;
-    default: return StoreIn<Space::kGeneric>(type, cls);
+    case Space::kShared:
+      return StoreIn<Space::kShared>(type, cls);
+    case Space::kLocal:
+      return StoreIn<Space::kLocal>(type, cls);
+    case Space::kGlobal:
+      return StoreIn<Space::kGlobal>(type, cls);
+    case Space::kConst:
+      return nullptr;
+    default:
+      return StoreIn<Space::kGeneric>(type, cls);
   }
 }
 
 Handler LoadParamHandler(Type type, RegClass cls) {
   switch (type) {
-    case Type::kS8: return ParamFor<int8_t>(cls);
-    case Type::kS16: return ParamFor<int16_t>(cls);
-    case Type::kS32: return ParamFor<int32_t>(cls);
-    default: break;
+    case Type::kS8:
+      return ParamFor<int8_t>(cls);
+    case Type::kS16:
+      return ParamFor<int16_t>(cls);
+    case Type::kS32:
+      return ParamFor<int32_t>(cls);
+    default:
+      break;
   }
   switch (Bytes(type)) {
-    case 1: return ParamFor<uint8_t>(cls);
-    case 2: return ParamFor<uint16_t>(cls);
-    case 4: return ParamFor<uint32_t>(cls);
-    case 8: return ParamFor<uint64_t>(cls);
-    default: return nullptr;
+    case 1:
+      return ParamFor<uint8_t>(cls);
+    case 2:
+      return ParamFor<uint16_t>(cls);
+    case 4:
+      return ParamFor<uint32_t>(cls);
+    case 8:
+      return ParamFor<uint64_t>(cls);
+    default:
+      return nullptr;
   }
 }
 
 Handler PickAtomic(Space space, Atom op, Type type) {
   switch (space) {
-    case Space::kShared: return AtomicIn<Space::kShared>(op, type);
-    case Space::kGlobal: return AtomicIn<Space::kGlobal>(op, type);
-    case Space::kGeneric: return AtomicIn<Space::kGeneric>(op, type);
-    default: return nullptr;
+    case Space::kShared:
+      return AtomicIn<Space::kShared>(op, type);
+    case Space::kGlobal:
+      return AtomicIn<Space::kGlobal>(op, type);
+    case Space::kGeneric:
+      return AtomicIn<Space::kGeneric>(op, type);
+    default:
+      return nullptr;
   }
 }
 

@@ -12,32 +12,56 @@ uint64_t UniformSpecial(const Exec& e, Special special) {
   const auto clock = [&]() -> uint64_t {
     if (config.clock) return config.clock();
     return static_cast<uint64_t>(std::chrono::duration_cast<std::chrono::nanoseconds>(
-                                     std::chrono::steady_clock::now().time_since_epoch()).count());
+                                     std::chrono::steady_clock::now().time_since_epoch())
+                                     .count());
   };
   switch (special) {
-    case Special::kNtidX: return config.block[0];
-    case Special::kNtidY: return config.block[1];
-    case Special::kNtidZ: return config.block[2];
-    case Special::kCtaidX: return e.ctaid[0];
-    case Special::kCtaidY: return e.ctaid[1];
-    case Special::kCtaidZ: return e.ctaid[2];
-    case Special::kNctaidX: return config.grid[0];
-    case Special::kNctaidY: return config.grid[1];
-    case Special::kNctaidZ: return config.grid[2];
-    case Special::kWarpId: return e.warp_id;
-    case Special::kNwarpId: return kMaxThreadsPerBlock / kWarpSize;
-    case Special::kSmId: return e.worker;
-    case Special::kNsmId: return config.workers;
-    case Special::kWarpSize: return kWarpSize;
-    case Special::kClock: return e.instructions & 0xffffffffu;
-    case Special::kClockHi: return e.instructions >> 32;
-    case Special::kClock64: return e.instructions;
-    case Special::kGlobalTimer: return clock();
-    case Special::kGlobalTimerLo: return clock() & 0xffffffffu;
-    case Special::kGlobalTimerHi: return clock() >> 32;
-    case Special::kDynamicSmemSize: return config.dynamic_shared_bytes;
-    case Special::kTotalSmemSize: return e.shared_bytes;
-    default: return 0;
+    case Special::kNtidX:
+      return config.block[0];
+    case Special::kNtidY:
+      return config.block[1];
+    case Special::kNtidZ:
+      return config.block[2];
+    case Special::kCtaidX:
+      return e.ctaid[0];
+    case Special::kCtaidY:
+      return e.ctaid[1];
+    case Special::kCtaidZ:
+      return e.ctaid[2];
+    case Special::kNctaidX:
+      return config.grid[0];
+    case Special::kNctaidY:
+      return config.grid[1];
+    case Special::kNctaidZ:
+      return config.grid[2];
+    case Special::kWarpId:
+      return e.warp_id;
+    case Special::kNwarpId:
+      return kMaxThreadsPerBlock / kWarpSize;
+    case Special::kSmId:
+      return e.worker;
+    case Special::kNsmId:
+      return config.workers;
+    case Special::kWarpSize:
+      return kWarpSize;
+    case Special::kClock:
+      return e.instructions & 0xffffffffu;
+    case Special::kClockHi:
+      return e.instructions >> 32;
+    case Special::kClock64:
+      return e.instructions;
+    case Special::kGlobalTimer:
+      return clock();
+    case Special::kGlobalTimerLo:
+      return clock() & 0xffffffffu;
+    case Special::kGlobalTimerHi:
+      return clock() >> 32;
+    case Special::kDynamicSmemSize:
+      return config.dynamic_shared_bytes;
+    case Special::kTotalSmemSize:
+      return e.shared_bytes;
+    default:
+      return 0;
   }
 }
 
@@ -63,13 +87,26 @@ void MovLane(Exec& e, const Instr& i, uint32_t mask) {
     const uint32_t eq = 1u << lane;
     uint32_t value = 0;
     switch (special) {
-      case Special::kLaneId: value = static_cast<uint32_t>(lane); break;
-      case Special::kLaneMaskEq: value = eq; break;
-      case Special::kLaneMaskLt: value = eq - 1; break;
-      case Special::kLaneMaskLe: value = eq | (eq - 1); break;
-      case Special::kLaneMaskGt: value = ~(eq | (eq - 1)); break;
-      case Special::kLaneMaskGe: value = ~(eq - 1); break;
-      default: break;
+      case Special::kLaneId:
+        value = static_cast<uint32_t>(lane);
+        break;
+      case Special::kLaneMaskEq:
+        value = eq;
+        break;
+      case Special::kLaneMaskLt:
+        value = eq - 1;
+        break;
+      case Special::kLaneMaskLe:
+        value = eq | (eq - 1);
+        break;
+      case Special::kLaneMaskGt:
+        value = ~(eq | (eq - 1));
+        break;
+      case Special::kLaneMaskGe:
+        value = ~(eq - 1);
+        break;
+      default:
+        break;
     }
     d[lane] = value;
   }
@@ -77,7 +114,8 @@ void MovLane(Exec& e, const Instr& i, uint32_t mask) {
 
 template <class D>
 void LocalAddress(Exec& e, const Instr& i, uint32_t mask) {
-  const uint64_t value = e.frame->local_base + static_cast<uint64_t>(i.imm) + (i.aux == 1 ? kLocalWindow : 0);
+  const uint64_t value =
+      e.frame->local_base + static_cast<uint64_t>(i.imm) + (i.aux == 1 ? kLocalWindow : 0);
   D* d = Reg<D>(e, i.dst);
   ForLanes(mask, [&](int lane) { d[lane] = static_cast<D>(value); });
 }
@@ -90,7 +128,9 @@ void Pack(Exec& e, const Instr& i, uint32_t mask) {
   for (int k = 0; k < kParts; ++k) {
     const P* p = Reg<P>(e, parts[k]);
     for (int lane = 0; lane < kWarpSize; ++lane) {
-      out[lane] = static_cast<W>(out[lane] | static_cast<W>(static_cast<W>(p[lane]) << (8 * sizeof(P) * static_cast<size_t>(k))));
+      out[lane] =
+          static_cast<W>(out[lane] | static_cast<W>(static_cast<W>(p[lane])
+                                                    << (8 * sizeof(P) * static_cast<size_t>(k))));
     }
   }
   W* d = Reg<W>(e, i.dst);
@@ -106,7 +146,9 @@ void Unpack(Exec& e, const Instr& i, uint32_t mask) {
   for (int k = 0; k < kParts; ++k) {
     if (parts[k] == kNoReg) continue;
     P* p = Reg<P>(e, parts[k]);
-    ForLanes(mask, [&](int lane) { p[lane] = static_cast<P>(in[lane] >> (8 * sizeof(P) * static_cast<size_t>(k))); });
+    ForLanes(mask, [&](int lane) {
+      p[lane] = static_cast<P>(in[lane] >> (8 * sizeof(P) * static_cast<size_t>(k)));
+    });
   }
 }
 
@@ -121,10 +163,18 @@ void Isspacep(Exec& e, const Instr& i, uint32_t mask) {
     const uint64_t window = static_cast<uint64_t>(a[lane]) >> 48;
     bool in = false;
     switch (static_cast<Space>(i.aux)) {
-      case Space::kShared: in = window == kSharedWindow >> 48; break;
-      case Space::kLocal: in = window == kLocalWindow >> 48; break;
-      case Space::kParam: in = window == kParamWindow >> 48; break;
-      default: in = window == 0; break;
+      case Space::kShared:
+        in = window == kSharedWindow >> 48;
+        break;
+      case Space::kLocal:
+        in = window == kLocalWindow >> 48;
+        break;
+      case Space::kParam:
+        in = window == kParamWindow >> 48;
+        break;
+      default:
+        in = window == 0;
+        break;
     }
     if (in) result |= 1u << lane;
   }
@@ -135,12 +185,13 @@ void Isspacep(Exec& e, const Instr& i, uint32_t mask) {
 template <int kSpace, bool kTo>
 void Cvta(Exec& e, const Instr& i, uint32_t mask) {
   constexpr Space kS = static_cast<Space>(kSpace);
-  constexpr uint64_t kWindow = kS == Space::kShared ? kSharedWindow : kS == Space::kLocal ? kLocalWindow : kS == Space::kParam ? kParamWindow : 0;
+  constexpr uint64_t kWindow = kS == Space::kShared  ? kSharedWindow
+                               : kS == Space::kLocal ? kLocalWindow
+                               : kS == Space::kParam ? kParamWindow
+                                                     : 0;
   uint64_t* d = Reg<uint64_t>(e, i.dst);
   const uint64_t* a = Reg<uint64_t>(e, i.a);
-  ForLanes(mask, [&](int lane) {
-    d[lane] = kTo ? a[lane] & ~kWindow : a[lane] | kWindow;
-  });
+  ForLanes(mask, [&](int lane) { d[lane] = kTo ? a[lane] & ~kWindow : a[lane] | kWindow; });
 }
 
 void SetPredicate(Exec& e, uint32_t to, uint32_t mask, uint32_t value) {
@@ -190,7 +241,8 @@ void Shfl(Exec& e, const Instr& i, uint32_t mask) {
   SetPredicate(e, e.frame->function->extra[i.extra], mask, valid);
 }
 
-// Lanes may carry different member masks; each lane looks at its own members among those that run here.
+// Lanes may carry different member masks; each lane looks at its own members among those that run
+// here.
 template <int kMode>
 void Vote(Exec& e, const Instr& i, uint32_t mask) {
   const uint32_t* members = Reg<uint32_t>(e, i.a);
@@ -237,7 +289,8 @@ void MatchAll(Exec& e, const Instr& i, uint32_t mask) {
   for (uint32_t m = mask; m != 0; m &= m - 1) {
     const int lane = __builtin_ctz(m);
     bool same = true;
-    for (uint32_t o = mask & members[lane]; o != 0; o &= o - 1) same = same && value[__builtin_ctz(o)] == value[lane];
+    for (uint32_t o = mask & members[lane]; o != 0; o &= o - 1)
+      same = same && value[__builtin_ctz(o)] == value[lane];
     if (same) all |= 1u << lane;
     if (i.dst != kNoReg) Reg<uint32_t>(e, i.dst)[lane] = same ? mask & members[lane] : 0;
   }
@@ -298,13 +351,20 @@ void Elect(Exec& e, const Instr& i, uint32_t mask) {
 template <class T>
 Handler ReduxFor(Atom op) {
   switch (op) {
-    case Atom::kAdd: return Redux<T, 0>;
-    case Atom::kMin: return Redux<T, 1>;
-    case Atom::kMax: return Redux<T, 2>;
-    case Atom::kAnd: return Redux<T, 3>;
-    case Atom::kOr: return Redux<T, 4>;
-    case Atom::kXor: return Redux<T, 5>;
-    default: return nullptr;
+    case Atom::kAdd:
+      return Redux<T, 0>;
+    case Atom::kMin:
+      return Redux<T, 1>;
+    case Atom::kMax:
+      return Redux<T, 2>;
+    case Atom::kAnd:
+      return Redux<T, 3>;
+    case Atom::kOr:
+      return Redux<T, 4>;
+    case Atom::kXor:
+      return Redux<T, 5>;
+    default:
+      return nullptr;
   }
 }
 
@@ -316,7 +376,8 @@ Handler CvtaFor(bool to) {
 }  // namespace
 
 Handler SpecialHandler(Special special, bool wide) {
-  const bool lane = (special >= Special::kTidX && special <= Special::kTidZ) || special == Special::kLaneId ||
+  const bool lane = (special >= Special::kTidX && special <= Special::kTidZ) ||
+                    special == Special::kLaneId ||
                     (special >= Special::kLaneMaskEq && special <= Special::kLaneMaskGt);
   if (lane) return wide ? MovLane<uint64_t> : MovLane<uint32_t>;
   return wide ? MovUniform<uint64_t> : MovUniform<uint32_t>;
@@ -341,37 +402,55 @@ Handler UnpackHandler(Type whole, int parts) {
 
 Handler FenceHandler() { return Fence; }
 
-Handler IsspacepHandler(Space, bool address32) { return address32 ? Isspacep<uint32_t> : Isspacep<uint64_t>; }
+Handler IsspacepHandler(Space, bool address32) {
+  return address32 ? Isspacep<uint32_t> : Isspacep<uint64_t>;
+}
 
 Handler CvtaHandler(Space space, bool to) {
   switch (space) {
-    case Space::kShared: return CvtaFor<static_cast<int>(Space::kShared)>(to);
-    case Space::kLocal: return CvtaFor<static_cast<int>(Space::kLocal)>(to);
-    case Space::kParam: return CvtaFor<static_cast<int>(Space::kParam)>(to);
-    default: return CvtaFor<static_cast<int>(Space::kGlobal)>(to);
+    case Space::kShared:
+      return CvtaFor<static_cast<int>(Space::kShared)>(to);
+    case Space::kLocal:
+      return CvtaFor<static_cast<int>(Space::kLocal)>(to);
+    case Space::kParam:
+      return CvtaFor<static_cast<int>(Space::kParam)>(to);
+    default:
+      return CvtaFor<static_cast<int>(Space::kGlobal)>(to);
   }
 }
 
 Handler ShflHandler(int mode) {
   switch (mode) {
-    case 0: return Shfl<0>;
-    case 1: return Shfl<1>;
-    case 2: return Shfl<2>;
-    default: return Shfl<3>;
+    case 0:
+      return Shfl<0>;
+    case 1:
+      return Shfl<1>;
+    case 2:
+      return Shfl<2>;
+    default:
+      return Shfl<3>;
   }
 }
 
 Handler VoteHandler(int mode) {
   switch (mode) {
-    case 0: return Vote<0>;
-    case 1: return Vote<1>;
-    case 2: return Vote<2>;
-    default: return Vote<3>;
+    case 0:
+      return Vote<0>;
+    case 1:
+      return Vote<1>;
+    case 2:
+      return Vote<2>;
+    default:
+      return Vote<3>;
   }
 }
 
-Handler MatchAnyHandler(Type type) { return Bytes(type) == 8 ? MatchAny<uint64_t> : MatchAny<uint32_t>; }
-Handler MatchAllHandler(Type type) { return Bytes(type) == 8 ? MatchAll<uint64_t> : MatchAll<uint32_t>; }
+Handler MatchAnyHandler(Type type) {
+  return Bytes(type) == 8 ? MatchAny<uint64_t> : MatchAny<uint32_t>;
+}
+Handler MatchAllHandler(Type type) {
+  return Bytes(type) == 8 ? MatchAll<uint64_t> : MatchAll<uint32_t>;
+}
 
 Handler ReduxHandler(Atom op, Type type) {
   if (type == Type::kS32) return ReduxFor<int32_t>(op);

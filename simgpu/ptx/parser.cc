@@ -16,19 +16,39 @@ struct NamedSpecial {
   Special special;
 };
 constexpr NamedSpecial kSpecials[] = {
-    {"%tid.x", Special::kTidX}, {"%tid.y", Special::kTidY}, {"%tid.z", Special::kTidZ},
-    {"%ntid.x", Special::kNtidX}, {"%ntid.y", Special::kNtidY}, {"%ntid.z", Special::kNtidZ},
-    {"%ctaid.x", Special::kCtaidX}, {"%ctaid.y", Special::kCtaidY}, {"%ctaid.z", Special::kCtaidZ},
-    {"%nctaid.x", Special::kNctaidX}, {"%nctaid.y", Special::kNctaidY}, {"%nctaid.z", Special::kNctaidZ},
-    {"%tid.w", Special::kZero}, {"%ctaid.w", Special::kZero},
-    {"%laneid", Special::kLaneId}, {"%warpid", Special::kWarpId}, {"%nwarpid", Special::kNwarpId},
-    {"%smid", Special::kSmId}, {"%nsmid", Special::kNsmId}, {"WARP_SZ", Special::kWarpSize},
-    {"%gridid", Special::kGridId}, {"%clock", Special::kClock}, {"%clock_hi", Special::kClockHi},
-    {"%clock64", Special::kClock64}, {"%globaltimer", Special::kGlobalTimer},
-    {"%globaltimer_lo", Special::kGlobalTimerLo}, {"%globaltimer_hi", Special::kGlobalTimerHi},
-    {"%lanemask_eq", Special::kLaneMaskEq}, {"%lanemask_le", Special::kLaneMaskLe},
-    {"%lanemask_lt", Special::kLaneMaskLt}, {"%lanemask_ge", Special::kLaneMaskGe},
-    {"%lanemask_gt", Special::kLaneMaskGt}, {"%dynamic_smem_size", Special::kDynamicSmemSize},
+    {"%tid.x", Special::kTidX},
+    {"%tid.y", Special::kTidY},
+    {"%tid.z", Special::kTidZ},
+    {"%ntid.x", Special::kNtidX},
+    {"%ntid.y", Special::kNtidY},
+    {"%ntid.z", Special::kNtidZ},
+    {"%ctaid.x", Special::kCtaidX},
+    {"%ctaid.y", Special::kCtaidY},
+    {"%ctaid.z", Special::kCtaidZ},
+    {"%nctaid.x", Special::kNctaidX},
+    {"%nctaid.y", Special::kNctaidY},
+    {"%nctaid.z", Special::kNctaidZ},
+    {"%tid.w", Special::kZero},
+    {"%ctaid.w", Special::kZero},
+    {"%laneid", Special::kLaneId},
+    {"%warpid", Special::kWarpId},
+    {"%nwarpid", Special::kNwarpId},
+    {"%smid", Special::kSmId},
+    {"%nsmid", Special::kNsmId},
+    {"WARP_SZ", Special::kWarpSize},
+    {"%gridid", Special::kGridId},
+    {"%clock", Special::kClock},
+    {"%clock_hi", Special::kClockHi},
+    {"%clock64", Special::kClock64},
+    {"%globaltimer", Special::kGlobalTimer},
+    {"%globaltimer_lo", Special::kGlobalTimerLo},
+    {"%globaltimer_hi", Special::kGlobalTimerHi},
+    {"%lanemask_eq", Special::kLaneMaskEq},
+    {"%lanemask_le", Special::kLaneMaskLe},
+    {"%lanemask_lt", Special::kLaneMaskLt},
+    {"%lanemask_ge", Special::kLaneMaskGe},
+    {"%lanemask_gt", Special::kLaneMaskGt},
+    {"%dynamic_smem_size", Special::kDynamicSmemSize},
     {"%total_smem_size", Special::kTotalSmemSize},
 };
 
@@ -39,7 +59,8 @@ struct Binding {
 };
 using Scope = std::unordered_map<std::string_view, Binding>;
 
-// `.reg .b32 %r<100>` declares a family; names are matched by prefix and number instead of 100 map entries.
+// `.reg .b32 %r<100>` declares a family; names are matched by prefix and number instead of 100 map
+// entries.
 struct Family {
   std::string_view prefix;
   int first = 0;
@@ -72,7 +93,8 @@ class Parser {
     return false;
   }
   bool Unexpected(const char* wanted) {
-    if (Cur().kind == Tok::kEnd) return Fail(std::string("text ends where ") + wanted + " was expected");
+    if (Cur().kind == Tok::kEnd)
+      return Fail(std::string("text ends where ") + wanted + " was expected");
     return Fail(std::string("expected ") + wanted + ", found '" + std::string(Cur().text) + "'");
   }
   bool Accept(char c) {
@@ -186,7 +208,8 @@ class Parser {
     return true;
   }
 
-  // `.loc 1 2 3` and `.loc 1 2 3, function_name $L__info, inlined_at 1 2 3`: tied to its own source line.
+  // `.loc 1 2 3` and `.loc 1 2 3, function_name $L__info, inlined_at 1 2 3`: tied to its own source
+  // line.
   bool SkipLoc() {
     const int line = Cur().line;
     Next();
@@ -195,7 +218,8 @@ class Parser {
       Next();
     }
     while (Cur().line == line && Accept(',')) {
-      while (Cur().line == line && (Cur().kind == Tok::kWord || Cur().kind == Tok::kInteger || Cur().Is('+'))) {
+      while (Cur().line == line &&
+             (Cur().kind == Tok::kWord || Cur().kind == Tok::kInteger || Cur().Is('+'))) {
         Next();
       }
     }
@@ -252,7 +276,8 @@ class Parser {
       if (Accept(".align")) {
         int64_t value = 0;
         if (!Integer(&value)) return false;
-        if (value < 1 || value > 1024 * 1024 || (value & (value - 1)) != 0) return Fail("bad .align");
+        if (value < 1 || value > 1024 * 1024 || (value & (value - 1)) != 0)
+          return Fail("bad .align");
         out->align = static_cast<uint32_t>(value);
       } else if (Accept(".v2")) {
         out->vector = 2;
@@ -268,7 +293,9 @@ class Parser {
         Next();
       } else if (Accept(".ptr")) {
         // What follows describes the pointee, not the parameter.
-        while (Cur().Is(".global") || Cur().Is(".const") || Cur().Is(".shared") || Cur().Is(".local")) Next();
+        while (Cur().Is(".global") || Cur().Is(".const") || Cur().Is(".shared") ||
+               Cur().Is(".local"))
+          Next();
         int64_t pointee = 0;
         if (Accept(".align") && !Integer(&pointee)) return false;
       } else if (TypeBytes(Cur().text.substr(1)) >= 0) {
@@ -290,7 +317,8 @@ class Parser {
     Next();
     const uint64_t element = static_cast<uint64_t>(std::max(TypeBytes(type.type), 1));
     variable->element_bytes = static_cast<int>(element);
-    variable->align = std::max(type.align, static_cast<uint32_t>(element) * (type.align ? 1 : type.vector));
+    variable->align =
+        std::max(type.align, static_cast<uint32_t>(element) * (type.align ? 1 : type.vector));
     uint64_t count = type.vector;
     while (Accept('[')) {
       if (Accept(']')) {
@@ -323,7 +351,8 @@ class Parser {
     return true;
   }
 
-  bool Initialiser(const TypeAndAlign& type, uint64_t element, Variable* variable, uint64_t* offset, int depth) {
+  bool Initialiser(const TypeAndAlign& type, uint64_t element, Variable* variable, uint64_t* offset,
+                   int depth) {
     if (depth > kMaxNesting) return Fail("initialiser is nested too deeply");
     if (Accept('{')) {
       if (Accept('}')) return true;
@@ -344,7 +373,9 @@ class Parser {
       if (mask == 0) return Fail("empty address mask");
       Next();
       Next();
-      if (!AddressInitialiser(element, static_cast<uint32_t>(__builtin_ctzll(mask)), variable, *offset)) return false;
+      if (!AddressInitialiser(element, static_cast<uint32_t>(__builtin_ctzll(mask)), variable,
+                              *offset))
+        return false;
       if (!Expect(')')) return false;
     } else {
       const bool negative = Accept('-');
@@ -431,7 +462,8 @@ class Parser {
       variable.visible = visible || external;
       variable.external = external;
       if ((space == Space::kLocal || space == Space::kParam) && function == nullptr) {
-        return Fail("'" + variable.name + "': .local and .param variables belong inside a function");
+        return Fail("'" + variable.name +
+                    "': .local and .param variables belong inside a function");
       }
       if (space == Space::kLocal || space == Space::kParam) {
         if (!PlaceInFrame(function, &variable)) return false;
@@ -441,7 +473,8 @@ class Parser {
       const Binding* known = function == nullptr ? Find(name, &known_storage) : nullptr;
       if (known != nullptr && !known->is_register) {
         Variable& old = module_->variables[static_cast<size_t>(known->index)];
-        if (old.space != space) return Fail("'" + variable.name + "' is declared twice with different spaces");
+        if (old.space != space)
+          return Fail("'" + variable.name + "' is declared twice with different spaces");
         if (old.external && !external) {
           old = std::move(variable);
         } else if (!external && !old.external) {
@@ -451,7 +484,8 @@ class Parser {
       }
       const int index = static_cast<int>(module_->variables.size());
       if (!Bind(name, {false, index})) return false;
-      if (space == Space::kGlobal || space == Space::kConst) module_->module_variables.push_back(index);
+      if (space == Space::kGlobal || space == Space::kConst)
+        module_->module_variables.push_back(index);
       module_->variables.push_back(std::move(variable));
     } while (Accept(','));
     return Expect(';');
@@ -486,7 +520,8 @@ class Parser {
       if (!Declarator(type, Space::kParam, false, &variable)) return false;
       if (function->entry) {
         offset = (offset + variable.align - 1) / variable.align * variable.align;
-        if (offset + variable.size > kMaxParamBytes) return Fail("parameters exceed kMaxParamBytes");
+        if (offset + variable.size > kMaxParamBytes)
+          return Fail("parameters exceed kMaxParamBytes");
         variable.entry_offset = static_cast<int>(offset);
         offset += variable.size;
       } else if (!PlaceInFrame(function, &variable)) {
@@ -528,13 +563,14 @@ class Parser {
     }
     scopes_.pop_back();
     families_.pop_back();
-    const auto [it, fresh] =
-        module_->function_index.try_emplace(function.name, static_cast<int>(module_->functions.size()));
+    const auto [it, fresh] = module_->function_index.try_emplace(
+        function.name, static_cast<int>(module_->functions.size()));
     if (fresh) {
       module_->functions.push_back(std::move(function));
     } else {
       FunctionAst& old = module_->functions[static_cast<size_t>(it->second)];
-      if (old.defined && function.defined) return Fail("function '" + function.name + "' is defined twice");
+      if (old.defined && function.defined)
+        return Fail("function '" + function.name + "' is defined twice");
       if (function.defined) old = std::move(function);
     }
     return true;
@@ -562,14 +598,16 @@ class Parser {
         if (product > kMaxThreadsPerBlock) return Fail("bad " + std::string(name));
         function->max_threads = static_cast<uint32_t>(product);
         if (name == ".reqntid") {
-          for (int i = 0; i < 3; ++i) function->required_block[i] = static_cast<uint32_t>(values[i]);
+          for (int i = 0; i < 3; ++i)
+            function->required_block[i] = static_cast<uint32_t>(values[i]);
         }
       } else if (name == ".pragma") {
         while (Cur().kind == Tok::kString || Cur().Is(',')) Next();
         Accept(';');
-      } else if (name != ".minnctapersm" && name != ".maxnctapersm" && name != ".maxnreg" && name != ".noreturn" &&
-                 name != ".unique" && name != ".abi_preserve" && name != ".abi_preserve_control" &&
-                 name != ".blocksareclusters" && name != ".explicitcluster" && name != ".reqnctapercluster" &&
+      } else if (name != ".minnctapersm" && name != ".maxnctapersm" && name != ".maxnreg" &&
+                 name != ".noreturn" && name != ".unique" && name != ".abi_preserve" &&
+                 name != ".abi_preserve_control" && name != ".blocksareclusters" &&
+                 name != ".explicitcluster" && name != ".reqnctapercluster" &&
                  name != ".maxclusterrank") {
         return Fail("unknown function directive '" + std::string(name) + "'");
       }
@@ -631,7 +669,8 @@ class Parser {
       while (Cur().kind != Tok::kEnd && !Cur().Is(';')) Next();
       return Expect(';');
     }
-    if (!function->labels.try_emplace(key, static_cast<uint32_t>(function->statements.size())).second) {
+    if (!function->labels.try_emplace(key, static_cast<uint32_t>(function->statements.size()))
+             .second) {
       return Fail("label '" + std::string(name) + "' is declared twice in one scope");
     }
     return true;
@@ -661,12 +700,22 @@ class Parser {
     if (type.vector != 1) return Fail("vector registers are not part of this interpreter");
     Register reg;
     switch (TypeBytes(type.type)) {
-      case 0: reg.cls = RegClass::kPred; break;
+      case 0:
+        reg.cls = RegClass::kPred;
+        break;
       case 1:
-      case 2: reg.cls = RegClass::k16; break;
-      case 4: reg.cls = RegClass::k32; break;
-      case 8: reg.cls = RegClass::k64; break;
-      default: reg.cls = RegClass::k128; break;
+      case 2:
+        reg.cls = RegClass::k16;
+        break;
+      case 4:
+        reg.cls = RegClass::k32;
+        break;
+      case 8:
+        reg.cls = RegClass::k64;
+        break;
+      default:
+        reg.cls = RegClass::k128;
+        break;
     }
     do {
       if (Cur().kind != Tok::kWord) return Unexpected("a register name");
@@ -677,7 +726,8 @@ class Parser {
       if (Accept('<')) {
         int64_t value = 0;
         if (!Integer(&value) || !Expect('>')) return false;
-        if (value < 0 || value > kMaxRegistersPerFunction) return Fail("registers exceed kMaxRegistersPerFunction");
+        if (value < 0 || value > kMaxRegistersPerFunction)
+          return Fail("registers exceed kMaxRegistersPerFunction");
         count = static_cast<uint32_t>(value);
         families_.back().push_back({name, first, count});
       } else if (!Bind(name, {true, first})) {
@@ -784,7 +834,8 @@ class Parser {
       } else {
         Binding storage;
         const Binding* binding = Cur().kind == Tok::kWord ? Find(Cur().text, &storage) : nullptr;
-        if (binding == nullptr || !binding->is_register) return Unexpected("a declared register after '|'");
+        if (binding == nullptr || !binding->is_register)
+          return Unexpected("a declared register after '|'");
         operand->pair = binding->index;
       }
       Next();
@@ -823,9 +874,9 @@ class Parser {
   ModuleAst* module_;
   ParseError* error_;
   size_t at_ = 0;
-  std::vector<Scope> scopes_;                   // Module, function, inline scopes.
-  std::vector<std::vector<Family>> families_;   // Beside scopes_.
-  std::vector<int> scope_ids_;                  // The open scopes of the current function.
+  std::vector<Scope> scopes_;                  // Module, function, inline scopes.
+  std::vector<std::vector<Family>> families_;  // Beside scopes_.
+  std::vector<int> scope_ids_;                 // The open scopes of the current function.
 };
 
 }  // namespace

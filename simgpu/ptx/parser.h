@@ -14,7 +14,8 @@ bool ParseModule(std::string_view source, ModuleAst* module, ParseError* error);
 // Answers Special::kNone when `name` ("%tid.x") is no special register we know.
 Special FindSpecial(std::string_view name);
 
-// The bytes of a fundamental type name without its dot ("u32" -> 4, "f16x2" -> 4, "pred" -> 0), or -1.
+// The bytes of a fundamental type name without its dot ("u32" -> 4, "f16x2" -> 4, "pred" -> 0), or
+// -1.
 int TypeBytes(std::string_view type);
 
 }  // namespace simgpu::ptx

@@ -55,7 +55,9 @@ TEST(Parser, ReportsKernelsParametersAndLimits) {
 }
 
 TEST(Parser, LineBreaksCarryNoMeaning) {
-  std::string text = kHeader + ".visible .entry k(.param .u32 n){.reg .b32 %r<3>;ld.param.u32 %r1,[n];add.s32 %r2,%r1,-1;ret;}";
+  std::string text = kHeader +
+                     ".visible .entry k(.param .u32 n){.reg .b32 %r<3>;ld.param.u32 "
+                     "%r1,[n];add.s32 %r2,%r1,-1;ret;}";
   ASSERT_NE(Load(text), nullptr);
   for (char& c : text) {
     if (c == ' ') c = '\n';
@@ -80,8 +82,10 @@ TEST(Parser, ErrorsNameTheLine) {
       {".version 8.0\n.visible .entry k(\n.param .u32 n", 3, "text ends"},
       {".version 8.0\n.entry k()\n{\n  .reg .b32 %r<2>;\n  mov.u32 %r1 %r1;\n}", 5, "';'"},
       {".version 8.0\n.entry k()\n{\n  bra NOWHERE;\n}", 4, "label 'NOWHERE' is not declared"},
-      {".version 8.0\n.entry k()\n{\n  .reg .b32 %r<2>;\n\n  mov.u32 %r1, missing;\n}", 6, "'missing' is not declared"},
-      {".version 8.0\n.entry k()\n{\n  .reg .b32 %r<2>;\n  mov.u32 %r5, 1;\n}", 5, "'%r5' is not declared"},
+      {".version 8.0\n.entry k()\n{\n  .reg .b32 %r<2>;\n\n  mov.u32 %r1, missing;\n}", 6,
+       "'missing' is not declared"},
+      {".version 8.0\n.entry k()\n{\n  .reg .b32 %r<2>;\n  mov.u32 %r5, 1;\n}", 5,
+       "'%r5' is not declared"},
       {".version 8.0\n.entry k()\n{\n  @%p1 ret;\n}", 4, "declared predicate"},
       {".version 8.0\n.entry k()\n{\nL: ret;\nL: ret;\n}", 5, "label 'L' is declared twice"},
       {".version 8.0\n.entry k() { ret; }\n.entry k() { ret; }", 3, "defined twice"},
@@ -91,7 +95,8 @@ TEST(Parser, ErrorsNameTheLine) {
       {".version 8.0\n.entry k() { .reg .b32 %r<2000000>; }", 2, "kMaxRegistersPerFunction"},
       {".version 8.0\n.entry k(.param .b8 a[40000]) { ret; }", 2, "kMaxParamBytes"},
       {".version 8.0\n.entry k() { .local .b8 a[600000]; ret; }", 2, "kMaxLocalBytesPerThread"},
-      {".version 8.0\n.entry k(.param .u32 n)\n{ .reg .b32 %r<2>;\n ld.param.u32 %r1, [n+4];\n}", 4, "outside of parameter"},
+      {".version 8.0\n.entry k(.param .u32 n)\n{ .reg .b32 %r<2>;\n ld.param.u32 %r1, [n+4];\n}", 4,
+       "outside of parameter"},
       {".version 8.0\n\x01", 2, "unexpected character 0x01"},
       {".version 8.0\n.global .u32 x = 99999999999999999999;", 2, "64 bits"},
       {".version 8.0\n.global .f32 x = 0f3F80;", 2, "hex digits"},
@@ -135,9 +140,12 @@ TEST(Parser, UnsupportedFormsOnlyRefuseTheKernel) {
       "mov.b128 %d1, {%d2, %d3};",
   };
   for (const char* body : bodies) {
-    const auto module = Load(kHeader + ".entry k()\n{\n.reg .b16 %h<9>; .reg .b32 %r<9>; .reg .b64 %d<9>;\n" + body + "\nret;\n}\n");
+    const auto module =
+        Load(kHeader + ".entry k()\n{\n.reg .b16 %h<9>; .reg .b32 %r<9>; .reg .b64 %d<9>;\n" +
+             body + "\nret;\n}\n");
     ASSERT_NE(module, nullptr) << body;
-    EXPECT_NE(module->kernels()[0].refusal.find("at PTX line 7 of 'k' is not supported"), std::string::npos)
+    EXPECT_NE(module->kernels()[0].refusal.find("at PTX line 7 of 'k' is not supported"),
+              std::string::npos)
         << body << ": " << module->kernels()[0].refusal;
   }
 }

@@ -1,5 +1,6 @@
-// The public face of the PTX interpreter: parse a module's text, ask what it needs, launch its kernels.
-// Standard library only; the driver (libcuda) owns device memory and hands it in through Memory.
+// The public face of the PTX interpreter: parse a module's text, ask what it needs, launch its
+// kernels. Standard library only; the driver (libcuda) owns device memory and hands it in through
+// Memory.
 #pragma once
 
 #include <atomic>
@@ -14,17 +15,22 @@
 namespace simgpu::ptx {
 
 // Named bounds. Hitting one is an error whose message carries the bound's name.
-inline constexpr size_t kMaxSourceBytes = size_t{256} << 20;         // PTX text of one module.
-inline constexpr size_t kMaxInstructionsPerFunction = 4'000'000;     // Statements of one function body.
-inline constexpr uint32_t kMaxRegistersPerFunction = 1'000'000;      // Declared registers of one function.
-inline constexpr size_t kMaxVariableBytes = size_t{4} << 30;         // One .global/.const/.shared variable.
-inline constexpr uint32_t kMaxParamBytes = 32764;                    // Kernel parameters, as CUDA 12.1+.
+inline constexpr size_t kMaxSourceBytes = size_t{256} << 20;  // PTX text of one module.
+inline constexpr size_t kMaxInstructionsPerFunction =
+    4'000'000;  // Statements of one function body.
+inline constexpr uint32_t kMaxRegistersPerFunction =
+    1'000'000;  // Declared registers of one function.
+inline constexpr size_t kMaxVariableBytes = size_t{4}
+                                            << 30;  // One .global/.const/.shared variable.
+inline constexpr uint32_t kMaxParamBytes = 32764;   // Kernel parameters, as CUDA 12.1+.
 inline constexpr uint32_t kMaxThreadsPerBlock = 1024;
-inline constexpr uint32_t kMaxSharedBytes = 232448;                  // Static + dynamic of one block (227 KiB).
-inline constexpr uint32_t kMaxCallDepth = 256;                       // Nested device function calls.
-inline constexpr uint32_t kMaxLocalBytesPerThread = 512 * 1024;      // .local, depots and call parameters.
-inline constexpr uint32_t kDefaultStackBytes = 64 * 1024;            // Where device functions recurse.
-inline constexpr uint64_t kDefaultInstructionBudget = 400'000'000'000;  // Thread instructions of one launch.
+inline constexpr uint32_t kMaxSharedBytes = 232448;  // Static + dynamic of one block (227 KiB).
+inline constexpr uint32_t kMaxCallDepth = 256;       // Nested device function calls.
+inline constexpr uint32_t kMaxLocalBytesPerThread =
+    512 * 1024;                                            // .local, depots and call parameters.
+inline constexpr uint32_t kDefaultStackBytes = 64 * 1024;  // Where device functions recurse.
+inline constexpr uint64_t kDefaultInstructionBudget =
+    400'000'000'000;  // Thread instructions of one launch.
 
 // Generic address windows. Device memory that the driver hands out must stay below kSharedWindow.
 inline constexpr uint64_t kSharedWindow = uint64_t{1} << 48;
@@ -62,12 +68,14 @@ struct KernelInfo {
   std::vector<Param> params;
   uint32_t param_bytes = 0;
   uint32_t static_shared_bytes = 0;
-  uint32_t local_bytes = 0;       // Per thread; a lower bound when device functions recurse.
-  uint32_t registers = 0;         // An estimate for cuFuncGetAttribute (32-bit registers a thread, capped at 255).
+  uint32_t local_bytes = 0;  // Per thread; a lower bound when device functions recurse.
+  uint32_t registers =
+      0;  // An estimate for cuFuncGetAttribute (32-bit registers a thread, capped at 255).
   uint32_t max_threads = kMaxThreadsPerBlock;  // From .maxntid/.reqntid.
   uint32_t required_block[3] = {0, 0, 0};      // From .reqntid, zeros when absent.
   bool uses_dynamic_shared = false;
-  std::string refusal;  // Not empty: Launch answers kUnsupported with this text ("opcode ... at line ...").
+  std::string
+      refusal;  // Not empty: Launch answers kUnsupported with this text ("opcode ... at line ...").
 };
 
 // A contiguous piece of device memory as the host can reach it.
@@ -84,17 +92,19 @@ struct MemoryRange {
 class Memory {
  public:
   virtual ~Memory() = default;
-  // The whole allocation that contains `address`, or false: the kernel then ends with kIllegalAddress.
+  // The whole allocation that contains `address`, or false: the kernel then ends with
+  // kIllegalAddress.
   virtual bool Resolve(uint64_t address, MemoryRange* range) = 0;
 };
 
 enum class Status : uint8_t {
   kOk,
-  kInvalidValue,       // CUDA_ERROR_INVALID_VALUE (1): configuration out of range.
-  kUnsupported,        // CUDA_ERROR_NOT_SUPPORTED (801): the kernel needs what the interpreter lacks.
-  kIllegalAddress,     // CUDA_ERROR_ILLEGAL_ADDRESS (700)
-  kLaunchTimeout,      // CUDA_ERROR_LAUNCH_TIMEOUT (702): budget spent or a barrier nobody can complete.
-  kAssert,             // CUDA_ERROR_ASSERT (710)
+  kInvalidValue,    // CUDA_ERROR_INVALID_VALUE (1): configuration out of range.
+  kUnsupported,     // CUDA_ERROR_NOT_SUPPORTED (801): the kernel needs what the interpreter lacks.
+  kIllegalAddress,  // CUDA_ERROR_ILLEGAL_ADDRESS (700)
+  kLaunchTimeout,   // CUDA_ERROR_LAUNCH_TIMEOUT (702): budget spent or a barrier nobody can
+                    // complete.
+  kAssert,          // CUDA_ERROR_ASSERT (710)
   kMisalignedAddress,  // CUDA_ERROR_MISALIGNED_ADDRESS (716)
   kLaunchFailed,       // CUDA_ERROR_LAUNCH_FAILED (719): trap, stack overflow.
   kCancelled,          // LaunchConfig::cancel was set.
@@ -113,8 +123,9 @@ struct LaunchConfig {
   size_t param_bytes = 0;
   Memory* memory = nullptr;  // Required.
   uint64_t instruction_budget = kDefaultInstructionBudget;
-  uint32_t stack_bytes = kDefaultStackBytes;  // Per thread, used only by kernels whose functions recurse.
-  uint32_t workers = 1;                       // Host threads that share the grid's blocks.
+  uint32_t stack_bytes =
+      kDefaultStackBytes;  // Per thread, used only by kernels whose functions recurse.
+  uint32_t workers = 1;    // Host threads that share the grid's blocks.
   const std::atomic<bool>* cancel = nullptr;  // Polled; set it to stop a launch early.
   // Receives device printf text, whole calls at a time; stdout when empty. Called under a lock.
   std::function<void(std::string_view)> print;
@@ -124,8 +135,9 @@ struct LaunchConfig {
 
 struct LaunchResult {
   Status status = Status::kOk;
-  std::string message;         // Empty when kOk; else what happened, with kernel, PTX line, block and thread.
-  uint64_t instructions = 0;   // PTX instructions executed, counted per thread.
+  std::string
+      message;  // Empty when kOk; else what happened, with kernel, PTX line, block and thread.
+  uint64_t instructions = 0;  // PTX instructions executed, counted per thread.
 };
 
 // One parsed PTX module.
@@ -133,20 +145,22 @@ struct LaunchResult {
 // Ownership: keeps no pointer into the text; owns the decoded code.
 class Module {
  public:
-  // Text may end with NUL bytes. Answers null and fills `error` only when the text is not PTX (syntax, undeclared
-  // names); what is well formed but not supported is recorded per kernel as its refusal.
+  // Text may end with NUL bytes. Answers null and fills `error` only when the text is not PTX
+  // (syntax, undeclared names); what is well formed but not supported is recorded per kernel as its
+  // refusal.
   static std::unique_ptr<Module> Parse(std::string_view text, ParseError* error);
   ~Module();
 
-  int version() const;            // 83 for ".version 8.3".
-  int target() const;             // 75 for "sm_75".
+  int version() const;  // 83 for ".version 8.3".
+  int target() const;   // 75 for "sm_75".
   const std::vector<Global>& globals() const;
   const std::vector<KernelInfo>& kernels() const;
   const KernelInfo* FindKernel(std::string_view name) const;
   int FindGlobal(std::string_view name) const;  // Index, or -1.
 
-  // Driver protocol: allocate every global with size > 0, SetGlobalAddress each, then copy InitialImage(i)
-  // to device memory (initialisers that hold addresses of other globals need all addresses first).
+  // Driver protocol: allocate every global with size > 0, SetGlobalAddress each, then copy
+  // InitialImage(i) to device memory (initialisers that hold addresses of other globals need all
+  // addresses first).
   void SetGlobalAddress(size_t index, uint64_t device_address);
   std::vector<uint8_t> InitialImage(size_t index) const;  // Exactly `size` bytes, zero filled.
   bool HasInitialiser(size_t index) const;                // False: zero fill is all there is to do.

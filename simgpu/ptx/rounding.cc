@@ -1,4 +1,5 @@
-// Arithmetic in directed rounding modes. Compiled with -frounding-math, and nothing else lives here.
+// Arithmetic in directed rounding modes. Compiled with -frounding-math, and nothing else lives
+// here.
 #include <cfenv>
 #include <cmath>
 
@@ -10,47 +11,65 @@ namespace {
 
 int HostMode(Round round) {
   switch (round) {
-    case Round::kZero: return FE_TOWARDZERO;
-    case Round::kDown: return FE_DOWNWARD;
-    case Round::kUp: return FE_UPWARD;
-    default: return FE_TONEAREST;
+    case Round::kZero:
+      return FE_TOWARDZERO;
+    case Round::kDown:
+      return FE_DOWNWARD;
+    case Round::kUp:
+      return FE_UPWARD;
+    default:
+      return FE_TONEAREST;
   }
 }
 
 struct DAdd {
   static constexpr int kArity = 2;
   template <class T>
-  static T Do(T a, T b, T) { return a + b; }
+  static T Do(T a, T b, T) {
+    return a + b;
+  }
 };
 struct DSub {
   static constexpr int kArity = 2;
   template <class T>
-  static T Do(T a, T b, T) { return a - b; }
+  static T Do(T a, T b, T) {
+    return a - b;
+  }
 };
 struct DMul {
   static constexpr int kArity = 2;
   template <class T>
-  static T Do(T a, T b, T) { return a * b; }
+  static T Do(T a, T b, T) {
+    return a * b;
+  }
 };
 struct DDiv {
   static constexpr int kArity = 2;
   template <class T>
-  static T Do(T a, T b, T) { return a / b; }
+  static T Do(T a, T b, T) {
+    return a / b;
+  }
 };
 struct DFma {
   static constexpr int kArity = 3;
   template <class T>
-  static T Do(T a, T b, T c) { return std::fma(a, b, c); }
+  static T Do(T a, T b, T c) {
+    return std::fma(a, b, c);
+  }
 };
 struct DSqrt {
   static constexpr int kArity = 1;
   template <class T>
-  static T Do(T a, T, T) { return std::sqrt(a); }
+  static T Do(T a, T, T) {
+    return std::sqrt(a);
+  }
 };
 struct DRcp {
   static constexpr int kArity = 1;
   template <class T>
-  static T Do(T a, T, T) { return T{1} / a; }
+  static T Do(T a, T, T) {
+    return T{1} / a;
+  }
 };
 
 template <class T, class F>
@@ -84,14 +103,22 @@ void Directed(Exec& e, const Instr& i, uint32_t mask) {
 template <class T>
 Handler For(Op op) {
   switch (op) {
-    case Op::kAdd: return Directed<T, DAdd>;
-    case Op::kSub: return Directed<T, DSub>;
-    case Op::kMulLo: return Directed<T, DMul>;
-    case Op::kDiv: return Directed<T, DDiv>;
-    case Op::kFma: return Directed<T, DFma>;
-    case Op::kSqrt: return Directed<T, DSqrt>;
-    case Op::kRcp: return Directed<T, DRcp>;
-    default: return nullptr;
+    case Op::kAdd:
+      return Directed<T, DAdd>;
+    case Op::kSub:
+      return Directed<T, DSub>;
+    case Op::kMulLo:
+      return Directed<T, DMul>;
+    case Op::kDiv:
+      return Directed<T, DDiv>;
+    case Op::kFma:
+      return Directed<T, DFma>;
+    case Op::kSqrt:
+      return Directed<T, DSqrt>;
+    case Op::kRcp:
+      return Directed<T, DRcp>;
+    default:
+      return nullptr;
   }
 }
 

@@ -1,4 +1,5 @@
-// A device memory for tests: a few allocations at made-up addresses, and shorthands for loading and launching.
+// A device memory for tests: a few allocations at made-up addresses, and shorthands for loading and
+// launching.
 #pragma once
 
 #include <gtest/gtest.h>
@@ -16,7 +17,8 @@ namespace simgpu::ptx {
 
 class TestDevice : public Memory {
  public:
-  // The bytes stay at one host address for the device's life. Allocations never touch, so running over an end faults.
+  // The bytes stay at one host address for the device's life. Allocations never touch, so running
+  // over an end faults.
   uint64_t Allocate(size_t bytes) {
     const uint64_t address = next_;
     next_ += (bytes + 0xffff) / 0x10000 * 0x10000 + 0x10000;
@@ -42,7 +44,8 @@ class TestDevice : public Memory {
     if (it == blocks_.begin()) return false;
     --it;
     if (address - it->first >= sizes_[it->first]) return false;
-    *range = {it->first, sizes_[it->first], reinterpret_cast<uint8_t*>(it->second.data()), it->first != read_only};
+    *range = {it->first, sizes_[it->first], reinterpret_cast<uint8_t*>(it->second.data()),
+              it->first != read_only};
     return true;
   }
   uint64_t read_only = 0;
@@ -78,7 +81,8 @@ inline std::unique_ptr<Module> Load(const std::string& text) {
 // Gives every global of the module memory and its initial bytes.
 inline void Place(Module* module, TestDevice* device) {
   for (size_t i = 0; i < module->globals().size(); ++i) {
-    if (module->globals()[i].size > 0) module->SetGlobalAddress(i, device->Allocate(module->globals()[i].size));
+    if (module->globals()[i].size > 0)
+      module->SetGlobalAddress(i, device->Allocate(module->globals()[i].size));
   }
 }
 
@@ -90,8 +94,9 @@ struct Shape {
   uint64_t budget = 100'000'000;
 };
 
-inline LaunchResult RunOn(const Module& module, TestDevice* device, const std::string& kernel, const Arguments& arguments,
-                        Shape shape = {}, std::string* printed = nullptr) {
+inline LaunchResult RunOn(const Module& module, TestDevice* device, const std::string& kernel,
+                          const Arguments& arguments, Shape shape = {},
+                          std::string* printed = nullptr) {
   LaunchConfig config;
   config.grid[0] = shape.grid;
   config.block[0] = shape.block;

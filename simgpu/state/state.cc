@@ -141,6 +141,8 @@ struct State::Process {
   std::atomic<uint32_t>* born = nullptr;
   std::mutex mutex;
   std::string locks_path;
+  dev_t device = 0;  // which file `locks` is
+  ino_t inode = 0;
   int fd = -1;
   int slot = -1;
   uint64_t token = 0;
@@ -166,16 +168,17 @@ struct State::Process {
   }
 
   // A descriptor of `locks`; the program may have closed ours or put another file in its place, so
-  // a descriptor is only trusted after a look at what it is. Never closed: see the class comment.
+  // it is only trusted after a look at what it is. Never closed: see the class comment.
   bool Open() {
-    struct stat mine, there;
-    if (stat(locks_path.c_str(), &there) != 0) return false;
-    if (fd >= 0 && fstat(fd, &mine) == 0 && mine.st_ino == there.st_ino &&
-        mine.st_dev == there.st_dev) {
-      return true;
-    }
+    if (IsLocks(fd)) return true;
     fd = open(locks_path.c_str(), O_RDWR | O_CLOEXEC);
-    return fd >= 0;
+    return IsLocks(fd);
+  }
+
+  bool IsLocks(int candidate) const {
+    struct stat info;
+    return candidate >= 0 && fstat(candidate, &info) == 0 && info.st_ino == inode &&
+           info.st_dev == device;
   }
 
   // Whether a process holds the byte, and its pid as we see it. An open-file-description query,
@@ -211,6 +214,23 @@ struct State::Process {
     use.context_bytes.store(usage[card].context_bytes, std::memory_order_relaxed);
     use.module_bytes.store(usage[card].module_bytes, std::memory_order_relaxed);
     use.contexts.store(usage[card].contexts, std::memory_order_relaxed);
+  }
+
+  // Bytes of the card in the other slots; of dead processes too unless `living_only`.
+  uint64_t OthersBytes(const Shared& shared, uint32_t card, bool living_only) const {
+    uint64_t sum = 0;
+    const uint32_t high = shared.slots_high.load(std::memory_order_acquire);
+    for (uint32_t i = 0; i < high; ++i) {
+      const Slot& other = shared.slots[i];
+      if (static_cast<int>(i) == slot || other.token.load(std::memory_order_acquire) == 0) continue;
+      const CardUse& use = other.cards[card];
+      const uint64_t there = use.allocation_bytes.load(std::memory_order_relaxed) +
+                             use.context_bytes.load(std::memory_order_relaxed) +
+                             use.module_bytes.load(std::memory_order_relaxed);
+      int pid = 0;
+      if (there != 0 && (!living_only || Held(i, &pid))) sum += there;
+    }
+    return sum;
   }
 
   // Holds a slot whose byte we have locked, under the account lock. A slot of ours whose lock a
@@ -349,12 +369,15 @@ State* State::Open(std::string* error) {
   auto* process = new Process;
   process->locks_path = folder + "/locks";
   process->fd = OpenShared(process->locks_path);
-  if (process->fd < 0) {
+  struct stat locks;
+  if (process->fd < 0 || fstat(process->fd, &locks) != 0) {
     std::string what = process->locks_path + ": " + strerror(errno);
     delete process;
     munmap(mapped, sizeof(Shared));
     return fail(what);
   }
+  process->device = locks.st_dev;
+  process->inode = locks.st_ino;
   void* page = mmap(nullptr, 4096, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
   if (page == MAP_FAILED || madvise(page, 4096, MADV_WIPEONFORK) != 0) {
     return fail("no page that fork wipes: " + std::string(strerror(errno)));
@@ -443,23 +466,14 @@ State::Answer State::Take(uint32_t card, Kind kind, uint64_t bytes) {
     return Answer::kNoSlot;
   }
   const uint64_t memory = shared_->cards[card].profile.memory_bytes;
-  uint64_t used = 0;
-  const uint32_t high = shared_->slots_high.load(std::memory_order_acquire);
-  for (uint32_t i = 0; i < high; ++i) {
-    if (i == static_cast<uint32_t>(process_->slot)) {
-      used += process_->usage[card].Total();
-      continue;
-    }
-    const Slot& slot = shared_->slots[i];
-    if (slot.token.load(std::memory_order_acquire) == 0) continue;
-    const CardUse& use = slot.cards[card];
-    const uint64_t there = use.allocation_bytes.load(std::memory_order_relaxed) +
-                           use.context_bytes.load(std::memory_order_relaxed) +
-                           use.module_bytes.load(std::memory_order_relaxed);
-    int pid = 0;
-    if (there != 0 && process_->Held(i, &pid)) used += there;
+  // With the dead counted too it often fits already; only else is asked who is alive.
+  bool fits = false;
+  for (const bool ask : {false, true}) {
+    const uint64_t used =
+        process_->usage[card].Total() + process_->OthersBytes(*shared_, card, ask);
+    fits = used <= memory && bytes <= memory - used;
+    if (fits) break;
   }
-  const bool fits = used <= memory && bytes <= memory - used;
   if (fits) {
     Usage& own = process_->usage[card];
     switch (kind) {

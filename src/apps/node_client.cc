@@ -68,6 +68,9 @@ Result<scheduler::RunStatus> ReadStatus(http::JsonObject json) {
   TRY(status.started_wall_micros, json.Int("started_wall_micros", 0, http::kJsonIntMax));
   TRY(status.ended_wall_micros, json.Int("ended_wall_micros", 0, http::kJsonIntMax));
   TRY(status.used_bytes, Count(json, "used_bytes"));
+  if (json.Has("shares")) {
+    TRY(status.shares, node::ReadShares(json));
+  }
   return status;
 }
 

@@ -144,6 +144,16 @@ std::string FolderOfLoaded(const std::string& name) {
   return "";
 }
 
+// Two nodes on one machine (tests, a second run folder) must not meet in one cgroup.
+std::string CgroupParent(const std::string& run_dir) {
+  if (run_dir == "/run/tessera") return "tessera";
+  std::uint64_t hash = 0xcbf29ce484222325ull;  // FNV-1a
+  for (const char c : run_dir) hash = (hash ^ static_cast<unsigned char>(c)) * 0x100000001b3ull;
+  char name[32];
+  std::snprintf(name, sizeof name, "tessera-%016llx", static_cast<unsigned long long>(hash));
+  return name;
+}
+
 // What an instance must see to use the cards: device nodes of real ones, state folder and libraries
 // of simulated ones.
 void AddCardAccess(bool simulated, node::Node::Options* options) {
@@ -230,6 +240,7 @@ Status Serve(const Flags& flags) {
   runtime.guest_folder = flags.run_dir + "/guest";
   runtime.guest_library = flags.guest_library;
   runtime.contain = flags.contain;
+  runtime.cgroup_parent = CgroupParent(flags.run_dir);
   TRY(const auto runner, node::MakeRuntimeRunner(runtime));
   options.runner = runner.get();
   if (geteuid() == 0 && flags.contain) {
@@ -241,6 +252,12 @@ Status Serve(const Flags& flags) {
   }
   if (!runner->contained()) {
     Log(LogLevel::kWarn, "node.not_contained", {{"why", runner->why_not_contained()}});
+  }
+
+  std::string cgroup_folder;
+  if (options.cgroups) {
+    cgroup_folder = options.cgroups->supervisors_procs();
+    cgroup_folder.resize(cgroup_folder.rfind('/'));
   }
 
   TRY(const auto node, node::Node::Start(std::move(options)));
@@ -265,6 +282,11 @@ Status Serve(const Flags& flags) {
   int number = 0;
   sigwait(&stop, &number);
   Log(LogLevel::kInfo, "node.stopping", {{"signal", number}});
+  if (!cgroup_folder.empty()) {
+    // Only empty ones go: while an instance or member lives the kernel refuses.
+    rmdir(cgroup_folder.c_str());
+    rmdir(cgroup_folder.substr(0, cgroup_folder.rfind('/')).c_str());
+  }
   return {};
 }
 

@@ -22,6 +22,7 @@
 #include "http/server.h"
 #include "metrics/registry.h"
 #include "os/clock.h"
+#include "os/fd.h"
 #include "os/files.h"
 #include "scheduler/scheduler.h"
 #include "store/database.h"

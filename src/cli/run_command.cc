@@ -99,7 +99,6 @@ Result<Request> ParseFlags(const RunOptions& options) {
 }
 
 // --- the node
-// ---------------------------------------------------------------------------------------------------
 
 http::Client NodeClient(const std::string& run_dir, int timeout_millis) {
   http::Client::Options options;
@@ -212,7 +211,8 @@ Status EnsureNode(const RunOptions& options, const std::string& run_dir,
     if (!ended && poll(&alive, 1, 0) > 0) {
       // It may have found another one that is only just coming up.
       ended = true;
-      until = std::min(until, clock.MonotonicNanos() + std::int64_t{kOtherNodeMillisMax} * 1'000'000);
+      until =
+          std::min(until, clock.MonotonicNanos() + std::int64_t{kOtherNodeMillisMax} * 1'000'000);
     }
     clock.SleepNanos(kNodePollNanos);
   }
@@ -264,7 +264,6 @@ Result<Slice> Allocate(http::Client& client, const Request& request, pid_t progr
 }
 
 // --- the program
-// ------------------------------------------------------------------------------------------------
 
 struct Program {
   pid_t pid = 0;

@@ -46,7 +46,8 @@ class FakeNode {
       response.status = 201;
       response.body =
           R"({"id":"run-1","contained":)" + std::string(contained ? "true" : "false") +
-          R"(,"socket":"/the/guest.sock","library":"libm.so.6","shares":[{"card":"GPU-a"}],"new_field":1})";
+          R"(,"socket":"/the/guest.sock","library":"libm.so.6","shares":[{"card":"GPU-a"}],)"
+          R"("new_field":1})";
       return response;
     });
     router.Handle("GET", "/v1/cards", [this](const http::Request&) {

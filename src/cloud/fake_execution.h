@@ -159,6 +159,9 @@ class FakeExecution final : public Execution {
     const std::lock_guard lock(mutex_);
     TRY_STATUS(Before());
     if (!jobs_.contains(instance_id)) return Error(Code::kNotFound, "the plane does not know it");
+    if (jobs_[instance_id].phase == Phase::kQueued) {
+      return Error(Code::kFailedPrecondition, "it is not on a node yet");
+    }
     const std::string log = "log of " + instance_id + "\n";
     return offset < log.size() ? log.substr(offset) : std::string();
   }

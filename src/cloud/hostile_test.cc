@@ -192,9 +192,7 @@ class Town {
   int made_ = 0;
 };
 
-TEST(Hostile, NobodyReadsOrWritesWhatIsNotHis) {
-  Town(1).Run();
-}
+TEST(Hostile, NobodyReadsOrWritesWhatIsNotHis) { Town(1).Run(); }
 
 }  // namespace
 }  // namespace tessera::cloud

@@ -290,7 +290,10 @@ Result<std::string> Service::Log(const std::string& tenant_id, const std::string
   }
   auto log = execution_.Log(id, offset);
   // Nothing has been started yet, so nothing has been written.
-  if (!log && log.error().code() == Code::kNotFound) return std::string();
+  if (!log && !instance.run_started_micros &&
+      (log.error().code() == Code::kNotFound || log.error().code() == Code::kFailedPrecondition)) {
+    return std::string();
+  }
   return log;
 }
 

@@ -328,8 +328,8 @@ Status Service::ConvergeOne(const std::string& id, const ExecutionStatus* status
     if (status == nullptr || status->generation > instance.generation) return {};
     if (status->phase != Phase::kEnded) {
       // It was given up as lost and is back: it has no right to its cards any more.
-      TRY(const auto stopped, execution_.Stop(id, status->generation));
-      (void)stopped;
+      const auto stopped = execution_.Stop(id, status->generation);
+      if (!stopped && stopped.error().code() != Code::kNotFound) return stopped.error();
     }
     if (instance.state == State::kReleased) return execution_.Forget(id);
     return {};

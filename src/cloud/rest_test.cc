@@ -8,6 +8,7 @@
 #include "cloud/reconciler.h"
 #include "cloud/rest_harness.h"
 #include "cloud/seed_skus.h"
+#include "http/client.h"
 
 namespace tessera::cloud {
 namespace {
@@ -402,6 +403,25 @@ TEST(Rest, OneKeyFromManyThreadsRentsOnce) {
   EXPECT_EQ(page.instances.size(), static_cast<std::size_t>(kRounds));
   EXPECT_EQ(cloud.execution.Truth().size(), static_cast<std::size_t>(kRounds));
   EXPECT_EQ(CheckBooks(*cloud.database), "");
+}
+
+TEST(Rest, OverARealSocketAPoorPurseIsStillNamed) {
+  Harness cloud;
+  cloud.AddSku();
+  const auto poor = cloud.AddTenant("poor", "3.00");
+  auto server = http::Server::Start({.workers = 2}, cloud.router);
+  ASSERT_TRUE(server) << server.error().ToString();
+  http::Client client({.base_url = "http://127.0.0.1:" + std::to_string((*server)->port())});
+  const std::map<std::string, std::string> headers = {{"authorization", "Bearer " + poor.key},
+                                                      {"idempotency-key", "one"}};
+  const auto refused = client.CallOk("POST", "/v1/instances", kOrder, headers);
+  ASSERT_FALSE(refused);
+  EXPECT_EQ(refused.error().code(), Code::kFailedPrecondition);
+  EXPECT_EQ(refused.error().field(), kPurseField);
+  EXPECT_NE(refused.error().message().find("1.00 short"), std::string::npos);
+  const auto me = client.CallOk("GET", "/v1/me", "", headers);
+  ASSERT_TRUE(me);
+  EXPECT_NE(me->find("\"available\":\"3.00\""), std::string::npos) << *me;
 }
 
 TEST(SeedSkus, ThirdsHalvesAndWholesOfEachModel) {

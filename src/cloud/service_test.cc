@@ -145,6 +145,7 @@ TEST_F(ServiceTest, AQueuedInstanceCostsNothingAndRunsWhenItsTurnComes) {
   EXPECT_EQ(execution_.Known(), 1u) << "what is released is forgotten by the plane";
   const Instance third = Create("three");
   EXPECT_EQ(third.state, State::kQueued);
+  EXPECT_EQ(*service_->Log(tenant_, third.id, 0), "") << "what has not begun has written nothing";
   EXPECT_EQ(service_->StopInstance(tenant_, third.id)->state, State::kStopped);
   EXPECT_EQ(service_->Bill(tenant_)->lines.size(), 2u) << "what never ran is no line";
 }
@@ -325,15 +326,18 @@ TEST_F(ServiceTest, FactsOfThePastCannotBeChanged) {
 
 TEST_F(ServiceTest, ADroppedLedgerLineIsSeenByTheSqlWitness) {
   Create("train");
-  auto transaction = *database_->Begin();
-  ASSERT_TRUE(transaction->Execute("DROP TRIGGER entries_no_delete", {}));
-  ASSERT_EQ(*transaction->Execute(
-                "DELETE FROM entries WHERE rowid = (SELECT max(rowid) FROM entries)", {}),
-            1);
-  ASSERT_TRUE(transaction->Commit());
+  {
+    auto transaction = *database_->Begin();
+    ASSERT_TRUE(transaction->Execute("DROP TRIGGER entries_no_delete", {}));
+    ASSERT_EQ(*transaction->Execute(
+                  "DELETE FROM entries WHERE rowid = (SELECT max(rowid) FROM entries)", {}),
+              1);
+    ASSERT_TRUE(transaction->Commit());
+  }
   EXPECT_NE(CheckBooks(*database_), "");
   EXPECT_NE(service_->Ledger()->sum, Money{0});
-  // The fixture checks the books at the end, so they are mended by a new database.
+  // The fixture checks the books at the end, so they are replaced by new ones.
+  service_.reset();
   database_ = *store::Database::OpenSqlite(":memory:");
   Restart();
 }

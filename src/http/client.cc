@@ -75,6 +75,8 @@ Code CodeOfStatus(int status) {
       return Code::kInvalidArgument;
     case 401:
       return Code::kUnauthenticated;
+    case 402:
+      return Code::kFailedPrecondition;
     case 403:
       return Code::kPermissionDenied;
     case 404:
@@ -104,7 +106,10 @@ Error ErrorFrom(const ClientResponse& response) {
   if (body) {
     const auto detail = body->OptionalString("detail", "", 64 << 10);
     const auto code_name = body->OptionalString("code");
-    const Code code = CodeFromLowerName(code_name ? *code_name : "").value_or(Code::kOk);
+    // A code of the service's own ("insufficient_funds") is told by its status; its detail is kept.
+    const bool coded = code_name && !code_name->empty();
+    const Code code = CodeFromLowerName(coded ? *code_name : "")
+                          .value_or(coded ? CodeOfStatus(response.status) : Code::kOk);
     if (detail && !detail->empty() && code != Code::kOk) {
       Error error(code, *detail);
       auto errors = body->OptionalArray("errors", 1000);

@@ -405,16 +405,17 @@ TEST(Http, ClientTimesOutAndServerFinishesTheHandlerBeforeStopping) {
     finished = true;
     return Text("done");
   });
+  router.Handle("GET", "/first", [&](const Request&) {
+    std::unique_lock lock(mutex);
+    changed.wait(lock, [&] { return release; });
+    return Text("too late");
+  });
   auto pair = std::make_unique<Pair>(Options{}, std::move(router));
   auto options = pair->ClientOptions();
   options.timeout_millis = 50;
-  const auto timed_out = Client(options).Call("GET", "/slow");
+  const auto timed_out = Client(options).Call("GET", "/first");
   ASSERT_FALSE(timed_out);
   EXPECT_EQ(timed_out.error().code(), Code::kDeadlineExceeded);
-  {
-    const std::lock_guard lock(mutex);
-    entered = false;
-  }
   // A second request is in its handler when the server stops: it still gets its answer.
   Result<std::string> answer = Error(Code::kUnknown, "");
   std::thread caller([&, waiting = pair->ClientOptions()]() mutable {

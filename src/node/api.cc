@@ -85,6 +85,8 @@ void WriteSlice(http::JsonWriter& json, const SliceView& view, const Node& node,
     if (i < view.audit.size()) {
       json.Field("recomputed_bytes", view.audit[i].recomputed)
           .Field("settled", view.audit[i].settled);
+      json.Key("driver_bytes");
+      view.audit[i].driver ? json.Value(*view.audit[i].driver) : json.Null();
     }
     json.EndObject();
   }

@@ -163,8 +163,16 @@ std::uint64_t Node::ContextOf(vendors::Vendor& vendor, const device::Card& card,
 void Node::RefreshTelemetry() {
   std::map<std::string, vendors::CardTelemetry> fresh;
   std::map<std::string, vendors::CardHealth> health;
+  std::map<std::string, std::map<pid_t, std::optional<std::uint64_t>>> sampled;
   for (const auto& [uuid, vendor] : vendor_of_) {
     if (auto telemetry = vendor->Telemetry(uuid)) fresh[uuid] = *telemetry;
+    if (const auto processes = vendor->Processes(uuid)) {
+      auto& held = sampled[uuid];
+      for (const auto& process : *processes) {
+        auto& bytes = held.emplace(process.host_pid, 0).first->second;
+        bytes = bytes && process.bytes ? std::optional(*bytes + *process.bytes) : std::nullopt;
+      }
+    }
   }
   for (vendors::Vendor* const vendor : options_.vendors) {
     if (auto all = vendor->Health()) {
@@ -173,6 +181,7 @@ void Node::RefreshTelemetry() {
   }
   const std::lock_guard lock(mutex_);
   telemetry_ = std::move(fresh);
+  sampled_ = std::move(sampled);
   for (device::Card& card : cards_) {
     const auto at = health.find(card.uuid);
     // A card whose context is unknown stays out, however well it is.
@@ -184,6 +193,45 @@ void Node::RefreshTelemetry() {
     card.healthy = at->second.healthy;
     card.health_reason = at->second.reason;
   }
+}
+
+std::optional<std::uint64_t> Node::SampledBytes(const std::string& uuid, pid_t pid) const {
+  const std::lock_guard lock(mutex_);
+  const auto card = sampled_.find(uuid);
+  if (card == sampled_.end()) return std::nullopt;
+  const auto process = card->second.find(pid);
+  return process == card->second.end() ? 0 : process->second;
+}
+
+// The ledger page is the tenant's to scribble on; the driver's figure is not. What goes past it is
+// said aloud.
+void Node::AuditSlices() {
+  for (const SliceView& slice : Slices()) {
+    bool over = false;
+    for (const broker::CardAudit& card : slice.audit) {
+      if (!card.driver || !card.settled) continue;
+      const std::uint64_t slack = std::max(kOverrunBytes, card.recomputed / 100 * kOverrunPercent);
+      if (*card.driver <= card.recomputed + slack) continue;
+      over = true;
+      bool again = false;
+      {
+        const std::lock_guard lock(mutex_);
+        again = overruns_[slice.id].last;
+        if (again) ++overruns_[slice.id].count;
+      }
+      if (again) {
+        Log(LogLevel::kWarn, "slice.overrun",
+            {{"slice", slice.id},
+             {"card", card.uuid},
+             {"driver_bytes", *card.driver},
+             {"ledger_bytes", card.recomputed}});
+      }
+    }
+    const std::lock_guard lock(mutex_);
+    if (over || overruns_.contains(slice.id)) overruns_[slice.id].last = over;
+  }
+  const std::lock_guard lock(mutex_);
+  std::erase_if(overruns_, [this](const auto& item) { return !entries_.contains(item.first); });
 }
 
 std::optional<std::uint64_t> Node::DriverBytes(const std::string& uuid, pid_t pid) {
@@ -425,7 +473,13 @@ SliceView Node::ViewSlice(const Record& record) {
   view.owner = record.owner;
   view.shares = record.shares;
   view.contained = !record.cgroup.empty();
-  if (auto audit = broker_->Audit(record.id)) view.audit = *std::move(audit);
+  const auto truth = [this](const std::string& uuid, pid_t pid) { return SampledBytes(uuid, pid); };
+  if (auto audit = broker_->Audit(record.id, truth)) view.audit = *std::move(audit);
+  {
+    const std::lock_guard lock(mutex_);
+    if (const auto at = overruns_.find(record.id); at != overruns_.end())
+      view.overruns = at->second.count;
+  }
   if (auto usage = broker_->Usage(record.id)) view.usage = *std::move(usage);
   if (auto processes = broker_->Processes(record.id)) view.processes = *std::move(processes);
   return view;

@@ -66,11 +66,16 @@ struct SliceView {
   std::uint64_t generation = 0;
   Owner owner = Owner::kSlice;
   std::vector<device::Share> shares;
-  bool contained = false;  // members are held by a cgroup
-  std::vector<broker::CardAudit> audit;
+  bool contained = false;                // members are held by a cgroup
+  std::vector<broker::CardAudit> audit;  // with the driver's word as of the last sample
+  std::uint64_t overruns = 0;
   std::vector<broker::CardUsage> usage;
   std::vector<broker::AttachedProcess> processes;
 };
+
+// A slice holds more on a card than its ledger knows by more than this, in two samples: an overrun.
+inline constexpr std::uint64_t kOverrunBytes = 64 * kMiB;
+inline constexpr std::uint64_t kOverrunPercent = 1;
 
 struct InstanceView {
   std::string id;
@@ -186,6 +191,8 @@ class Node {
   SliceView ViewSlice(const Record& record);
   InstanceView ViewInstance(const Record& record);
   std::optional<std::uint64_t> DriverBytes(const std::string& uuid, pid_t pid);
+  std::optional<std::uint64_t> SampledBytes(const std::string& uuid, pid_t pid) const;
+  void AuditSlices();
 
   Options options_;
   os::Files& files_;
@@ -200,6 +207,14 @@ class Node {
   std::map<std::string, Entry> entries_;
   std::vector<device::Card> cards_;
   std::map<std::string, vendors::CardTelemetry> telemetry_;
+  // The last sample of who holds what by the driver: card -> pid -> bytes; a card it cannot tell
+  // about is absent.
+  std::map<std::string, std::map<pid_t, std::optional<std::uint64_t>>> sampled_;
+  struct Overrun {
+    bool last = false;  // over in the sample before
+    std::uint64_t count = 0;
+  };
+  std::map<std::string, Overrun> overruns_;  // by slice
   std::uint64_t next_run_ = 0;
 
   std::thread thread_;

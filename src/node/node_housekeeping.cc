@@ -153,6 +153,7 @@ void Node::Loop() {
     const std::int64_t now = clock_.MonotonicNanos();
     if (now >= telemetry_at) {
       RefreshTelemetry();
+      AuditSlices();
       telemetry_at = now + kTelemetryNanos;
     }
     Tick();

@@ -1,6 +1,7 @@
 // What a node tells Prometheus. The names are a contract; a golden test holds them.
 #include <map>
 #include <memory>
+#include <set>
 
 #include "node/api.h"
 
@@ -18,7 +19,9 @@ void ExportMetrics(Node& node, metrics::Registry& registry) {
     metrics::Gauges& slice_used;
     metrics::Gauges& slice_peak;
     metrics::Gauges& slice_processes;
+    metrics::Gauges& slice_driver;
     metrics::Counters& slice_refusals;
+    metrics::Counters& slice_overruns;
     metrics::Gauges& instances;
     metrics::Counters& attaches;
     metrics::Counters& strangers;
@@ -27,6 +30,7 @@ void ExportMetrics(Node& node, metrics::Registry& registry) {
     metrics::Counters& damaged;
     // Counters that live elsewhere are followed by their differences.
     std::map<metrics::LabelValues, std::uint64_t> refusals_seen;
+    std::map<std::string, std::uint64_t> overruns_seen;
     broker::BrokerCounters seen;
   };
   const metrics::LabelValues card_labels = {"card", "model"};
@@ -52,8 +56,13 @@ void ExportMetrics(Node& node, metrics::Registry& registry) {
                          "Highest memory the slice has held on the card.", slice_labels),
       registry.AddGauges("tessera_slice_processes", "Live processes attached to the slice.",
                          {"slice"}),
+      registry.AddGauges("tessera_slice_driver_bytes",
+                         "Memory the slice's processes hold by the driver's word.", slice_labels),
       registry.AddCounters("tessera_slice_refusals_total",
                            "Asks for memory that did not fit the slice.", slice_labels),
+      registry.AddCounters("tessera_slice_overruns_total",
+                           "Samples in which the driver's word was well above the slice's ledger.",
+                           {"slice"}),
       registry.AddGauges("tessera_node_instances", "Instances by state.", {"state"}),
       registry.AddCounters("tessera_node_attaches_total", "Processes that were told their slice."),
       registry.AddCounters("tessera_node_strangers_total",
@@ -64,6 +73,7 @@ void ExportMetrics(Node& node, metrics::Registry& registry) {
                            "Guest connections refused by a bound."),
       registry.AddCounters("tessera_node_damaged_slices_total",
                            "Slices closed because their usage page was resized."),
+      {},
       {},
       {}});
   registry.AddCollector([&node, families] {
@@ -85,11 +95,20 @@ void ExportMetrics(Node& node, metrics::Registry& registry) {
       f.card_healthy.Set(labels, view.card.healthy ? 1 : 0);
     }
     std::map<metrics::LabelValues, std::uint64_t> refusals;
+    std::set<std::string> slices;
     for (const SliceView& view : node.Slices()) {
       f.slice_processes.Set({view.id}, number(view.processes.size()));
       for (const device::Share& share : view.shares) {
         f.slice_limit.Set({view.id, share.card_uuid}, number(share.memory_bytes));
       }
+      for (const broker::CardAudit& audit : view.audit) {
+        if (audit.driver) f.slice_driver.Set({view.id, audit.uuid}, number(*audit.driver));
+      }
+      std::uint64_t& overruns_before = f.overruns_seen[view.id];
+      f.slice_overruns.Add(
+          {view.id}, view.overruns > overruns_before ? number(view.overruns - overruns_before) : 0);
+      overruns_before = view.overruns;
+      slices.insert(view.id);
       for (const broker::CardUsage& usage : view.usage) {
         const metrics::LabelValues labels = {view.id, usage.uuid};
         f.slice_used.Set(labels, number(usage.used));
@@ -106,6 +125,11 @@ void ExportMetrics(Node& node, metrics::Registry& registry) {
       if (!refusals.contains(labels)) f.slice_refusals.Remove(labels);
     }
     f.refusals_seen = std::move(refusals);
+    std::erase_if(f.overruns_seen, [&](const auto& item) {
+      if (slices.contains(item.first)) return false;
+      f.slice_overruns.Remove({item.first});
+      return true;
+    });
     std::uint64_t running = 0;
     std::uint64_t exited = 0;
     for (const InstanceView& view : node.Instances())

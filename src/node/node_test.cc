@@ -8,6 +8,7 @@
 
 #include <gtest/gtest.h>
 
+#include "broker/test_guest.h"
 #include "node/test_node.h"
 
 namespace tessera::node {
@@ -258,78 +259,22 @@ TEST(NodeTest, ADamagedRecordStopsTheStartAndIsNamed) {
   EXPECT_NE(started.error().message().find(path), std::string::npos);
 }
 
-// The n-th write of a whole life fails, for every n. Whatever was answered holds after a restart,
-// nothing is booked twice, and the same calls once more lead to the same end.
-TEST(NodeTest, FaultLoop) {
-  int steps = 0;
-  for (int fail_at = 0;; ++fail_at) {
-    SCOPED_TRACE("fail_at " + std::to_string(fail_at));
-    TestNode t;
-    os::FaultyFiles faulty(os::PosixFiles(), fail_at);
-    std::map<std::string, std::uint64_t> promised;  // id -> bytes on card 0, as answered
-    const auto life = [&](bool again) {
-      if (!t.node) return;
-      const auto keep = [&](const std::string& id, std::uint64_t bytes, const auto& answer) {
-        if (answer) promised[id] = bytes;
-        if (again) {
-          EXPECT_TRUE(answer) << id << ": " << answer.error().ToString();
-        }
-      };
-      keep("s", 2 * kGiB, t.node->PutSlice("s", 1, {t.Share(0, 2 * kGiB)}));
-      keep("s", 3 * kGiB, t.node->PutSlice("s", 2, {t.Share(0, 3 * kGiB)}));
-      keep("i", 2 * kGiB, t.node->PutInstance("i", 1, {t.Share(0, 2 * kGiB)}, Sleep()));
-      keep("j", 4 * kGiB, t.node->PutInstance("j", 1, {t.Share(0, 4 * kGiB)}, Sleep()));
-      if (t.node->StopInstance("j", 1)) {
-        promised.erase("j");
-      } else {
-        EXPECT_FALSE(again && t.node->GetInstance("j"));
-      }
-      if (t.node->DeleteInstance("j")) promised.erase("j");
-      t.node->Tick();
-    };
-    const auto check = [&](const char* when) {
-      SCOPED_TRACE(when);
-      std::uint64_t sum = 0;
-      for (const SliceView& slice : t.node->Slices()) sum += slice.shares[0].memory_bytes;
-      EXPECT_GE(t.Reserved(0), sum);
-      EXPECT_LE(t.Reserved(0), 10 * kGiB);
-      for (const auto& [id, bytes] : promised) {
-        const auto slice = t.node->GetSlice(id);
-        ASSERT_TRUE(slice) << id << " was promised and is lost";
-        EXPECT_GE(slice->shares[0].memory_bytes, bytes) << id;
-        EXPECT_TRUE(std::filesystem::exists(t.folder + "/run/slices/" + id + "/control"));
-      }
-    };
-    const bool up = static_cast<bool>(t.Restart(&faulty));
-    life(false);
-    if (up) check("after the fault");
-    steps = faulty.calls();
-    ASSERT_TRUE(t.Restart());
-    check("after the restart");
-    for (const std::string id : {"i", "j"}) {
-      const auto instance = t.node->GetInstance(id);
-      // Whatever runs is known, and whatever is known to run runs.
-      const auto report = t.runner.Inspect(id);
-      const bool runs = report && report->state == runtime::State::kRunning;
-      EXPECT_EQ(runs, instance && instance->phase == Phase::kRunning) << id;
-    }
-    if (t.node->GetInstance("j")) {
-      if (t.node->GetInstance("j")->phase == Phase::kRunning)
-        ASSERT_TRUE(t.node->StopInstance("j", 1));
-      ASSERT_TRUE(t.node->DeleteInstance("j"));
-    }
-    if (const auto s = t.node->GetSlice("s"); s && s->generation == 2) {
-      ASSERT_TRUE(t.node->DeleteSlice("s"));
-    }
-    life(true);
-    EXPECT_EQ(t.Reserved(0), 5 * kGiB);
-    EXPECT_EQ(t.node->Slices().size(), 2u);
-    EXPECT_EQ(t.runner.running(), 1u);
-    ASSERT_TRUE(t.Restart());
-    EXPECT_EQ(t.Reserved(0), 5 * kGiB);
-    if (fail_at >= steps) break;
-  }
-  EXPECT_GT(steps, 25);
+// A program that reaches the driver past the library shows up in the driver's own figures.
+TEST(NodeTest, WhatTheDriverSaysBeyondTheLedgerIsCounted) {
+  TestNode t;
+  ASSERT_TRUE(t.Restart(nullptr, /*background=*/true));
+  ASSERT_TRUE(t.node->PutSlice("s", 1, {t.Share(0, 4 * kGiB)}));
+  ASSERT_TRUE(t.node->AddMember("s", getpid()));
+  broker::TestGuest guest;
+  ASSERT_EQ(guest.Attach(t.node->guest_socket()), wire::kStatusOk);
+  ASSERT_TRUE(guest.Reserve(0, kGiB));
+  t.vendor->SetProcesses(t.uuids[0], {{getpid(), kGiB}, {1, 5 * kGiB}});
+  EXPECT_TRUE(Eventually([&] { return t.node->GetSlice("s")->audit[0].driver == kGiB; }));
+  EXPECT_EQ(t.node->GetSlice("s")->overruns, 0u);
+  t.vendor->SetProcesses(t.uuids[0], {{getpid(), 2 * kGiB}});
+  EXPECT_TRUE(Eventually([&] { return t.node->GetSlice("s")->overruns > 0; }));
+  EXPECT_EQ(t.node->GetSlice("s")->audit[0].recomputed, kGiB);
+  guest.Release(0, kGiB);
 }
 
 }  // namespace

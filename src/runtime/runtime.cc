@@ -31,8 +31,8 @@ namespace {
 constexpr char kGonePrefix[] = ".gone-";    // a folder on its way out
 constexpr int kGraceMillisMax = 600'000;    // Stop
 constexpr int kWaitMillisMax = 86'400'000;  // Wait
-constexpr int kFolderLockWaitMillis = 1'000;
-constexpr int kUnlockWaitMillis = 5'000;    // between the exit record and the supervisor's own end
+constexpr int kFolderLockWaitMillis = 3'000;
+constexpr int kUnlockWaitMillis = 5'000;  // between the exit record and the supervisor's own end
 constexpr std::int64_t kPauseNanos = 3'000'000;
 constexpr int kSpawnFdMin =
     16;  // descriptors handed to tessera-init are moved above its fixed numbers first
@@ -184,7 +184,8 @@ Status ClaimCgroup(const std::string& leaf) {
   rmdir(leaf.c_str());
   if (mkdir(leaf.c_str(), 0755) == 0) return {};
   if (errno != EEXIST) return os::ErrnoError("mkdir", leaf, errno);
-  return Error(Code::kAlreadyExists, "the cgroup " + leaf + " is in use; give runtimes a cgroup_parent each");
+  return Error(Code::kAlreadyExists,
+               "the cgroup " + leaf + " is in use; give runtimes a cgroup_parent each");
 }
 
 }  // namespace
@@ -216,7 +217,8 @@ Result<std::unique_ptr<Runtime>> Runtime::Create(Options options) {
   const std::string lock_path = options.folder + "/.lock";
   runtime->folder_lock_ = os::Fd(open(lock_path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0600));
   if (!runtime->folder_lock_) return os::ErrnoError("open", lock_path, errno);
-  // A daemon that was killed while starting a supervisor may leave a copy of its descriptor for a moment.
+  // A daemon that was killed while starting a supervisor may leave a copy of its descriptor for a
+  // moment.
   if (!Eventually(kFolderLockWaitMillis,
                   [&] { return flock(runtime->folder_lock_.get(), LOCK_EX | LOCK_NB) == 0; })) {
     return Error(Code::kFailedPrecondition, options.folder + " is in use by another runtime");
@@ -285,7 +287,8 @@ Status Runtime::Settle(const std::string& id, int folder) {
   }
   if (!planned && machine_) {
     // Empty leaves only: without a plan nobody says that what runs in them is ours.
-    for (const std::string& leaf : machine_->cgroups.LeafOf(id, true, true).folders) rmdir(leaf.c_str());
+    for (const std::string& leaf : machine_->cgroups.LeafOf(id, true, true).folders)
+      rmdir(leaf.c_str());
   }
   Record started;
   if (!planned || !ReadRecordAt(folder, kStartedFile, &started)) {
@@ -386,8 +389,8 @@ Status Runtime::Prepare(const Spec& spec, uid_t uid, int folder, int lock) {
     if (WriteFileAt(folder, kPlanFile, MakePlan(options_, spec, context).Encode())) return {};
     return os::ErrnoError("write", kPlanFile, errno);
   };
-  // The leaf is taken before the plan names it: what a plan names is killed without asking when its supervisor is gone,
-  // so it must be this instance's alone.
+  // The leaf is taken before the plan names it: what a plan names is killed without asking when its
+  // supervisor is gone, so it must be this instance's alone.
   if (contained_) TRY_STATUS(ClaimCgroup(context.leaf.unified));
   TRY_STATUS(write_plan());
   TRY_STATUS(DirAt(folder, "home", 0700, uid));

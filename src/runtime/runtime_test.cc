@@ -5,8 +5,8 @@
 #include <dirent.h>
 #include <dlfcn.h>
 #include <fcntl.h>
-#include <grp.h>
 #include <gmock/gmock.h>
+#include <grp.h>
 #include <gtest/gtest.h>
 #include <poll.h>
 #include <sys/mount.h>
@@ -134,7 +134,7 @@ class RuntimeTest : public ::testing::Test {
         const Status removed = runtime_->Remove(report.id);
         EXPECT_TRUE(removed) << removed.error().ToString();
       }
-      EXPECT_THAT(ReadAll("/proc/self/mountinfo"), Not(HasSubstr(base_)));
+      EXPECT_THAT(ReadAll("/proc/self/mountinfo"), Not(HasSubstr(options_.folder)));
     }
     runtime_.reset();
     // Supervisors leave their folder only after the exit record.
@@ -142,7 +142,8 @@ class RuntimeTest : public ::testing::Test {
       return ProcessesOf(options_.uid_first, options_.uid_first + options_.uid_count, base_)
           .empty();
     }));
-    for (const std::string& folder : CgroupFolders(options_.cgroup_parent, options_.cgroup_parent)) {
+    for (const std::string& folder :
+         CgroupFolders(options_.cgroup_parent, options_.cgroup_parent)) {
       EXPECT_TRUE(Eventually([&] {
         rmdir((folder + "/.supervisors").c_str());
         return rmdir(folder.c_str()) == 0;
@@ -210,7 +211,7 @@ class ContainedTest : public RuntimeTest {
     // A machine that cannot contain has nothing to check here, and CI is root: say so loudly.
     ASSERT_EQ(geteuid(), 0u) << "these tests check containment and must run as root";
     RuntimeTest::SetUp();
-    Make();
+    ASSERT_NO_FATAL_FAILURE(Make());
     ASSERT_TRUE(runtime_->contained()) << runtime_->why_not_contained();
   }
 };
@@ -220,7 +221,7 @@ class PlainTest : public RuntimeTest {
   void SetUp() override {
     RuntimeTest::SetUp();
     options_.contain = false;
-    Make();
+    ASSERT_NO_FATAL_FAILURE(Make());
   }
 };
 
@@ -277,6 +278,19 @@ TEST_F(ContainedTest, NothingOfTheMachineCanBeChanged) {
   EXPECT_EQ(tried, std::string(kInsideLibrary) + "\n");
   EXPECT_TRUE(os::PosixFiles().Exists(options_.guest_folder + "/guest.sock"));
   EXPECT_FALSE(os::PosixFiles().Exists(options_.guest_folder + "/x"));
+}
+
+TEST_F(ContainedTest, NoNamespaceOfItsOwnUncoversThePreload) {
+  Started(Shell("ns", "sleep 1000"));
+  const auto tried = Exec(
+      "ns",
+      "unshare -U true; unshare -Ur -m sh -c 'mount --bind /dev/null /etc/ld.so.preload; echo in'; "
+      "grep -c Seccomp:.2 /proc/self/status /proc/1/status");
+  EXPECT_THAT(tried.output, HasSubstr("Operation not permitted"));
+  EXPECT_THAT(tried.output, Not(HasSubstr("in\n")));
+  EXPECT_THAT(tried.output, HasSubstr("/proc/self/status:1\n/proc/1/status:1\n"));
+  // Threads and processes are made as ever.
+  EXPECT_EQ(Exec("ns", Helper() + " threads 20").output, "20\n");
 }
 
 TEST_F(ContainedTest, TheGuestLibraryIsInEveryProgramAndItsSocketAnswers) {
@@ -378,7 +392,8 @@ void CheckExec(Runtime* runtime, const std::string& id) {
   EXPECT_EQ(late.exit_code, 124);
   EXPECT_EQ(late.output, "begun\n");
   EXPECT_TRUE(Eventually([&] {
-    return sh("cat /proc/[0-9]*/cmdline | tr '\\0' ' '; true").output.find(nap + " ") == std::string::npos;
+    return sh("cat /proc/[0-9]*/cmdline | tr '\\0' ' '; true").output.find(nap + " ") ==
+           std::string::npos;
   }));
   for (const auto& [argv, field] : std::vector<std::pair<std::vector<std::string>, std::string>>{
            {{}, "argv"},
@@ -508,7 +523,7 @@ TEST_F(ContainedTest, BadInputIsRefusedByFieldAndStartsNothing) {
   EXPECT_THAT(os::PosixFiles().List(options_.folder).value_or({}), ::testing::ElementsAre(".lock"));
   EXPECT_THAT(CgroupFolders(options_.cgroup_parent, "bad"), ::testing::IsEmpty());
   EXPECT_TRUE(runtime_->List()->empty());
-  EXPECT_TRUE(SupervisorsBelow(base_).empty());
+  EXPECT_TRUE(SupervisorsBelow(options_.folder).empty());
   // The last word on the id is that it is free.
   EXPECT_EQ(Run(Shell("bad", "exit 0")).exit_code, 0);
 }
@@ -607,7 +622,7 @@ TEST_F(ContainedTest, ARootfsIsEnteredAndNeverChanged) {
 TEST_F(ContainedTest, TheLogIsBoundedAndItsOffsetsHold) {
   runtime_.reset();
   options_.log_bytes_max = 64 * 1024;
-  Make();
+  ASSERT_NO_FATAL_FAILURE(Make());
   EXPECT_EQ(Run(Shell("log", "exec " + Helper() + " lines 10000")).exit_code, 0);
   const std::uint64_t written = 10000 * 64;
   auto chunk = runtime_->ReadLog("log", 0, kLogChunkBytesMax);
@@ -674,7 +689,7 @@ TEST_F(PlainTest, StopKillsATreeThatForksAway) {
 TEST_F(ContainedTest, TasksAreBounded) {
   runtime_.reset();
   options_.tasks_max = 32;
-  Make();
+  ASSERT_NO_FATAL_FAILURE(Make());
   const Report report = Started(
       Shell("tasks", "i=0; while [ $i -lt 100 ]; do sleep 1000 & i=$((i+1)); done; sleep 1000"));
   ASSERT_TRUE(Eventually([&] {
@@ -788,12 +803,19 @@ class LifeTest : public RuntimeTest, public ::testing::WithParamInterface<bool> 
   void SetUp() override {
     RuntimeTest::SetUp();
     options_.contain = GetParam();
+    // In memory: these start hundreds of instances, and every record of one is synced to the disk.
+    options_.folder = "/dev/shm" + base_.substr(base_.rfind('/')) + "/instances";
+  }
+  void TearDown() override {
+    RuntimeTest::TearDown();
+    std::error_code failed;
+    std::filesystem::remove_all(std::filesystem::path(options_.folder).parent_path(), failed);
   }
   bool NothingRuns() {
     return Eventually([&] {
       return ProcessesOf(options_.uid_first, options_.uid_first + options_.uid_count, base_)
                  .empty() &&
-             SupervisorsBelow(base_).empty();
+             SupervisorsBelow(options_.folder).empty();
     });
   }
 };
@@ -810,7 +832,7 @@ TEST_P(LifeTest, InstancesOutliveTheirDaemon) {
               return 3;
             }),
             128 + SIGKILL);
-  Make();
+  ASSERT_NO_FATAL_FAILURE(Make());
   const auto runs = runtime_->Inspect("runs");
   ASSERT_TRUE(runs) << runs.error().ToString();
   EXPECT_EQ(runs->state, State::kRunning);
@@ -833,7 +855,7 @@ TEST_P(LifeTest, InstancesOutliveTheirDaemon) {
 }
 
 TEST_P(LifeTest, AKilledSupervisorTakesItsInstanceAlong) {
-  Make();
+  ASSERT_NO_FATAL_FAILURE(Make());
   const Report report = Started(Shell("lost", "setsid sleep 1000 & sleep 1000"));
   kill(report.supervisor.pid, SIGKILL);
   const auto lost = runtime_->Wait("lost", kWaitMillis);
@@ -847,7 +869,7 @@ TEST_P(LifeTest, AKilledSupervisorTakesItsInstanceAlong) {
   runtime_.reset();
   kill(again.supervisor.pid, SIGKILL);
   ASSERT_TRUE(Eventually([&] { return !os::IsAlive(again.supervisor); }));
-  Make();
+  ASSERT_NO_FATAL_FAILURE(Make());
   EXPECT_TRUE(runtime_->Inspect("again")->lost);
   EXPECT_EQ(runtime_->Inspect("lost")->ended_wall_micros, lost->ended_wall_micros);
 }
@@ -869,14 +891,14 @@ TEST_P(LifeTest, KilledAnywhereInStartLeavesNothing) {
     usleep(static_cast<useconds_t>(rng.Below(60'000)));
     const bool supervisor_first = rng.Chance(300);
     if (supervisor_first) {
-      for (const pid_t pid : SupervisorsBelow(base_)) kill(pid, SIGKILL);
+      for (const pid_t pid : SupervisorsBelow(options_.folder)) kill(pid, SIGKILL);
     }
     kill(daemon, SIGKILL);
     waitpid(daemon, nullptr, 0);
     if (!supervisor_first && rng.Chance(300)) {
-      for (const pid_t pid : SupervisorsBelow(base_)) kill(pid, SIGKILL);
+      for (const pid_t pid : SupervisorsBelow(options_.folder)) kill(pid, SIGKILL);
     }
-    Make();
+    ASSERT_NO_FATAL_FAILURE(Make());
     const auto report = runtime_->Inspect(id);
     if (report) {
       running += report->state == State::kRunning;
@@ -895,7 +917,7 @@ TEST_P(LifeTest, KilledAnywhereInStartLeavesNothing) {
 }
 
 TEST_P(LifeTest, AHundredStartsLeaveNothing) {
-  Make();
+  ASSERT_NO_FATAL_FAILURE(Make());
   const std::string mounts = ReadAll("/proc/self/mountinfo");
   for (int i = 0; i < 100; ++i) {
     const std::string id = "h" + std::to_string(i);
@@ -917,7 +939,7 @@ TEST_P(LifeTest, AHundredStartsLeaveNothing) {
 }
 
 TEST_P(LifeTest, ParallelCallersDoNotDisturbEachOther) {
-  Make();
+  ASSERT_NO_FATAL_FAILURE(Make());
   std::vector<std::thread> threads;
   for (int t = 0; t < 4; ++t) {
     threads.emplace_back([&, t] {
@@ -940,7 +962,7 @@ TEST_P(LifeTest, ParallelCallersDoNotDisturbEachOther) {
 
 TEST_P(LifeTest, TheNumberOfInstancesIsBoundedByName) {
   options_.instances_max = 2;
-  Make();
+  ASSERT_NO_FATAL_FAILURE(Make());
   Run(Shell("one", "true"));
   Run(Shell("two", "true"));
   const auto refused = runtime_->Start(Shell("three", "true"));

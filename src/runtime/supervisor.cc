@@ -189,7 +189,6 @@ bool Supervisor::JoinCgroups(pid_t pid) {
 }
 
 // --- the first child
-// --------------------------------------------------------------------------------------------
 
 // Reads one byte; false when the other side is gone.
 bool AwaitByte(int fd) {
@@ -382,7 +381,6 @@ void Supervisor::Answer(const Failure* failure) {
 }
 
 // --- the loop
-// ---------------------------------------------------------------------------------------------------
 
 void Supervisor::PumpLog(int reads_max) {
   char buffer[65536];
@@ -589,7 +587,6 @@ void Supervisor::Loop() {
 }
 
 // --- the end
-// ----------------------------------------------------------------------------------------------------
 
 // Processes without a cgroup of their own: stop all descendants until a pass finds no new one, so
 // that none can fork away, then kill them. Orphans come to this process, it is their subreaper.

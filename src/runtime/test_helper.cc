@@ -4,10 +4,13 @@
 #include <sys/un.h>
 #include <unistd.h>
 
+#include <atomic>
 #include <csignal>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <thread>
+#include <vector>
 
 namespace {
 
@@ -75,6 +78,16 @@ int Show(const char* path) {
   return n >= 0 && write(1, buffer, static_cast<size_t>(n)) == n ? 0 : 1;
 }
 
+// Starts that many threads and counts those that ran.
+int Threads(int count) {
+  std::atomic<int> ran{0};
+  std::vector<std::thread> threads;
+  for (int i = 0; i < count; ++i) threads.emplace_back([&] { ++ran; });
+  for (std::thread& thread : threads) thread.join();
+  std::printf("%d\n", ran.load());
+  return 0;
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
@@ -83,6 +96,7 @@ int main(int argc, char** argv) {
   if (std::strcmp(argv[1], "bomb") == 0) return Bomb(std::atoi(argv[2]));
   if (std::strcmp(argv[1], "lines") == 0) return Lines(std::atoi(argv[2]));
   if (std::strcmp(argv[1], "eat") == 0) return Eat(std::atoi(argv[2]));
+  if (std::strcmp(argv[1], "threads") == 0) return Threads(std::atoi(argv[2]));
   if (std::strcmp(argv[1], "show") == 0) return Show(argv[2]);
   return 2;
 }

@@ -96,6 +96,15 @@ class FakeNode : public Node {
     const std::lock_guard lock(mutex_);
     lists_shares_ = lists;
   }
+  // True: Start answers before the instance runs; LetRun() makes it run.
+  void SetStartsLater(bool later) {
+    const std::lock_guard lock(mutex_);
+    starts_later_ = later;
+  }
+  void LetRun(const std::string& id) {
+    const std::lock_guard lock(mutex_);
+    runs_.at(id).status.state = RunState::kRunning;
+  }
   void SetHealthy(std::size_t card, bool healthy) {
     const std::lock_guard lock(mutex_);
     cards_[card].healthy = healthy;
@@ -222,6 +231,7 @@ class FakeNode : public Node {
         run.status.ram_bytes = workload.ram_bytes;
       }
       world_.Began(placement.request_id, generation);
+      if (starts_later_) run.status.state = RunState::kUnknown;
       return (runs_[placement.request_id] = run).status;
     });
   }
@@ -232,7 +242,7 @@ class FakeNode : public Node {
       if (found == runs_.end() || found->second.status.generation != generation) {
         return Error(Code::kNotFound, "no such instance");
       }
-      if (found->second.status.state == RunState::kRunning) End(found->second, 143);
+      if (found->second.status.state != RunState::kExited) End(found->second, 143);
       found->second.holds = false;
       return found->second.status;
     });
@@ -326,6 +336,7 @@ class FakeNode : public Node {
   bool away_ = false;
   bool frees_on_exit_ = true;
   bool lists_shares_ = true;
+  bool starts_later_ = false;
   bool gate_open_ = true;
   int at_gate_ = 0;
   int starts_ = 0;

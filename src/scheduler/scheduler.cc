@@ -257,6 +257,11 @@ struct Scheduler::Impl {
     lock.lock();
     // busy kept the instance where it was
     EndOperation(instance, *node);
+    if (started && started->state == RunState::kUnknown) {
+      // Another call for the same start is still at work there; a later report says how it went.
+      instance.waiting_for = "starting on its node";
+      return {};
+    }
     if (started) {
       MarkRunning(instance, *started, asked);
       if (started->state == RunState::kExited) {
@@ -554,6 +559,9 @@ struct Scheduler::Impl {
     lock.lock();
     EndOperation(instance, *node);
     if (!stopped && stopped.error().code() != Code::kNotFound) return stopped.error();
+    if (stopped && stopped->state != RunState::kExited) {
+      return Error(Code::kUnavailable, "instance " + id + " is still ending");
+    }
     instance.give_back = false;
     if (instance.state == State::kEnded) return {};
     if (stopped) {

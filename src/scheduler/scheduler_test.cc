@@ -441,6 +441,23 @@ TEST_F(SchedulerTest, AStrayOfAnOlderGenerationIsEnded) {
   EXPECT_EQ(Get("x").phase, Phase::kRunning);
 }
 
+TEST_F(SchedulerTest, AStartThatIsStillUnderWayIsNotRunning) {
+  const auto node = AddNode("n", {MakeCard("a")});
+  scheduler->Tick();
+  node->SetStartsLater(true);
+  EXPECT_EQ(Submit(Ask("x")).phase, Phase::kQueued);
+  scheduler->Tick();
+  EXPECT_EQ(Get("x").phase, Phase::kQueued);
+  EXPECT_EQ(Get("x").waiting_for, "starting on its node");
+  EXPECT_EQ(Get("x").started_wall_micros, 0);
+  node->LetRun("x");
+  scheduler->Tick();
+  EXPECT_EQ(Get("x").phase, Phase::kRunning);
+  EXPECT_EQ(Submit(Ask("y")).phase, Phase::kQueued);
+  EXPECT_EQ(Must(scheduler->Stop("y", 1)).phase, Phase::kEnded);
+  ExpectNoDoubles();
+}
+
 TEST_F(SchedulerTest, LogAndExecGoToTheNode) {
   AddNode("n", {MakeCard("a")});
   scheduler->Tick();

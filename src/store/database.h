@@ -27,7 +27,7 @@ struct Row {
 
 // One open write transaction; rolled back unless Commit succeeds. After a failed statement the
 // transaction only answers kAborted (PostgreSQL does the same), so a half-done change can never be
-// committed. Not thread-safe.
+// committed. Not thread-safe; must not outlive its database.
 class Transaction {
  public:
   virtual ~Transaction() = default;

@@ -11,6 +11,9 @@ namespace {
 
 // Enough for any driver we know by a factor of ten; beyond it the input is not a manifest.
 constexpr size_t kEntriesMax = 10000;
+// A version from here on is 1000 * major + 10 * minor of a release; below, the number of a suffix.
+constexpr int kReleaseMin = 1000;
+constexpr int kSuffixMax = 99;
 
 bool IsName(std::string_view word) {
   if (word.empty() || std::isdigit(static_cast<unsigned char>(word[0]))) return false;
@@ -59,8 +62,9 @@ std::string BareType(std::string_view type) {
 
 const std::set<std::string>& BuiltIns() {
   static const auto* types = new std::set<std::string>{
-      "char",         "unsigned char",      "short", "unsigned short", "int",
-      "unsigned int", "unsigned long long", "float", "size_t",         "void"};
+      "char",   "unsigned char", "short",     "unsigned short",     "int",   "unsigned int",
+      "long",   "unsigned long", "long long", "unsigned long long", "float", "double",
+      "size_t", "void"};
   return *types;
 }
 
@@ -110,8 +114,12 @@ bool ParseParameters(std::string_view text, const std::set<std::string>& types, 
 // The suffix rule of the manifest: which symbol an entry must carry, given the versions of the
 // unflagged forms of its base.
 std::string ExpectedSymbol(const Entry& entry, const std::vector<int>& unflagged) {
-  size_t form = std::count_if(unflagged.begin(), unflagged.end(),
-                              [&](int version) { return version <= entry.version; });
+  // A manifest without release numbers (NVML) numbers its forms by their suffix.
+  size_t form = entry.version < kReleaseMin
+                    ? entry.version
+                    : std::count_if(
+                          unflagged.begin(), unflagged.end(),
+                          [&](int version) { return version <= entry.version; });
   std::string symbol = entry.base;
   if (form > 1) symbol += "_v" + std::to_string(form);
   if (entry.flag != "-") symbol += "_" + entry.flag;
@@ -202,15 +210,18 @@ bool Parse(std::string_view name, std::string_view text, Manifest* manifest, std
     std::string version(TakeWord(&rest));
     entry.flag = TakeWord(&rest);
     entry.treatment = TakeWord(&rest);
-    entry.return_type = TakeWord(&rest);
+    const size_t open = std::min(rest.find('('), rest.size());
+    entry.return_type = Trim(rest.substr(0, open));
+    rest.remove_prefix(open);
     if (!IsName(entry.base) || !IsName(entry.symbol)) {
       return fail(line, "expected \"base symbol version flag treatment return (parameters)\"");
     }
     auto [stop, bad] =
         std::from_chars(version.data(), version.data() + version.size(), entry.version);
-    if (bad != std::errc() || stop != version.data() + version.size() || entry.version < 1000 ||
-        entry.version > 1000000) {
-      return fail(line, "version \"" + version + "\": expected 1000 * major + 10 * minor");
+    if (bad != std::errc() || stop != version.data() + version.size() || entry.version < 1 ||
+        (entry.version > kSuffixMax && entry.version < kReleaseMin) || entry.version > 1000000) {
+      return fail(line, "version \"" + version +
+                            "\": expected 1000 * major + 10 * minor, or a suffix's number");
     }
     if (entry.flag != "-" && entry.flag != "ptds" && entry.flag != "ptsz") {
       return fail(line, "flag \"" + entry.flag + "\": expected -, ptds or ptsz");
@@ -219,7 +230,8 @@ bool Parse(std::string_view name, std::string_view text, Manifest* manifest, std
         Treatments().end()) {
       return fail(line, "unknown treatment \"" + entry.treatment + "\"");
     }
-    if (!types.contains(entry.return_type)) {
+    const std::string returned = BareType(entry.return_type);
+    if (!types.contains(returned) && !BuiltIns().contains(returned)) {
       return fail(line, "unknown type \"" + entry.return_type + "\"");
     }
     std::string why;
@@ -246,7 +258,9 @@ bool Parse(std::string_view name, std::string_view text, Manifest* manifest, std
   if (manifest->entries.empty()) return fail(line, "no entry in this file");
   for (const Entry& entry : manifest->entries) {
     std::string expected = ExpectedSymbol(entry, unflagged[entry.base]);
-    if (entry.symbol != expected) {
+    // NVML spells some first forms with their number.
+    const bool numbered_first = entry.version == 1 && entry.symbol == entry.base + "_v1";
+    if (entry.symbol != expected && !numbered_first) {
       return fail(entry.line,
                   "symbol " + entry.symbol + " breaks the suffix rule: expected " + expected);
     }

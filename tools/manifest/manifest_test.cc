@@ -76,9 +76,9 @@ TEST(Manifest, RefusesWithLineNumber) {
       {"cuA cuA 2000 - wrap CUresult ()\n", "m:2: unknown treatment \"wrap\""},
       {"cuA cuA 2000 ptdz pass CUresult ()\n", "m:2: flag \"ptdz\": expected -, ptds or ptsz"},
       {"cuA cuA 2.0 - pass CUresult ()\n",
-       "m:2: version \"2.0\": expected 1000 * major + 10 * minor"},
-      {"cuA cuA 12 - pass CUresult ()\n",
-       "m:2: version \"12\": expected 1000 * major + 10 * minor"},
+       "m:2: version \"2.0\": expected 1000 * major + 10 * minor, or a suffix's number"},
+      {"cuA cuA 120 - pass CUresult ()\n",
+       "m:2: version \"120\": expected 1000 * major + 10 * minor, or a suffix's number"},
       {good + "cuA cuA_v2 2000 - pass CUresult ()\n",
        "m:3: version 2000 of cuA does not rise above 2000"},
       {good + "cuA cuA_v3 3000 - pass CUresult ()\n",
@@ -98,6 +98,20 @@ TEST(Manifest, RefusesWithLineNumber) {
       {"", "m:1: no entry in this file"},
   };
   for (const Case& one : cases) EXPECT_EQ(ErrorOf(one.lines), one.error);
+}
+
+TEST(Manifest, VersionsMayBeSuffixes) {
+  Manifest manifest;
+  std::string error;
+  const std::string lines =
+      "types nvmlReturn_t\n"
+      "nvmlErrorString nvmlErrorString 1 - pass const char * (nvmlReturn_t result)\n"
+      "nvmlInit nvmlInit_v2 2 - virtualise nvmlReturn_t ()\n";
+  ASSERT_TRUE(Parse("m", lines, &manifest, &error)) << error;
+  EXPECT_EQ(manifest.entries[0].return_type, "const char *");
+  EXPECT_EQ(manifest.Find("nvmlInit", 2, false)->symbol, "nvmlInit_v2");
+  EXPECT_FALSE(Parse("m", "types T\nnvmlX nvmlX_v2 3 - pass T ()\n", &manifest, &error));
+  EXPECT_EQ(error, "m:2: symbol nvmlX_v2 breaks the suffix rule: expected nvmlX_v3");
 }
 
 TEST(CudaManifest, HoldsTheWholeDriver) {
@@ -147,8 +161,8 @@ TEST(CudaManifest, HandsOutTheHighestVersionNotAboveTheAskedOne) {
 TEST(CudaManifest, TreatmentsCoverTheFamilies) {
   for (const Entry& entry : Real().entries) {
     const std::string& base = entry.base;
-    bool batch_or_query = base == "cuLaunchHostFunc";
-    if (base.starts_with("cuLaunch") && !batch_or_query) {
+    bool runs_on_the_host = base == "cuLaunchHostFunc";
+    if (base.starts_with("cuLaunch") && !runs_on_the_host) {
       EXPECT_EQ(entry.treatment, "gate") << entry.symbol;
     }
     if (base.starts_with("cuMemcpy") || base.starts_with("cuMemset")) {

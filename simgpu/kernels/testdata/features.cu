@@ -1,13 +1,20 @@
-// What nvcc is asked to compile for the interpreter's tests; features_nvcc.ptx beside it is the answer of nvcc 13.0
+// What nvcc is asked to compile for the interpreter's tests; features_nvcc.ptx beside it is the
+// answer of nvcc 13.0
 // (-arch=sm_75 -O3 -ptx).
-#include <cstdio>
 #include <cassert>
+#include <cstdio>
 
 __constant__ float coefficients[4] = {1.0f, 0.5f, 0.25f, 0.125f};
 __device__ int counter;
-struct Pair { float x; int y; double z; };
+struct Pair {
+  float x;
+  int y;
+  double z;
+};
 
-__device__ __noinline__ int Fibonacci(int n) { return n < 2 ? n : Fibonacci(n - 1) + Fibonacci(n - 2); }
+__device__ __noinline__ int Fibonacci(int n) {
+  return n < 2 ? n : Fibonacci(n - 1) + Fibonacci(n - 2);
+}
 
 extern "C" __global__ void fibonacci(int* out) { out[threadIdx.x] = Fibonacci(threadIdx.x % 12); }
 
@@ -22,17 +29,24 @@ extern "C" __global__ void polynomial(const float* x, float* y, int n) {
 
 extern "C" __global__ void functions(const float* x, float* y, int n) {
   int i = blockIdx.x * blockDim.x + threadIdx.x;
-  if (i < n) y[i] = sinf(x[i]) + expf(x[i] * 0.1f) + logf(x[i] + 2.0f) + sqrtf(x[i]) + powf(x[i], 1.5f) + fmodf(x[i], 0.7f);
+  if (i < n)
+    y[i] = sinf(x[i]) + expf(x[i] * 0.1f) + logf(x[i] + 2.0f) + sqrtf(x[i]) + powf(x[i], 1.5f) +
+           fmodf(x[i], 0.7f);
 }
 
 extern "C" __global__ void doubles(const double* x, double* y, int n) {
   int i = threadIdx.x;
-  if (i < n) y[i] = exp(x[i]) / (1.0 + x[i]) + cbrt(x[i]) + rint(x[i] * 3.0) + (double)(long long)(x[i] * 1e6);
+  if (i < n)
+    y[i] =
+        exp(x[i]) / (1.0 + x[i]) + cbrt(x[i]) + rint(x[i] * 3.0) + (double)(long long)(x[i] * 1e6);
 }
 
 extern "C" __global__ void by_value(Pair pair, double* out) {
   Pair copies[4];
-  for (int i = 0; i < 4; ++i) { copies[i] = pair; copies[i].y += i; }
+  for (int i = 0; i < 4; ++i) {
+    copies[i] = pair;
+    copies[i].y += i;
+  }
   out[threadIdx.x] = copies[threadIdx.x & 3].y + pair.x + pair.z;
 }
 
@@ -75,8 +89,9 @@ extern "C" __global__ void wide(const unsigned long long* a, unsigned long long*
 extern "C" __global__ void integers(const int* a, int* out) {
   int x = a[threadIdx.x];
   unsigned u = x;
-  out[threadIdx.x] = __popc(u) + __clz(x) * 3 + __ffs(x) + (x / 7) + (x % 13) + __brev(u) % 11 + __funnelshift_l(u, u, 5) % 17 +
-                     (short)x + (signed char)x + __mulhi(x, 12345) + min(x, 99) + abs(x) % 5;
+  out[threadIdx.x] = __popc(u) + __clz(x) * 3 + __ffs(x) + (x / 7) + (x % 13) + __brev(u) % 11 +
+                     __funnelshift_l(u, u, 5) % 17 + (short)x + (signed char)x + __mulhi(x, 12345) +
+                     min(x, 99) + abs(x) % 5;
 }
 
 extern "C" __global__ void last_block(const int* in, int* out, int n) {

@@ -15,58 +15,116 @@ namespace {
 using DlopenFunction = void* (*)(const char*, int);
 using DlsymFunction = void* (*)(void*, const char*);
 using DlvsymFunction = void* (*)(void*, const char*, const char*);
+struct AddressInfo {
+  const char* path;
+  void* base;
+  const char* symbol;
+  void* symbol_address;
+};
+using DladdrFunction = int (*)(const void*, AddressInfo*);
 
-// A driver library found once stays bound for the life of the process; it is pinned so that it cannot be unloaded
-// under the pointers we keep.
+// A driver library found once stays bound, and loaded, for the life of the process.
 struct Bound {
   uint32_t ready;
   Library library;
 };
 Bound bound[kLibraries];
 Lock bind_lock;
+// Functions every version of the library has and we do not export.
+constexpr const char* kProbes[kLibraries] = {"cuDriverGetVersion", "nvmlSystemGetDriverVersion"};
+constexpr const char* kStems[kLibraries] = {"libcuda.so", "libnvidia-ml.so"};
 
-bool NameIs(const Library& library, const char* stem) {
-  const char* name = library.soname[0] != '\0' ? library.soname : BaseName(library.path);
-  return StartsWith(name, stem);
-}
-bool IsCuda(const Library& library) { return NameIs(library, "libcuda.so"); }
-bool IsNvml(const Library& library) { return NameIs(library, "libnvidia-ml.so"); }
+// The loader's own functions, written once with the same values by whoever comes first.
+DlopenFunction real_dlopen = nullptr;
+DladdrFunction real_dladdr = nullptr;
+
 bool IsLoader(const Library& library) {
-  return NameIs(library, "libc.so") || NameIs(library, "libc-") || NameIs(library, "libdl") ||
-         NameIs(library, "libc.musl") || StartsWith(BaseName(library.path), "ld-musl");
+  const char* file = BaseName(library.path);
+  const char* name = library.soname[0] != '\0' ? library.soname : file;
+  return StartsWith(name, "libc.so") || StartsWith(name, "libc-") || StartsWith(name, "libdl") ||
+         StartsWith(name, "libc.musl") || StartsWith(file, "ld-musl");
 }
 bool HasDlsym(const Library& library) {
   return IsLoader(library) && FindSymbol(library, "dlsym") != nullptr;
 }
 
-// The loader's own dlsym and friends. Found at first use; finding them twice finds the same.
-void* LoaderFunction(const char* name) {
+}  // namespace
+
+extern "C" {
+// For the assembly's jump. In old libcs these live in a libdl the program may not have: then nobody asks for them.
+[[gnu::visibility("hidden")]] void* tessera_real_dlsym = nullptr;
+[[gnu::visibility("hidden")]] void* tessera_real_dlvsym = nullptr;
+}
+
+namespace {
+
+template <typename Function>
+void Publish(Function* where, const Library& library, const char* name) {
+  __atomic_store_n(where, reinterpret_cast<Function>(FindSymbol(library, name)), __ATOMIC_RELEASE);
+}
+
+void FindLoader() {
   Library library;
-  return FindLibrary(HasDlsym, &library) ? FindSymbol(library, name) : nullptr;
+  if (__atomic_load_n(&tessera_real_dlsym, __ATOMIC_ACQUIRE) != nullptr ||
+      !FindLibrary(HasDlsym, &library)) {
+    return;
+  }
+  Publish(&real_dlopen, library, "dlopen");
+  Publish(&real_dladdr, library, "dladdr");
+  Publish(&tessera_real_dlvsym, library, "dlvsym");
+  Publish(&tessera_real_dlsym, library, "dlsym");
 }
 
-void Pin(const Library& library) {
-  constexpr int kLazyNoloadNodelete = 0x1 | 0x4 | 0x1000;
-  auto open = reinterpret_cast<DlopenFunction>(LoaderFunction("dlopen"));
-  if (open == nullptr || library.path[0] == '\0') return;
-  const int saved = errno;
-  DepthGuard guard;
-  open(library.path, kLazyNoloadNodelete);
-  errno = saved;
-}
+// The one thing done when a process is loaded, a few microseconds: later it could not be done safely, because the walk
+// over the loaded objects takes a lock that a child forked by another thread may inherit held.
+[[gnu::constructor]] void Prepare() { FindLoader(); }
 
-const Library* Bind(LibraryId id) {
+bool IsStem(const char* path, LibraryId id) { return StartsWith(BaseName(path), kStems[id]); }
+
+// The driver library, known by a function of it (`hint`) or by one of its functions we do not export being found by
+// everybody. Asks the loader for symbols only: searching for a file would touch state of the loader that a child forked
+// by another thread may inherit half changed.
+const Library* Bind(LibraryId id, void* hint) {
   Bound* const entry = &bound[id];
   if (__atomic_load_n(&entry->ready, __ATOMIC_ACQUIRE) != 0) return &entry->library;
+  FindLoader();
+  auto* const open = __atomic_load_n(&real_dlopen, __ATOMIC_ACQUIRE);
+  auto* const dladdr = __atomic_load_n(&real_dladdr, __ATOMIC_ACQUIRE);
+  auto* const lookup = reinterpret_cast<DlsymFunction>(tessera_real_dlsym);
+  if (open == nullptr || dladdr == nullptr || lookup == nullptr) return nullptr;
+  const int saved = errno;
+  void* handle = nullptr;
+  {
+    DepthGuard guard;
+    AddressInfo info = {};
+    void* const function = hint != nullptr ? hint : lookup(nullptr, kProbes[id]);
+    if (function != nullptr && dladdr(function, &info) != 0 && info.path != nullptr &&
+        IsStem(info.path, id)) {
+      // Never to be unloaded under the pointers we keep.
+      constexpr int kLazyNoloadNodelete = 0x1 | 0x4 | 0x1000;
+      handle = open(info.path, kLazyNoloadNodelete);
+    }
+  }
+  errno = saved;
   Library found;
-  if (!FindLibrary(id == kCudaLibrary ? IsCuda : IsNvml, &found)) return nullptr;
-  Pin(found);
+  if (handle == nullptr || !ReadHandle(handle, &found)) return nullptr;
   LockHolder holder(&bind_lock);
   if (entry->ready == 0) {
     entry->library = found;
     __atomic_store_n(&entry->ready, 1u, __ATOMIC_RELEASE);
   }
   return &entry->library;
+}
+
+// Whether a function is a driver library's: the bound one, or another copy of it.
+bool IsDriver(LibraryId id, void* function) {
+  const auto at = reinterpret_cast<uint64_t>(function);
+  const Library* library = Bind(id, function);
+  if (library != nullptr && at >= library->low && at < library->high) return true;
+  AddressInfo info = {};
+  auto* const dladdr = __atomic_load_n(&real_dladdr, __ATOMIC_ACQUIRE);
+  return dladdr != nullptr && dladdr(function, &info) != 0 && info.path != nullptr &&
+         IsStem(info.path, id);
 }
 
 struct Choice {
@@ -96,10 +154,10 @@ Choice Choose(void* handle, const char* name, const char* version) {
   {
     DepthGuard guard;
     if (version != nullptr) {
-      auto lookup = reinterpret_cast<DlvsymFunction>(LoaderFunction("dlvsym"));
+      auto lookup = reinterpret_cast<DlvsymFunction>(tessera_real_dlvsym);
       if (lookup != nullptr) found = lookup(handle, name, version);
     } else {
-      auto lookup = reinterpret_cast<DlsymFunction>(LoaderFunction("dlsym"));
+      auto lookup = reinterpret_cast<DlsymFunction>(tessera_real_dlsym);
       if (lookup != nullptr) found = lookup(handle, name);
     }
   }
@@ -110,40 +168,28 @@ Choice Choose(void* handle, const char* name, const char* version) {
     return {found, name};
   }
   // Only the driver's own function is replaced; a program's stub of the same name is its own affair.
-  Library owner;
-  if (FindOwner(found, &owner) && (id == kCudaLibrary ? IsCuda(owner) : IsNvml(owner))) {
-    return {wrapper.wrapper, name};
-  }
-  return {found, name};
+  return {IsDriver(id, found) ? wrapper.wrapper : found, name};
 }
 
 }  // namespace
 
 void* ResolveReal(LibraryId id, const char* name) {
-  const Library* library = Bind(id);
+  const Library* library = Bind(id, nullptr);
   return library == nullptr ? nullptr : FindSymbol(*library, name);
 }
 
-bool RealLoaded(LibraryId id) { return Bind(id) != nullptr; }
+bool RealLoaded(LibraryId id) { return Bind(id, nullptr) != nullptr; }
 
 extern "C" {
 
-// The loader's functions, for the assembly's jump. Written once with the same value by whoever comes first.
-[[gnu::visibility("hidden")]] void* tessera_real_dlsym = nullptr;
-[[gnu::visibility("hidden")]] void* tessera_real_dlvsym = nullptr;
-
 [[gnu::visibility("hidden")]] Choice tessera_choose_dlsym(void* handle, const char* name) {
-  if (__atomic_load_n(&tessera_real_dlsym, __ATOMIC_ACQUIRE) == nullptr) {
-    __atomic_store_n(&tessera_real_dlsym, LoaderFunction("dlsym"), __ATOMIC_RELEASE);
-  }
+  FindLoader();
   return Choose(handle, name, nullptr);
 }
 
 [[gnu::visibility("hidden")]] Choice tessera_choose_dlvsym(void* handle, const char* name,
                                                            const char* version) {
-  if (__atomic_load_n(&tessera_real_dlvsym, __ATOMIC_ACQUIRE) == nullptr) {
-    __atomic_store_n(&tessera_real_dlvsym, LoaderFunction("dlvsym"), __ATOMIC_RELEASE);
-  }
+  FindLoader();
   return Choose(handle, name, version);
 }
 }

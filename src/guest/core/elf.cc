@@ -12,24 +12,23 @@ namespace {
 // Any address inside this object.
 const char kSelf = 0;
 
-bool Read(const dl_phdr_info& info, Library* library) {
-  *library = {};
-  library->base = info.dlpi_addr;
-  library->path = info.dlpi_name == nullptr ? "" : info.dlpi_name;
-  library->soname = "";
+void ReadSegments(const ElfW(Phdr)* headers, int count, Library* library,
+                  const ElfW(Dyn)** dynamic) {
   library->low = ~0ull;
-  const ElfW(Dyn)* dynamic = nullptr;
-  for (int i = 0; i < info.dlpi_phnum; ++i) {
-    const ElfW(Phdr)& header = info.dlpi_phdr[i];
-    const uint64_t start = info.dlpi_addr + header.p_vaddr;
-    if (header.p_type == PT_LOAD) {
+  for (int i = 0; i < count; ++i) {
+    const uint64_t start = library->base + headers[i].p_vaddr;
+    if (headers[i].p_type == PT_LOAD) {
       if (start < library->low) library->low = start;
-      if (start + header.p_memsz > library->high) library->high = start + header.p_memsz;
-    } else if (header.p_type == PT_DYNAMIC) {
-      dynamic = reinterpret_cast<const ElfW(Dyn)*>(start);
+      if (start + headers[i].p_memsz > library->high) library->high = start + headers[i].p_memsz;
+    } else if (headers[i].p_type == PT_DYNAMIC) {
+      *dynamic = reinterpret_cast<const ElfW(Dyn)*>(start);
     }
   }
-  if (dynamic == nullptr || library->high == 0) return false;
+}
+
+bool ReadDynamic(const ElfW(Dyn)* dynamic, Library* library) {
+  library->soname = "";
+  if (dynamic == nullptr) return false;
   int64_t soname = -1;
   for (; dynamic->d_tag != DT_NULL; ++dynamic) {
     // glibc relocates these addresses in memory, musl leaves them relative.
@@ -63,6 +62,15 @@ bool Read(const dl_phdr_info& info, Library* library) {
   return true;
 }
 
+bool Read(const dl_phdr_info& info, Library* library) {
+  *library = {};
+  library->base = info.dlpi_addr;
+  library->path = info.dlpi_name == nullptr ? "" : info.dlpi_name;
+  const ElfW(Dyn)* dynamic = nullptr;
+  ReadSegments(info.dlpi_phdr, info.dlpi_phnum, library, &dynamic);
+  return ReadDynamic(dynamic, library);
+}
+
 bool Holds(const Library& library, const void* address) {
   const auto at = reinterpret_cast<uint64_t>(address);
   return at >= library.low && at < library.high;
@@ -70,7 +78,6 @@ bool Holds(const Library& library, const void* address) {
 
 struct Search {
   bool (*matches)(const Library&);
-  const void* address;
   Library* found;
 };
 
@@ -78,10 +85,7 @@ int Visit(dl_phdr_info* info, size_t, void* context) {
   auto* search = static_cast<Search*>(context);
   Library library;
   if (!Read(*info, &library)) return 0;
-  if (search->matches != nullptr ? Holds(library, &kSelf) || !search->matches(library)
-                                 : !Holds(library, search->address)) {
-    return 0;
-  }
+  if (Holds(library, &kSelf) || !search->matches(library)) return 0;
   *search->found = library;
   return 1;
 }
@@ -120,13 +124,23 @@ void* Defined(const Library& library, uint32_t index, const char* name) {
 }  // namespace
 
 bool FindLibrary(bool (*matches)(const Library&), Library* found) {
-  Search search = {matches, nullptr, found};
+  Search search = {matches, found};
   return dl_iterate_phdr(Visit, &search) == 1;
 }
 
-bool FindOwner(const void* address, Library* found) {
-  Search search = {nullptr, address, found};
-  return dl_iterate_phdr(Visit, &search) == 1;
+bool ReadHandle(const void* handle, Library* found) {
+  const auto* map = static_cast<const link_map*>(handle);
+  *found = {};
+  found->base = map->l_addr;
+  found->path = map->l_name == nullptr ? "" : map->l_name;
+  const auto* header = reinterpret_cast<const ElfW(Ehdr)*>(map->l_addr);
+  const ElfW(Dyn)* ignored = nullptr;
+  if (header != nullptr && header->e_ident[0] == ELFMAG0 && header->e_ident[1] == ELFMAG1 &&
+      header->e_ident[2] == ELFMAG2 && header->e_ident[3] == ELFMAG3) {
+    ReadSegments(reinterpret_cast<const ElfW(Phdr)*>(map->l_addr + header->e_phoff), header->e_phnum,
+                 found, &ignored);
+  }
+  return ReadDynamic(map->l_ld, found);
 }
 
 void* FindSymbol(const Library& library, const char* name) {

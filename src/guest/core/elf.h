@@ -1,5 +1,5 @@
 // Finds libraries that are already loaded and the symbols in them, without asking the loader's lookup (which would
-// answer with ourselves). Allocates nothing, takes only the loader's own lock inside dl_iterate_phdr.
+// answer with ourselves). Allocates nothing.
 #pragma once
 
 #include <stdint.h>
@@ -19,10 +19,11 @@ struct Library {
   const uint16_t* versions;
 };
 
-// The first loaded object, in load order, that `matches` accepts; our own object is never offered.
+// The first loaded object, in load order, that `matches` accepts; our own object is never offered. Walks with
+// dl_iterate_phdr, whose lock glibc does not reset in a forked child: only for use while the process is being loaded.
 bool FindLibrary(bool (*matches)(const Library&), Library* found);
-// The object whose segments hold the address; our own included.
-bool FindOwner(const void* address, Library* found);
+// The tables of an object the loader gave us a handle of: both libcs begin it with base, name and dynamic section.
+bool ReadHandle(const void* handle, Library* found);
 // A defined function or object symbol of the library's default version, or null.
 void* FindSymbol(const Library& library, const char* name);
 

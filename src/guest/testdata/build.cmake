@@ -11,6 +11,7 @@ endforeach()
 add_library(guest_test_driver SHARED ${source}/driver.c)
 set_target_properties(guest_test_driver PROPERTIES OUTPUT_NAME cuda VERSION 1 SOVERSION 1
                       LIBRARY_OUTPUT_DIRECTORY ${programs}/driver)
+target_link_options(guest_test_driver PRIVATE -Wl,--version-script=${source}/driver.map)
 add_executable(guest_doors ${source}/doors.c)
 target_link_libraries(guest_doors PRIVATE -Wl,--no-as-needed guest_chain1 guest_chain2 guest_chain3
                       ${CMAKE_DL_LIBS})

@@ -37,6 +37,7 @@ int main(void) {
   Say("default wrapped", dlsym(RTLD_DEFAULT, "cuInit"));
   Say("next wrapped", dlsym(RTLD_NEXT, "cuInit"));
   Say("dlvsym wrong version", dlvsym(driver, "cuInit", "NO_SUCH_VERSION"));
+  Say("dlvsym right version", dlvsym(driver, "cuInit", "TEST_DRIVER_1"));
   Say("default libc", dlsym(RTLD_DEFAULT, "malloc"));
 
   int (*get)(const char*, void**, int, unsigned long, int*) =

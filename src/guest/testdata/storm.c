@@ -36,7 +36,10 @@ int main(int argc, char** argv) {
       _exit(12);
     }
     int status = 0;
-    if (waitpid(child, &status, 0) != child || status != 0) return 13;
+    if (waitpid(child, &status, 0) != child || status != 0) {
+      fprintf(stderr, "child %d ended with status 0x%x\n", i, status);
+      return 13;
+    }
   }
   for (int i = 0; i < 8; ++i) {
     void* result = NULL;

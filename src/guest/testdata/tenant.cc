@@ -1,0 +1,167 @@
+// A plain CUDA program that knows nothing of Tessera and does what its standard input says, one answer a line: for the
+// tests of the guest on the software GPU.
+#include <dlfcn.h>
+
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <map>
+#include <random>
+#include <string>
+#include <vector>
+
+#include "abi/cuda.h"
+#include "abi/nvml.h"
+
+using namespace tessera::abi;
+
+namespace {
+
+void* g_cuda = nullptr;
+void* g_nvml = nullptr;
+
+template <typename... Arguments>
+unsigned Call(void* library, const char* name, Arguments... arguments) {
+  auto* function = reinterpret_cast<unsigned (*)(Arguments...)>(dlsym(library, name));
+  return function == nullptr ? 9999 : function(arguments...);
+}
+template <typename... Arguments>
+unsigned Cuda(const char* name, Arguments... arguments) {
+  return Call(g_cuda, name, arguments...);
+}
+template <typename... Arguments>
+unsigned Nvml(const char* name, Arguments... arguments) {
+  return Call(g_nvml, name, arguments...);
+}
+
+}  // namespace
+
+int main() {
+  std::setvbuf(stdout, nullptr, _IOLBF, 0);
+  g_cuda = dlopen("libcuda.so.1", RTLD_NOW);
+  g_nvml = dlopen("libnvidia-ml.so.1", RTLD_NOW);
+  std::vector<CUdeviceptr> held;
+  std::vector<CUcontext> contexts;
+  std::vector<CUmemGenericAllocationHandle> handles;
+  char word[64];
+  unsigned long long n = 0;
+  while (std::scanf("%63s %llu", word, &n) == 2) {
+    const std::string command = word;
+    unsigned code = 0;
+    unsigned long long a = 0, b = 0;
+    if (command == "init") {
+      code = Cuda("cuInit", 0u);
+    } else if (command == "count") {
+      int count = 0;
+      code = Cuda("cuDeviceGetCount", &count);
+      a = static_cast<unsigned long long>(count);
+    } else if (command == "retain") {
+      CUcontext context = nullptr;
+      code = Cuda("cuDevicePrimaryCtxRetain", &context, static_cast<int>(n));
+      if (code == 0) code = Cuda("cuCtxSetCurrent", context);
+    } else if (command == "release") {
+      code = Cuda("cuDevicePrimaryCtxRelease_v2", static_cast<int>(n));
+    } else if (command == "reset") {
+      code = Cuda("cuDevicePrimaryCtxReset_v2", static_cast<int>(n));
+      held.clear();
+    } else if (command == "create") {
+      CUcontext context = nullptr;
+      code = Cuda("cuCtxCreate_v2", &context, 0u, static_cast<int>(n));
+      if (code == 0) contexts.push_back(context);
+    } else if (command == "destroy") {
+      code = Cuda("cuCtxDestroy_v2", contexts.back());
+      contexts.pop_back();
+    } else if (command == "alloc") {
+      CUdeviceptr pointer = 0;
+      code = Cuda("cuMemAlloc_v2", &pointer, static_cast<size_t>(n));
+      if (code == 0) held.push_back(pointer);
+    } else if (command == "async") {
+      CUdeviceptr pointer = 0;
+      code = Cuda("cuMemAllocAsync", &pointer, static_cast<size_t>(n), static_cast<CUstream>(nullptr));
+      if (code == 0) held.push_back(pointer);
+    } else if (command == "managed") {
+      CUdeviceptr pointer = 0;
+      code = Cuda("cuMemAllocManaged", &pointer, static_cast<size_t>(n), 1u);
+      if (code == 0) held.push_back(pointer);
+    } else if (command == "pitch") {
+      CUdeviceptr pointer = 0;
+      size_t pitch = 0;
+      code = Cuda("cuMemAllocPitch_v2", &pointer, &pitch, static_cast<size_t>(n), size_t{1000}, 4u);
+      if (code == 0) held.push_back(pointer);
+      a = pitch;
+    } else if (command == "free") {
+      for (; n > 0 && !held.empty() && code == 0; --n) {
+        code = Cuda("cuMemFree_v2", held.back());
+        held.pop_back();
+      }
+    } else if (command == "stranger") {
+      code = Cuda("cuMemFree_v2", CUdeviceptr{n});
+    } else if (command == "info") {
+      size_t free = 0, total = 0;
+      code = Cuda("cuMemGetInfo_v2", &free, &total);
+      a = free;
+      b = total;
+    } else if (command == "total") {
+      size_t total = 0;
+      code = Cuda("cuDeviceTotalMem_v2", &total, static_cast<int>(n));
+      a = total;
+    } else if (command == "physical") {
+      CUmemAllocationProp prop = {};
+      prop.type = CU_MEM_ALLOCATION_TYPE_PINNED;
+      prop.location = {CU_MEM_LOCATION_TYPE_DEVICE, 0};
+      CUmemGenericAllocationHandle handle = 0;
+      code = Cuda("cuMemCreate", &handle, static_cast<size_t>(n), &prop, 0ull);
+      if (code == 0) handles.push_back(handle);
+    } else if (command == "unphysical") {
+      code = Cuda("cuMemRelease", handles.back());
+      handles.pop_back();
+    } else if (command == "random") {
+      // `n` random allocations and frees; a: refusals, b: anything else that went wrong.
+      std::mt19937_64 random(n);
+      std::vector<CUdeviceptr> live;
+      for (unsigned long long i = 0; i < 20000; ++i) {
+        if (random() % 100 < 55) {
+          const size_t bytes = random() % 4 == 0 ? 1 + random() % (24u << 20) : 1 + random() % 100000;
+          CUdeviceptr pointer = 0;
+          const unsigned result = Cuda("cuMemAlloc_v2", &pointer, bytes);
+          if (result == 0) live.push_back(pointer);
+          a += result == 2;
+          b += result != 0 && result != 2;
+        } else if (!live.empty()) {
+          std::swap(live[random() % live.size()], live.back());
+          b += Cuda("cuMemFree_v2", live.back()) != 0;
+          live.pop_back();
+        }
+      }
+      for (CUdeviceptr pointer : live) b += Cuda("cuMemFree_v2", pointer) != 0;
+    } else if (command == "nvml") {
+      unsigned count = 0;
+      code = Nvml("nvmlInit_v2");
+      if (code == 0) code = Nvml("nvmlDeviceGetCount_v2", &count);
+      a = count;
+    } else if (command == "nvmlmemory") {
+      nvmlDevice_t device = nullptr;
+      nvmlMemory_t memory = {};
+      code = Nvml("nvmlDeviceGetHandleByIndex_v2", static_cast<unsigned>(n), &device);
+      if (code == 0) code = Nvml("nvmlDeviceGetMemoryInfo", device, &memory);
+      a = memory.used;
+      b = memory.total;
+    } else if (command == "nvmlprocesses") {
+      nvmlDevice_t device = nullptr;
+      nvmlProcessInfo_v2_t list[16] = {};
+      unsigned count = 16;
+      code = Nvml("nvmlDeviceGetHandleByIndex_v2", static_cast<unsigned>(n), &device);
+      if (code == 0) code = Nvml("nvmlDeviceGetComputeRunningProcesses_v3", device, &count, list);
+      a = count;
+      b = list[0].usedGpuMemory;
+    } else if (command == "nvmlset") {
+      nvmlDevice_t device = nullptr;
+      code = Nvml("nvmlDeviceGetHandleByIndex_v2", 0u, &device);
+      if (code == 0) code = Nvml("nvmlDeviceSetPersistenceMode", device, 1u);
+    } else {
+      code = 8888;
+    }
+    std::printf("%u %llu %llu\n", code, a, b);
+  }
+  return 0;
+}
