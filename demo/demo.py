@@ -31,8 +31,8 @@ class Demo:
     def __init__(self, build, broken, keep):
         self.build, self.broken, self.keep = build, broken, keep
         self.bin = os.path.join(build, "bin")
-        # Instances run under uids of their own with a private /tmp: what they execute must lie where anyone may read.
-        self.dir = tempfile.mkdtemp(prefix="tessera-demo.", dir="/var/tmp")
+        # Instances run under uids of their own with private /tmp and /var/tmp: what they execute must lie elsewhere, readable.
+        self.dir = tempfile.mkdtemp(prefix="tessera-demo.", dir="/opt" if os.geteuid() == 0 else "/tmp")
         os.chmod(self.dir, 0o755)
         self.programs = os.path.join(self.dir, "programs")
         os.mkdir(self.programs)

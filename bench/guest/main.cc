@@ -1,8 +1,9 @@
 // bench-guest [--json FILE]: what libtessera.so adds to a call, on a driver that does nothing.
 //
-// Two copies of the same program run side by side, one with the preload; they make batches of calls in turn, and the
-// figure is the median over pairs of the difference. One machine, one moment, so drift and neighbours cancel. MAD is
-// the median distance from that median. Instructions are counted by callgrind: (2N calls - N calls) / N, with and without.
+// Two copies of the same program run side by side, one with the preload; they make batches of calls
+// in turn, and the figure is the median over pairs of the difference. One machine, one moment, so
+// drift and neighbours cancel. MAD is the median distance from that median. Instructions are
+// counted by callgrind: (2N calls - N calls) / N, with and without.
 #include <spawn.h>
 #include <sys/wait.h>
 #include <time.h>
@@ -176,8 +177,8 @@ int Measure(const std::string& json) {
   struct Kind {
     const char* kind;
     const char* name;
-    long calls;        // a batch
-    long counted;      // N for callgrind
+    long calls;    // a batch
+    long counted;  // N for callgrind
   };
   const Kind kinds[] = {{"launch", "launch_added_ns", 20000, 20000},
                         {"alloc_free.1", "alloc_free_added_ns.1", 5000, 5000},
@@ -227,7 +228,8 @@ int Measure(const std::string& json) {
       figures.push_back({std::string(kind.name) + "_instructions", per_call[1] - per_call[0]});
     }
   } else {
-    std::fprintf(stderr, "bench-guest: valgrind is not installed, so instructions are not counted\n");
+    std::fprintf(stderr,
+                 "bench-guest: valgrind is not installed, so instructions are not counted\n");
   }
   node.Stop();
   rmdir(folder);

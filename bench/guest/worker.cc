@@ -24,8 +24,8 @@ struct Driver {
   CUresult (*alloc)(CUdeviceptr*, size_t);
   CUresult (*free)(CUdeviceptr);
   CUresult (*get_info)(size_t*, size_t*);
-  CUresult (*launch)(CUfunction, unsigned, unsigned, unsigned, unsigned, unsigned, unsigned, unsigned,
-                     CUstream, void**, void**);
+  CUresult (*launch)(CUfunction, unsigned, unsigned, unsigned, unsigned, unsigned, unsigned,
+                     unsigned, CUstream, void**, void**);
 };
 
 Driver Load() {

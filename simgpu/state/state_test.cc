@@ -308,8 +308,10 @@ TEST_F(StateTest, SurvivesAProgramThatClosesEveryDescriptor) {
 TEST_F(StateTest, PidsAreTheReadersOwn) {
   if (geteuid() != 0) GTEST_SKIP() << "NOT RUN: pid namespaces need root, and this is not root";
   State* witness = Open();
-  int ends[2];
-  ASSERT_EQ(pipe(ends), 0);
+  ASSERT_EQ(witness->Take(0, State::Kind::kAllocation, kGranule), State::Answer::kOk);
+  int ready[2], told[2];
+  ASSERT_EQ(pipe(ready), 0);
+  ASSERT_EQ(pipe(told), 0);
   pid_t middle = fork();
   ASSERT_GE(middle, 0);
   if (middle == 0) {
@@ -328,39 +330,35 @@ TEST_F(StateTest, PidsAreTheReadersOwn) {
         unseen += one.pid == 0;
       }
       if (seen.size() != 2 || own != 1 || unseen != 1) _exit(3);
-      if (write(ends[1], "r", 1) != 1) _exit(4);
+      if (write(ready[1], "r", 1) != 1) _exit(4);
       while (true) pause();
     }
     int status = 0;
-    if (write(ends[1], &inner, sizeof inner) != sizeof inner) _exit(5);
+    if (write(told[1], &inner, sizeof inner) != sizeof inner) _exit(5);
+    // So that the outside sees the end of `ready` when the inner process fails.
+    close(ready[1]);
     waitpid(inner, &status, 0);
     _exit(WIFEXITED(status) ? WEXITSTATUS(status) : 0);
   }
-  ASSERT_EQ(witness->Take(0, State::Kind::kAllocation, kGranule), State::Answer::kOk);
-  close(ends[1]);
-  char bytes[8];
-  size_t got = 0;
-  while (got < sizeof(pid_t) + 1) {
-    ssize_t n = read(ends[0], bytes + got, sizeof(pid_t) + 1 - got);
-    if (n <= 0) break;
-    got += n;
-  }
-  close(ends[0]);
-  if (got == sizeof(pid_t) + 1) {
-    // The pid and the one byte may come in either order.
-    pid_t inner = 0;
-    memcpy(&inner, bytes[0] == 'r' && bytes[4] != 'r' ? bytes + 1 : bytes, sizeof inner);
+  close(ready[1]);
+  close(told[1]);
+  pid_t inner = 0;
+  char byte = 0;
+  EXPECT_EQ(read(told[0], &inner, sizeof inner), static_cast<ssize_t>(sizeof inner));
+  if (read(ready[0], &byte, 1) == 1) {
     bool found = false;
     for (const ProcessUse& one : witness->Processes(0, 0)) found |= one.pid == inner;
     EXPECT_TRUE(found);
     EXPECT_EQ(witness->UsedBytes(0), 2 * kGranule);
-    kill(inner, SIGKILL);
   }
+  if (inner > 0) kill(inner, SIGKILL);
   int status = 0;
   waitpid(middle, &status, 0);
-  EXPECT_EQ(got, sizeof(pid_t) + 1);
+  EXPECT_EQ(byte, 'r');
   EXPECT_EQ(WEXITSTATUS(status), 0);
   EXPECT_EQ(witness->UsedBytes(0), kGranule);
+  close(ready[0]);
+  close(told[0]);
 }
 
 TEST_F(StateTest, SlotsAreBounded) {

@@ -37,7 +37,8 @@ TEST(LinkTest, NeedsLibcAndNothingElse) {
   std::vector<std::string> needed;
   for (const std::string& line : Lines("readelf -dW " + kLibrary)) {
     std::smatch match;
-    if (std::regex_search(line, match, std::regex("\\(NEEDED\\).*\\[(.*)\\]"))) needed.push_back(match[1]);
+    if (std::regex_search(line, match, std::regex("\\(NEEDED\\).*\\[(.*)\\]")))
+      needed.push_back(match[1]);
   }
   EXPECT_EQ(needed, std::vector<std::string>{"libc.so.6"});
 }
@@ -48,7 +49,8 @@ TEST(LinkTest, AsksForNothingNewerThanTheFloor) {
 #else
   const std::string kFloor = "GLIBC_2.17";
 #endif
-  const std::set<std::string> kAllowed = {"__environ", "environ", "__errno_location", "dl_iterate_phdr"};
+  const std::set<std::string> kAllowed = {"__environ", "environ", "__errno_location",
+                                          "dl_iterate_phdr"};
   int seen = 0;
   for (const std::string& line : Lines("nm -D --undefined-only " + kLibrary)) {
     std::smatch match;
@@ -78,7 +80,8 @@ TEST(LinkTest, ThreadLocalsNeedNoLoaderCall) {
 TEST(LinkTest, RunsOneFunctionWhenLoadedAndNoneAtExit) {
   int one = 0;
   for (const std::string& line : Lines("readelf -dW " + kLibrary)) {
-    EXPECT_FALSE(std::regex_search(line, std::regex("\\((INIT|FINI|FINI_ARRAY|PREINIT_ARRAY)\\)"))) << line;
+    EXPECT_FALSE(std::regex_search(line, std::regex("\\((INIT|FINI|FINI_ARRAY|PREINIT_ARRAY)\\)")))
+        << line;
     one += std::regex_search(line, std::regex("\\(INIT_ARRAYSZ\\) +8 "));
   }
   EXPECT_EQ(one, 1);
@@ -120,16 +123,17 @@ TEST(LinkTest, ExportsExactlyTheGoldenList) {
   EXPECT_EQ(text, expected.str()) << "./dev golden rewrites " << golden;
 }
 
-// Devices, their identity and the driver's version must reach the program as the driver says them: CUDA's own runtime
-// compares them and stops with error 103 when somebody stands between.
+// Devices, their identity and the driver's version must reach the program as the driver says them:
+// CUDA's own runtime compares them and stops with error 103 when somebody stands between.
 TEST(LinkTest, NobodyStandsBeforeTheCardsIdentity) {
   std::string all = "\n";
   for (const std::string& line : Lines("nm -D --defined-only " + kLibrary)) {
     all += line.substr(line.rfind(' ') + 1) + "\n";
   }
-  for (const char* name : {"cuDeviceGetCount", "cuDeviceGet", "cuDeviceGetUuid", "cuDeviceGetUuid_v2",
-                           "cuDriverGetVersion", "cuDeviceGetAttribute", "cuDeviceGetPCIBusId",
-                           "cuDeviceGetByPCIBusId", "cuDeviceGetLuid", "cuGetExportTable"}) {
+  for (const char* name :
+       {"cuDeviceGetCount", "cuDeviceGet", "cuDeviceGetUuid", "cuDeviceGetUuid_v2",
+        "cuDriverGetVersion", "cuDeviceGetAttribute", "cuDeviceGetPCIBusId",
+        "cuDeviceGetByPCIBusId", "cuDeviceGetLuid", "cuGetExportTable"}) {
     EXPECT_EQ(all.find("\n" + std::string(name) + "\n"), std::string::npos) << name;
   }
 }

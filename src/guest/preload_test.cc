@@ -1,5 +1,5 @@
-// libtessera.so in programs that are not ours: it must load everywhere, cost nothing where no GPU is used, and stand at
-// every door where one is.
+// libtessera.so in programs that are not ours: it must load everywhere, cost nothing where no GPU
+// is used, and stand at every door where one is.
 #include <gtest/gtest.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -20,10 +20,11 @@ struct Outcome {
   std::string text;  // stdout and stderr
 };
 
-// Runs a shell command with the preload; a program that never touches the GPU must not speak or ask.
+// Runs a shell command with the preload; a program that never touches the GPU must not speak or
+// ask.
 Outcome Preloaded(const std::string& command, const std::string& environment = "") {
-  const std::string whole = "env -u TESSERA_SOCKET LD_PRELOAD='" + kLibrary + "' " + environment + " " +
-                            command + " 2>&1";
+  const std::string whole = "env -u TESSERA_SOCKET LD_PRELOAD='" + kLibrary + "' " + environment +
+                            " " + command + " 2>&1";
   std::FILE* pipe = popen(whole.c_str(), "r");
   Outcome outcome = {-1, ""};
   if (pipe == nullptr) return outcome;
@@ -52,7 +53,8 @@ TEST(PreloadTest, MuslProgram) {
 TEST(PreloadTest, IsReallyLoadedInBoth) {
   // Without this the two tests above could pass with no preload at all.
   for (const char* program : {"/plain", "/plain-musl"}) {
-    const Outcome outcome = Preloaded("sh -c 'exec " + kPrograms + program + " /bin/cat /proc/self/maps'");
+    const Outcome outcome =
+        Preloaded("sh -c 'exec " + kPrograms + program + " /bin/cat /proc/self/maps'");
     EXPECT_NE(outcome.text.find("libtessera.so"), std::string::npos) << program;
   }
   const Outcome musl = Preloaded("strace -f -e trace=openat,open " + kPrograms + "/plain-musl");
@@ -62,7 +64,8 @@ TEST(PreloadTest, IsReallyLoadedInBoth) {
 }
 
 TEST(PreloadTest, Shell) {
-  const Outcome outcome = Preloaded("bash -c 'for i in 1 2 3; do (echo $i | cat); done; printf done'");
+  const Outcome outcome =
+      Preloaded("bash -c 'for i in 1 2 3; do (echo $i | cat); done; printf done'");
   EXPECT_EQ(outcome.code, 0);
   EXPECT_EQ(outcome.text, "1\n2\n3\ndone");
 }
@@ -71,7 +74,8 @@ TEST(PreloadTest, Python) {
   ASSERT_TRUE(Has("python3"));
   const Outcome outcome = Preloaded(
       "python3 -c \"import ctypes, subprocess, threading, os; "
-      "t=[threading.Thread(target=lambda: subprocess.run(['true'], check=True)) for _ in range(4)]; "
+      "t=[threading.Thread(target=lambda: subprocess.run(['true'], check=True)) for _ in "
+      "range(4)]; "
       "[x.start() for x in t]; [x.join() for x in t]; "
       "print(ctypes.CDLL(None).getpid() == os.getpid(), hasattr(ctypes.CDLL(None), 'cuInit'))\"");
   EXPECT_EQ(outcome.code, 0);
@@ -83,7 +87,8 @@ TEST(PreloadTest, Node) {
     std::fprintf(stderr, "node is not installed: its run under the preload is left out\n");
     return;
   }
-  const Outcome outcome = Preloaded("node -e 'require(\"child_process\").execSync(\"true\"); console.log(6*7)'");
+  const Outcome outcome =
+      Preloaded("node -e 'require(\"child_process\").execSync(\"true\"); console.log(6*7)'");
   EXPECT_EQ(outcome.code, 0);
   EXPECT_EQ(outcome.text, "42\n");
 }
@@ -101,7 +106,8 @@ TEST(PreloadTest, StormsUnderMusl) {
 
 // Every door, and where it leads.
 TEST(PreloadTest, Doors) {
-  const Outcome outcome = Preloaded(kPrograms + "/doors", "LD_LIBRARY_PATH=" + kPrograms + "/driver");
+  const Outcome outcome =
+      Preloaded(kPrograms + "/doors", "LD_LIBRARY_PATH=" + kPrograms + "/driver");
   ASSERT_EQ(outcome.code, 0) << outcome.text;
   std::map<std::string, std::string> lines;
   std::stringstream text(outcome.text);
@@ -118,7 +124,8 @@ TEST(PreloadTest, Doors) {
   EXPECT_EQ(lines["handle wrapped"], ours);
   EXPECT_EQ(lines["handle passed"], drivers);
   EXPECT_EQ(lines["handle export table"], drivers);
-  EXPECT_EQ(lines["handle missing"], "null") << "a wrapper of what the driver lacks must not appear";
+  EXPECT_EQ(lines["handle missing"], "null")
+      << "a wrapper of what the driver lacks must not appear";
   EXPECT_EQ(lines["handle unknown"], "null");
   EXPECT_EQ(lines["default wrapped"], ours);
   EXPECT_EQ(lines["next wrapped"], ours);
@@ -138,7 +145,8 @@ TEST(PreloadTest, Doors) {
   EXPECT_EQ(lines["asked cuGetProcAddress 12000 0"], "0 " + ours);
   EXPECT_EQ(lines["asked cuNoSuchFunction 13000 0"], "500 null");
   EXPECT_EQ(lines["denied"], "801");
-  EXPECT_NE(outcome.text.find("tessera: cuArrayCreate is refused inside a slice"), std::string::npos);
+  EXPECT_NE(outcome.text.find("tessera: cuArrayCreate is refused inside a slice"),
+            std::string::npos);
   EXPECT_EQ(lines["handed on"], "5009");
   EXPECT_EQ(lines["init"], "800");
   EXPECT_NE(outcome.text.find("tessera: no node answers"), std::string::npos);
@@ -150,7 +158,8 @@ TEST(PreloadTest, Doors) {
 
 // The same walk without the preload: so that the one above is about the preload and nothing else.
 TEST(PreloadTest, DoorsWithoutThePreloadLeadToTheDriver) {
-  const std::string command = "env -u LD_PRELOAD LD_LIBRARY_PATH=" + kPrograms + "/driver " + kPrograms + "/doors";
+  const std::string command =
+      "env -u LD_PRELOAD LD_LIBRARY_PATH=" + kPrograms + "/driver " + kPrograms + "/doors";
   std::FILE* pipe = popen(command.c_str(), "r");
   ASSERT_NE(pipe, nullptr);
   std::string text;

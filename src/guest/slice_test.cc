@@ -1,5 +1,5 @@
-// libtessera.so on the software GPU: a tenant program inside a slice, a small node beside it, and the card's own state,
-// which the guest does not stand before, as the witness.
+// libtessera.so on the software GPU: a tenant program inside a slice, a small node beside it, and
+// the card's own state, which the guest does not stand before, as the witness.
 #include <gtest/gtest.h>
 #include <signal.h>
 #include <sys/wait.h>
@@ -57,14 +57,17 @@ class Tenant {
   }
   Answer Receive() {
     Answer answer;
-    if (std::fscanf(out_, "%u %llu %llu", &answer.code, &answer.a, &answer.b) != 3) answer.code = 6666;
+    if (std::fscanf(out_, "%u %llu %llu", &answer.code, &answer.a, &answer.b) != 3)
+      answer.code = 6666;
     return answer;
   }
   Answer Do(const std::string& command, unsigned long long n = 0) {
     Send(command, n);
     return Receive();
   }
-  unsigned Code(const std::string& command, unsigned long long n = 0) { return Do(command, n).code; }
+  unsigned Code(const std::string& command, unsigned long long n = 0) {
+    return Do(command, n).code;
+  }
   void Kill() { kill(pid_, SIGKILL); }
   void End() {
     if (pid_ <= 0) return;
@@ -81,7 +84,8 @@ class Tenant {
   std::FILE *in_ = nullptr, *out_ = nullptr;
 };
 
-// Two cards; the node and its slice come per test. The state folder is one a test program, because a State is never closed.
+// Two cards; the node and its slice come per test. The state folder is one a test program, because
+// a State is never closed.
 class SliceTest : public testing::Test {
  protected:
   static void SetUpTestSuite() {
@@ -130,7 +134,8 @@ TEST_F(SliceTest, FreeMemoryIsTrueToTheGranule) {
   const Answer info = tenant.Do("info");
   EXPECT_EQ(info.code, 0u);
   EXPECT_EQ(info.b, 1024 * kMiB);
-  EXPECT_EQ(info.a + RealOf(tenant.pid(), 0), 1024 * kMiB) << "the context is counted as the driver counts it";
+  EXPECT_EQ(info.a + RealOf(tenant.pid(), 0), 1024 * kMiB)
+      << "the context is counted as the driver counts it";
   EXPECT_EQ(tenant.Do("total").a, 1024 * kMiB);
   EXPECT_EQ(tenant.Code("alloc", info.a), 0u);
   EXPECT_EQ(RealOf(tenant.pid(), 0), 1024 * kMiB);

@@ -1,5 +1,6 @@
-// A node small enough to read: serves the pages of one slice on a SEQPACKET socket, and recounts after deaths by the
-// protocol of wire/pages.h. For the guest's tests and benchmark; identity is the peer's pid alone.
+// A node small enough to read: serves the pages of one slice on a SEQPACKET socket, and recounts
+// after deaths by the protocol of wire/pages.h. For the guest's tests and benchmark; identity is
+// the peer's pid alone.
 #pragma once
 
 #include <fcntl.h>
@@ -214,12 +215,13 @@ class TestNode {
 
   bool Answer(int peer) {
     wire::Request request = {};
-    if (recv(peer, &request, sizeof(request), 0) != static_cast<ssize_t>(sizeof(request))) return false;
+    if (recv(peer, &request, sizeof(request), 0) != static_cast<ssize_t>(sizeof(request)))
+      return false;
     ucred who = {};
     socklen_t length = sizeof(who);
     getsockopt(peer, SOL_SOCKET, SO_PEERCRED, &who, &length);
-    wire::Reply reply = {wire::kMessageMagic, wire::kMessageVersion, request.kind, wire::kStatusOk,
-                         0,                   0,                     0};
+    wire::Reply reply = {
+        wire::kMessageMagic, wire::kMessageVersion, request.kind, wire::kStatusOk, 0, 0, 0};
     bool with_pages = false;
     if (request.kind == wire::kAttach) {
       ++attaches_;

@@ -79,14 +79,14 @@ TEST_P(NodeFaultTest, NothingIsLostOrBookedTwice) {
       keep("s", 3 * kGiB, t.node->PutSlice("s", 2, {t.Share(0, 3 * kGiB)}));
       keep("i", 2 * kGiB, t.node->PutInstance("i", 1, {t.Share(0, 2 * kGiB)}, Sleep()));
       keep("j", 4 * kGiB, t.node->PutInstance("j", 1, {t.Share(0, 4 * kGiB)}, Sleep()));
-      // Fits only if something above was refused, and then must not come back.
-      if (t.node->PutSlice("u", 1, {t.Share(0, kGiB)})) promised["u"] = kGiB;
       if (t.node->StopInstance("j", 1)) {
         promised.erase("j");
       } else {
         EXPECT_FALSE(again && t.node->GetInstance("j"));
       }
       if (t.node->DeleteInstance("j")) promised.erase("j");
+      // Fits only if something above was refused, and then that must not come back.
+      if (t.node->PutSlice("u", 1, {t.Share(0, 5 * kGiB)})) promised["u"] = 5 * kGiB;
       t.node->Tick();
     };
     const auto check = [&](const char* when) {

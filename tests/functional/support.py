@@ -58,7 +58,7 @@ class World:
     def __init__(self, build, cards="A100-80"):
         self.build = os.path.abspath(build)
         self.bin = os.path.join(self.build, "bin")
-        self.dir = tempfile.mkdtemp(prefix="tessera-test.", dir="/var/tmp")
+        self.dir = tempfile.mkdtemp(prefix="tessera-test.", dir="/opt" if os.geteuid() == 0 else "/tmp")
         os.chmod(self.dir, 0o755)
         self.state = "/dev/shm/" + os.path.basename(self.dir)
         self.run_dir = os.path.join(self.dir, "run")

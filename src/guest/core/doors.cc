@@ -51,7 +51,8 @@ bool HasDlsym(const Library& library) {
 }  // namespace
 
 extern "C" {
-// For the assembly's jump. In old libcs these live in a libdl the program may not have: then nobody asks for them.
+// For the assembly's jump. In old libcs these live in a libdl the program may not have: then nobody
+// asks for them.
 [[gnu::visibility("hidden")]] void* tessera_real_dlsym = nullptr;
 [[gnu::visibility("hidden")]] void* tessera_real_dlvsym = nullptr;
 }
@@ -75,15 +76,16 @@ void FindLoader() {
   Publish(&tessera_real_dlsym, library, "dlsym");
 }
 
-// The one thing done when a process is loaded, a few microseconds: later it could not be done safely, because the walk
-// over the loaded objects takes a lock that a child forked by another thread may inherit held.
+// The one thing done when a process is loaded, a few microseconds: later it could not be done
+// safely, because the walk over the loaded objects takes a lock that a child forked by another
+// thread may inherit held.
 [[gnu::constructor]] void Prepare() { FindLoader(); }
 
 bool IsStem(const char* path, LibraryId id) { return StartsWith(BaseName(path), kStems[id]); }
 
-// The driver library, known by a function of it (`hint`) or by one of its functions we do not export being found by
-// everybody. Asks the loader for symbols only: searching for a file would touch state of the loader that a child forked
-// by another thread may inherit half changed.
+// The driver library, known by a function of it (`hint`) or by one of its functions we do not
+// export being found by everybody. Asks the loader for symbols only: searching for a file would
+// touch state of the loader that a child forked by another thread may inherit half changed.
 const Library* Bind(LibraryId id, void* hint) {
   Bound* const entry = &bound[id];
   if (__atomic_load_n(&entry->ready, __ATOMIC_ACQUIRE) != 0) return &entry->library;
@@ -132,8 +134,8 @@ struct Choice {
   const char* name;  // ... asking it for this name
 };
 
-// Asked for by the loader in our stead when a driver function is looked up globally while no driver is loaded: the
-// caller gets null and a proper dlerror(), not our wrapper of nothing.
+// Asked for by the loader in our stead when a driver function is looked up globally while no driver
+// is loaded: the caller gets null and a proper dlerror(), not our wrapper of nothing.
 constexpr char kAbsent[] = "(function of a driver library that is not loaded)";
 
 Choice Choose(void* handle, const char* name, const char* version) {
@@ -167,7 +169,8 @@ Choice Choose(void* handle, const char* name, const char* version) {
     if (ResolveReal(id, name) == nullptr) return {nullptr, kAbsent};
     return {found, name};
   }
-  // Only the driver's own function is replaced; a program's stub of the same name is its own affair.
+  // Only the driver's own function is replaced; a program's stub of the same name is its own
+  // affair.
   return {IsDriver(id, found) ? wrapper.wrapper : found, name};
 }
 

@@ -1,5 +1,5 @@
-// The doors a program reaches a driver library through, and the real functions behind them. Tables of wrappers come
-// from cuda/ and nvml/; this file knows no entry point by name.
+// The doors a program reaches a driver library through, and the real functions behind them. Tables
+// of wrappers come from cuda/ and nvml/; this file knows no entry point by name.
 #pragma once
 
 #include <stdint.h>
@@ -19,8 +19,8 @@ struct Wrapper {
 bool FindCudaWrapper(const char* name, Wrapper* found);
 bool FindNvmlWrapper(const char* name, Wrapper* found);
 
-// How often this thread is inside the driver through one of our wrappers. While it is, everything passes: the driver
-// calling itself is none of our business.
+// How often this thread is inside the driver through one of our wrappers. While it is, everything
+// passes: the driver calling itself is none of our business.
 extern thread_local int depth __attribute__((tls_model("initial-exec"), visibility("hidden")));
 
 class DepthGuard {
@@ -31,7 +31,8 @@ class DepthGuard {
   DepthGuard& operator=(const DepthGuard&) = delete;
 };
 
-// The driver library's own function, found among what is loaded; null when the library is not loaded or lacks it.
+// The driver library's own function, found among what is loaded; null when the library is not
+// loaded or lacks it.
 void* ResolveReal(LibraryId library, const char* name);
 bool RealLoaded(LibraryId library);
 

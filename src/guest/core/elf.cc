@@ -12,8 +12,8 @@ namespace {
 // Any address inside this object.
 const char kSelf = 0;
 
-void ReadSegments(const ElfW(Phdr)* headers, int count, Library* library,
-                  const ElfW(Dyn)** dynamic) {
+void ReadSegments(const ElfW(Phdr) * headers, int count, Library* library,
+                  const ElfW(Dyn) * *dynamic) {
   library->low = ~0ull;
   for (int i = 0; i < count; ++i) {
     const uint64_t start = library->base + headers[i].p_vaddr;
@@ -26,7 +26,7 @@ void ReadSegments(const ElfW(Phdr)* headers, int count, Library* library,
   }
 }
 
-bool ReadDynamic(const ElfW(Dyn)* dynamic, Library* library) {
+bool ReadDynamic(const ElfW(Dyn) * dynamic, Library* library) {
   library->soname = "";
   if (dynamic == nullptr) return false;
   int64_t soname = -1;
@@ -116,7 +116,8 @@ void* Defined(const Library& library, uint32_t index, const char* name) {
     return nullptr;
   }
   constexpr uint16_t kHiddenVersion = 0x8000;
-  if (library.versions != nullptr && (library.versions[index] & kHiddenVersion) != 0) return nullptr;
+  if (library.versions != nullptr && (library.versions[index] & kHiddenVersion) != 0)
+    return nullptr;
   if (!Equal(library.strings + symbol.st_name, name)) return nullptr;
   return reinterpret_cast<void*>(library.base + symbol.st_value);
 }
@@ -137,8 +138,8 @@ bool ReadHandle(const void* handle, Library* found) {
   const ElfW(Dyn)* ignored = nullptr;
   if (header != nullptr && header->e_ident[0] == ELFMAG0 && header->e_ident[1] == ELFMAG1 &&
       header->e_ident[2] == ELFMAG2 && header->e_ident[3] == ELFMAG3) {
-    ReadSegments(reinterpret_cast<const ElfW(Phdr)*>(map->l_addr + header->e_phoff), header->e_phnum,
-                 found, &ignored);
+    ReadSegments(reinterpret_cast<const ElfW(Phdr)*>(map->l_addr + header->e_phoff),
+                 header->e_phnum, found, &ignored);
   }
   return ReadDynamic(map->l_ld, found);
 }

@@ -1,5 +1,5 @@
-// The guest side of the reservation protocol of wire/pages.h: take bytes of a card before the driver does, give
-// them back after it has.
+// The guest side of the reservation protocol of wire/pages.h: take bytes of a card before the
+// driver does, give them back after it has.
 #pragma once
 
 #include <stdint.h>
@@ -30,18 +30,20 @@ inline uint64_t UsedBytes(const wire::UsageCard& card) {
   return __atomic_load_n(&card.used, __ATOMIC_RELAXED) & ~wire::kFrozenBit;
 }
 
-// The reservation protocol over one process's slot. Thread-safety: all methods, from any number of threads of the
-// process; lock-free but for the bounded sleep while the reaper counts. Zero-initialised it is empty.
+// The reservation protocol over one process's slot. Thread-safety: all methods, from any number of
+// threads of the process; lock-free but for the bounded sleep while the reaper counts.
+// Zero-initialised it is empty.
 class Ledger {
  public:
-  // A reservation gives up after meeting the frozen bit for this long in all: the reaper died while counting.
+  // A reservation gives up after meeting the frozen bit for this long in all: the reaper died while
+  // counting.
   static constexpr uint64_t kFrozenTotalNanosMax = 2'000'000'000;
 
   void Bind(const Pages& pages) { pages_ = pages; }
   const Pages& pages() const { return pages_; }
 
-  // Adds `bytes` to what the slice uses, or changes nothing and returns false: it does not fit, the slice was
-  // taken back, or the reaper stayed in the way for kFrozenTotalNanosMax.
+  // Adds `bytes` to what the slice uses, or changes nothing and returns false: it does not fit, the
+  // slice was taken back, or the reaper stayed in the way for kFrozenTotalNanosMax.
   bool Reserve(uint32_t card, uint64_t bytes) {
     wire::UsageCard* const shared = &pages_.usage->cards[card];
     wire::ProcessSlot* const slot = pages_.slot;
@@ -68,10 +70,9 @@ class Ledger {
         __atomic_fetch_sub(&slot->intent, 1, __ATOMIC_RELEASE);
         return Refuse(shared);
       }
-      if (__builtin_expect(
-              __atomic_compare_exchange_n(&shared->used, &used, used + bytes, false,
-                                          __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST),
-              1)) {
+      if (__builtin_expect(__atomic_compare_exchange_n(&shared->used, &used, used + bytes, false,
+                                                       __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST),
+                           1)) {
         break;
       }
     }
@@ -83,8 +84,8 @@ class Ledger {
     return true;
   }
 
-  // Gives back bytes this process reserved. Never fails: while the reaper stays in the way the amount is kept
-  // aside and given back with the next reservation or release.
+  // Gives back bytes this process reserved. Never fails: while the reaper stays in the way the
+  // amount is kept aside and given back with the next reservation or release.
   void Release(uint32_t card, uint64_t bytes) {
     if (__builtin_expect(!TryRelease(card, bytes), 0)) ReleaseSlow(card, bytes);
   }
@@ -99,14 +100,14 @@ class Ledger {
     wire::UsageCard* const shared = &pages_.usage->cards[card];
     wire::ProcessSlot* const slot = pages_.slot;
     __atomic_fetch_add(&slot->intent, 1, __ATOMIC_SEQ_CST);
-    if (__builtin_expect(
-            (__atomic_load_n(&shared->used, __ATOMIC_SEQ_CST) & wire::kFrozenBit) != 0, 0)) {
+    if (__builtin_expect((__atomic_load_n(&shared->used, __ATOMIC_SEQ_CST) & wire::kFrozenBit) != 0,
+                         0)) {
       __atomic_fetch_sub(&slot->intent, 1, __ATOMIC_RELEASE);
       return false;
     }
     __atomic_fetch_sub(&slot->used[card], bytes, __ATOMIC_RELAXED);
-    // The bit may be set between the check and here; the reaper then waits for our intent, and subtracting leaves
-    // the bit alone.
+    // The bit may be set between the check and here; the reaper then waits for our intent, and
+    // subtracting leaves the bit alone.
     __atomic_fetch_sub(&shared->used, bytes, __ATOMIC_SEQ_CST);
     __atomic_fetch_sub(&slot->intent, 1, __ATOMIC_RELEASE);
     return true;

@@ -1,4 +1,5 @@
-// The reservation protocol: alone, from many threads, from many processes, and with processes killed in the middle.
+// The reservation protocol: alone, from many threads, from many processes, and with processes
+// killed in the middle.
 #include "guest/core/ledger.h"
 
 #include <gtest/gtest.h>

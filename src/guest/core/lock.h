@@ -25,10 +25,12 @@ class Lock {
 
  private:
   [[gnu::noinline]] void AcquireContended() {
-    // A critical section here is tens of nanoseconds: spin briefly, then sleep. 2 says "someone may sleep".
+    // A critical section here is tens of nanoseconds: spin briefly, then sleep. 2 says "someone may
+    // sleep".
     for (int spin = 0; spin < 64; ++spin) {
       uint32_t free = 0;
-      if (__atomic_compare_exchange_n(&word_, &free, 1u, false, __ATOMIC_ACQUIRE, __ATOMIC_RELAXED)) {
+      if (__atomic_compare_exchange_n(&word_, &free, 1u, false, __ATOMIC_ACQUIRE,
+                                      __ATOMIC_RELAXED)) {
         return;
       }
     }

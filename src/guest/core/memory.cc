@@ -1,5 +1,6 @@
-// The four functions compilers call on their own. libc's memcpy is newer than our symbol floor, so these hidden
-// ones stand in. Compiled with -fno-tree-loop-distribute-patterns, or the loops would call themselves.
+// The four functions compilers call on their own. libc's memcpy is newer than our symbol floor, so
+// these hidden ones stand in. Compiled with -fno-tree-loop-distribute-patterns, or the loops would
+// call themselves.
 #include <stddef.h>
 
 extern "C" {

@@ -1,5 +1,5 @@
-// Many names without a relocation each: one text of all of them, made by the compiler, and where each begins. A shared
-// object that every process loads should have little for the loader to patch.
+// Many names without a relocation each: one text of all of them, made by the compiler, and where
+// each begins. A shared object that every process loads should have little for the loader to patch.
 #pragma once
 
 #include <stddef.h>

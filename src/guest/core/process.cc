@@ -58,8 +58,9 @@ const char* Variable(const char* name) {
 
 void Close(int descriptor) { Syscall(SYS_close, descriptor); }
 
-// One connection a question: there is no descriptor to keep, so none to lose when the program closes all of its own,
-// none to leak into a child, and a node that restarts is simply the next one to answer.
+// One connection a question: there is no descriptor to keep, so none to lose when the program
+// closes all of its own, none to leak into a child, and a node that restarts is simply the next one
+// to answer.
 AttachResult Ask(const wire::Request& request, wire::Reply* reply, int* descriptors,
                  size_t* descriptor_count) {
   SocketAddress address = {};
@@ -152,8 +153,8 @@ void* MapPage(int descriptor, size_t bytes, bool writable) {
 }
 
 AttachResult MapPages(const wire::Reply& reply, const int* descriptors) {
-  auto* control =
-      static_cast<const wire::ControlPage*>(MapPage(descriptors[0], sizeof(wire::ControlPage), false));
+  auto* control = static_cast<const wire::ControlPage*>(
+      MapPage(descriptors[0], sizeof(wire::ControlPage), false));
   auto* usage =
       static_cast<wire::UsagePage*>(MapPage(descriptors[1], sizeof(wire::UsagePage), true));
   const auto undo = [&](AttachResult result) {
@@ -195,8 +196,7 @@ AttachResult Attach() {
   wire::Reply reply = {};
   int descriptors[2] = {-1, -1};
   size_t count = 2;
-  const AttachResult asked =
-      Ask(MakeRequest(wire::kAttach, 0), &reply, descriptors, &count);
+  const AttachResult asked = Ask(MakeRequest(wire::kAttach, 0), &reply, descriptors, &count);
   if (asked != AttachResult::kAttached) return asked;
   AttachResult result;
   switch (reply.status) {
@@ -228,22 +228,26 @@ void Explain(AttachResult result) {
     case AttachResult::kAttached:
       return;
     case AttachResult::kNoNode:
-      line << "no node answers for this process, so it may not use the GPU (start it with \"tessera run\", "
+      line << "no node answers for this process, so it may not use the GPU (start it with "
+              "\"tessera run\", "
               "or see whether tesserad is up)";
       break;
     case AttachResult::kSilent:
       line << "the node did not answer within kReplyWaitMillis = "
-           << static_cast<uint64_t>(wire::kReplyWaitMillis) << ", so this process may not use the GPU";
+           << static_cast<uint64_t>(wire::kReplyWaitMillis)
+           << ", so this process may not use the GPU";
       break;
     case AttachResult::kNoSlice:
-      line << "this process belongs to no slice, so it may not use the GPU (start it with \"tessera run\")";
+      line << "this process belongs to no slice, so it may not use the GPU (start it with "
+              "\"tessera run\")";
       break;
     case AttachResult::kFull:
       line << "the slice already has kProcessesMax = " << static_cast<uint64_t>(wire::kProcessesMax)
            << " processes, so this one may not use the GPU";
       break;
     case AttachResult::kVersion:
-      line << "the node speaks another version than this library, so this process may not use the GPU "
+      line << "the node speaks another version than this library, so this process may not use the "
+              "GPU "
               "(install both from one release)";
       break;
     case AttachResult::kClosed:
@@ -304,15 +308,18 @@ bool Settle(uint32_t card, uint64_t* charged) {
   real = RoundUp(real, granule);
   const uint64_t highest = before > after ? before : after;
   if (real > highest) {
-    // Every allocation is in the ledger before the driver makes it, so what is missing there is overhead.
+    // Every allocation is in the ledger before the driver makes it, so what is missing there is
+    // overhead.
     const uint64_t missing = real - highest;
     if (!process.ledger.Reserve(card, missing)) return false;
     *charged += missing;
     return true;
   }
   if (before != after || real == after) return true;
-  // What is charged but neither a live allocation nor another object is this object (and nothing in flight).
-  const uint64_t others = process.allocations.Granules(card) * granule + process.objects.Charged(card);
+  // What is charged but neither a live allocation nor another object is this object (and nothing in
+  // flight).
+  const uint64_t others =
+      process.allocations.Granules(card) * granule + process.objects.Charged(card);
   if (others + *charged != after || process.ledger.Held(card) != after) return true;
   uint64_t surplus = after - real;
   if (surplus > *charged) surplus = *charged;
@@ -415,7 +422,8 @@ void SetVisibleDevices() {
     __atomic_store_n(&old[at], text, __ATOMIC_RELEASE);
     return;
   }
-  // A new list, published with one store. The old one stays readable; libc's setenv accepts a list it did not make.
+  // A new list, published with one store. The old one stays readable; libc's setenv accepts a list
+  // it did not make.
   auto** list = reinterpret_cast<char**>(memory);
   for (size_t i = 0; i < count; ++i) list[i] = old[i];
   list[count] = text;

@@ -1,5 +1,5 @@
-// Everything this library knows about the process it lives in, and its ties to the node: attaching to a slice, asking
-// what the driver really holds, charging and giving back.
+// Everything this library knows about the process it lives in, and its ties to the node: attaching
+// to a slice, asking what the driver really holds, charging and giving back.
 #pragma once
 
 #include <stddef.h>
@@ -19,18 +19,19 @@ inline constexpr size_t kPageBytes = 65536;  // the largest page such a kernel m
 #else
 inline constexpr size_t kPageBytes = 4096;
 #endif
-inline constexpr uint64_t kSettlePauseNanos = 10'000'000'000;  // after a node that did not answer in time
+inline constexpr uint64_t kSettlePauseNanos =
+    10'000'000'000;  // after a node that did not answer in time
 
 // Why a process has no slice.
 enum class AttachResult : uint32_t {
   kAttached,
-  kNoNode,      // no socket, or nobody behind it
-  kSilent,      // a node that did not answer within kReplyWaitMillis
-  kNoSlice,     // the node says this process belongs to none
-  kFull,        // kProcessesMax processes live in the slice
-  kVersion,     // pages or messages of another version
-  kClosed,      // the slice was taken back
-  kNoMemory,    // the pages could not be mapped
+  kNoNode,    // no socket, or nobody behind it
+  kSilent,    // a node that did not answer within kReplyWaitMillis
+  kNoSlice,   // the node says this process belongs to none
+  kFull,      // kProcessesMax processes live in the slice
+  kVersion,   // pages or messages of another version
+  kClosed,    // the slice was taken back
+  kNoMemory,  // the pages could not be mapped
 };
 
 // Where a driver ordinal stands.
@@ -42,17 +43,19 @@ struct Device {
   uint32_t primary;
   uint32_t retains;
   uint32_t context;  // our id of it
-  uint64_t handle;  // the driver's
+  uint64_t handle;   // the driver's
 };
 
-// Lives in memory the kernel wipes in a forked child (MADV_WIPEONFORK): a child starts from zero, attaches again on
-// first use under its own identity, and never touches its parent's slot. All-zero is the state before the first use.
-// Thread-safety: members are words read with atomics, or guard themselves.
+// Lives in memory the kernel wipes in a forked child (MADV_WIPEONFORK): a child starts from zero,
+// attaches again on first use under its own identity, and never touches its parent's slot. All-zero
+// is the state before the first use. Thread-safety: members are words read with atomics, or guard
+// themselves.
 struct alignas(kPageBytes) Process {
   // Hot: read by every launch and allocation.
   wire::ProcessSlot* slot;  // null: not attached
   const wire::ControlPage* control;
-  const uint32_t* gate;  // the turn word of the only card; of a slice of several cards one that is always open
+  const uint32_t*
+      gate;  // the turn word of the only card; of a slice of several cards one that is always open
   uint32_t granule_shift;
   uint32_t card_count;
   uint32_t sole_context;  // id of the only live context of the process; 0: none or several
@@ -64,8 +67,8 @@ struct alignas(kPageBytes) Process {
   uint64_t settle_paused;  // monotonic nanoseconds until which the node is not asked
   uint32_t said;           // bit per AttachResult already explained on stderr
   uint32_t devices_known;
-  Lock settle_lock;        // one settlement at a time
-  Lock context_lock;       // the counts below
+  Lock settle_lock;   // one settlement at a time
+  Lock context_lock;  // the counts below
   uint32_t live_contexts;
   Device devices[kDevicesMax];
   AllocationTable allocations;
@@ -77,7 +80,8 @@ inline constexpr Process& process = tessera_process;
 
 inline bool Attached() { return __atomic_load_n(&process.slot, __ATOMIC_ACQUIRE) != nullptr; }
 
-// Attaches on first use; every later call is one load. Says on stderr, once a reason, why it failed.
+// Attaches on first use; every later call is one load. Says on stderr, once a reason, why it
+// failed.
 AttachResult AttachSlow();
 inline bool EnsureAttached() {
   return __builtin_expect(Attached(), 1) || AttachSlow() == AttachResult::kAttached;
@@ -86,15 +90,17 @@ inline bool EnsureAttached() {
 // Asks the node what the driver holds for this process on a card. False: it cannot tell.
 bool AskReal(uint32_t card, uint64_t* bytes);
 
-// After something was charged by estimate and made by the driver: compares the ledger with what the driver really
-// holds and corrects `*charged`, the estimate, upwards (reserving) or downwards (giving back). Downwards only when
-// nothing else of this process was in flight on the card, so that the difference is surely this object's. False: the
-// real size does not fit the slice; the caller undoes what it made and gives back *charged.
+// After something was charged by estimate and made by the driver: compares the ledger with what the
+// driver really holds and corrects `*charged`, the estimate, upwards (reserving) or downwards
+// (giving back). Downwards only when nothing else of this process was in flight on the card, so
+// that the difference is surely this object's. False: the real size does not fit the slice; the
+// caller undoes what it made and gives back *charged.
 bool Settle(uint32_t card, uint64_t* charged);
 
-// Builds CUDA_VISIBLE_DEVICES for the slice from what the program asked for: indices count the slice's cards, UUIDs
-// must be the slice's, the list ends at the first stranger as it does in the driver. Null asks for all.
-// Returns the length without NUL; the text is cut at an entry boundary if `capacity` is too small.
+// Builds CUDA_VISIBLE_DEVICES for the slice from what the program asked for: indices count the
+// slice's cards, UUIDs must be the slice's, the list ends at the first stranger as it does in the
+// driver. Null asks for all. Returns the length without NUL; the text is cut at an entry boundary
+// if `capacity` is too small.
 size_t VisibleDevices(const wire::ControlPage& control, const char* asked, char* text,
                       size_t capacity);
 // Puts the list into the environment before the driver first reads it.

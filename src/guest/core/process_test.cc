@@ -1,5 +1,5 @@
-// Attaching to a node, settling with it, and what becomes of both after a fork. Each test lives in a child process of its
-// own, because the state under test is one per process.
+// Attaching to a node, settling with it, and what becomes of both after a fork. Each test lives in
+// a child process of its own, because the state under test is one per process.
 #include "guest/core/process.h"
 
 #include <gtest/gtest.h>
@@ -32,7 +32,8 @@ class ProcessTest : public testing::Test {
     rmdir(folder_.c_str());
   }
 
-  // Runs `body` in a child whose TESSERA_SOCKET is our socket; returns its exit code, and what it wrote to stderr.
+  // Runs `body` in a child whose TESSERA_SOCKET is our socket; returns its exit code, and what it
+  // wrote to stderr.
   template <typename Body>
   int InChild(const Body& body) {
     int ends[2];
@@ -212,31 +213,40 @@ TEST_F(ProcessTest, SettlingCorrectsAnEstimateBothWays) {
   EXPECT_EQ(InChild([&] {
               uint64_t charged = 0;
               return settle(4 * kMiB, &charged) && charged == 10 * kMiB &&
-                             process.ledger.Held(0) == 10 * kMiB ? 0 : 1;
-            }), 0);
+                             process.ledger.Held(0) == 10 * kMiB
+                         ? 0
+                         : 1;
+            }),
+            0);
   EXPECT_EQ(InChild([&] {
               uint64_t charged = 0;
               return settle(40 * kMiB, &charged) && charged == 10 * kMiB &&
-                             process.ledger.Held(0) == 10 * kMiB ? 0 : 1;
-            }), 0);
+                             process.ledger.Held(0) == 10 * kMiB
+                         ? 0
+                         : 1;
+            }),
+            0);
   // Something else in flight: what looks like surplus may be its, so nothing is given back.
   EXPECT_EQ(InChild([&] {
               uint64_t charged = 0;
               if (!EnsureAttached() || !process.ledger.Reserve(0, 20 * kMiB)) return 1;
               return settle(40 * kMiB, &charged) && charged == 40 * kMiB ? 0 : 2;
-            }), 0);
+            }),
+            0);
   // The real size does not fit.
   real = static_cast<int64_t>(101 * kMiB);
   EXPECT_EQ(InChild([&] {
               uint64_t charged = 0;
               return !settle(4 * kMiB, &charged) && charged == 4 * kMiB ? 0 : 1;
-            }), 0);
+            }),
+            0);
   // The node cannot tell: the estimate stands.
   real = -1;
   EXPECT_EQ(InChild([&] {
               uint64_t charged = 0;
               return settle(4 * kMiB, &charged) && charged == 4 * kMiB ? 0 : 1;
-            }), 0);
+            }),
+            0);
 }
 
 std::string Visible(const wire::ControlPage& control, const char* asked, size_t capacity = 4096) {

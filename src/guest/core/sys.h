@@ -1,5 +1,5 @@
-// System calls without libc: no errno to save, no symbol newer than the oldest libc we load into, and safe
-// before constructors and in signal handlers. A negative result is the error number.
+// System calls without libc: no errno to save, no symbol newer than the oldest libc we load into,
+// and safe before constructors and in signal handlers. A negative result is the error number.
 #pragma once
 
 #include <stddef.h>
@@ -46,8 +46,8 @@ inline long Arg(T* pointer) {
   return reinterpret_cast<long>(pointer);
 }
 
-// Sleeps while *word == expected, at most `nanos`. Returns on a wake, a signal, a changed word or the timeout:
-// callers look at the word again.
+// Sleeps while *word == expected, at most `nanos`. Returns on a wake, a signal, a changed word or
+// the timeout: callers look at the word again.
 inline void FutexWait(uint32_t* word, uint32_t expected, uint64_t nanos, bool shared) {
   struct {
     long seconds, nanos;
@@ -73,7 +73,8 @@ inline uint64_t MonotonicNanos() {
 // Fresh zeroed private memory, or null.
 inline void* MapMemory(size_t bytes) {
   constexpr long kReadWrite = 3, kPrivateAnonymous = 0x22;
-  const long result = Syscall(SYS_mmap, 0, static_cast<long>(bytes), kReadWrite, kPrivateAnonymous, -1, 0);
+  const long result =
+      Syscall(SYS_mmap, 0, static_cast<long>(bytes), kReadWrite, kPrivateAnonymous, -1, 0);
   return result < 0 && result > -4096 ? nullptr : reinterpret_cast<void*>(result);
 }
 

@@ -119,8 +119,8 @@ AllocationTable::Inserted AllocationTable::Insert(const Allocation& allocation,
     return result;
   }
   if (!shares) {
-    result.new_granules = static_cast<uint32_t>(
-        RoundUp(allocation.bytes, 1ull << granule_shift) >> granule_shift);
+    result.new_granules =
+        static_cast<uint32_t>(RoundUp(allocation.bytes, 1ull << granule_shift) >> granule_shift);
     shard->granules[allocation.card] += result.new_granules;
   } else {
     const int added = AddReference(shard, first, allocation.card);
@@ -139,8 +139,8 @@ AllocationTable::Inserted AllocationTable::Insert(const Allocation& allocation,
   }
   if (!shares || !result.ok) return result;
   // A small allocation may cross into a second block, which may belong to another shard.
-  const uint64_t last = (allocation.address + (allocation.bytes == 0 ? 0 : allocation.bytes - 1)) >>
-                        granule_shift;
+  const uint64_t last =
+      (allocation.address + (allocation.bytes == 0 ? 0 : allocation.bytes - 1)) >> granule_shift;
   if (last != first) {
     Shard* const other = ShardOf(last << granule_shift, granule_shift);
     LockHolder holder(&other->lock);
@@ -173,14 +173,14 @@ void AllocationTable::PutBack(const Allocation& allocation, uint32_t granule_shi
 uint32_t AllocationTable::DropLocked(Shard* shard, const Allocation& allocation,
                                      uint32_t granule_shift, uint64_t* second_block) {
   if (!SharesGranule(allocation.bytes, granule_shift)) {
-    const uint32_t granules = static_cast<uint32_t>(
-        RoundUp(allocation.bytes, 1ull << granule_shift) >> granule_shift);
+    const uint32_t granules =
+        static_cast<uint32_t>(RoundUp(allocation.bytes, 1ull << granule_shift) >> granule_shift);
     shard->granules[allocation.card] -= granules;
     return granules;
   }
   const uint64_t first = allocation.address >> granule_shift;
-  const uint64_t last = (allocation.address + (allocation.bytes == 0 ? 0 : allocation.bytes - 1)) >>
-                        granule_shift;
+  const uint64_t last =
+      (allocation.address + (allocation.bytes == 0 ? 0 : allocation.bytes - 1)) >> granule_shift;
   if (last != first) *second_block = last;
   return DropReference(shard, first, allocation.card);
 }
@@ -200,8 +200,8 @@ uint32_t AllocationTable::Drop(const Allocation& allocation, uint32_t granule_sh
 }
 
 void AllocationTable::Sweep(bool (*dies)(const Allocation&, uint64_t), uint64_t argument,
-                            uint32_t granule_shift,
-                            void (*freed)(uint32_t, uint32_t, void*), void* context) {
+                            uint32_t granule_shift, void (*freed)(uint32_t, uint32_t, void*),
+                            void* context) {
   for (Shard& shard : shards_) {
     for (;;) {
       Allocation found = {};
@@ -352,7 +352,8 @@ uint64_t ObjectTable::Charged(uint32_t card) {
   uint64_t sum = 0;
   for (uint32_t i = 0; objects_ != nullptr && i <= mask_; ++i) {
     const Object& object = objects_[i];
-    if (object.kind != 0 && object.kind != kObjectMapping && object.card == card) sum += object.bytes;
+    if (object.kind != 0 && object.kind != kObjectMapping && object.card == card)
+      sum += object.bytes;
   }
   return sum;
 }

@@ -1,5 +1,5 @@
-// What this process holds of the cards: live pointers with their sizes, the 2 MiB blocks small allocations share,
-// and the rarer objects (contexts, modules, physical handles, mappings).
+// What this process holds of the cards: live pointers with their sizes, the 2 MiB blocks small
+// allocations share, and the rarer objects (contexts, modules, physical handles, mappings).
 #pragma once
 
 #include <stdint.h>
@@ -22,8 +22,9 @@ struct Allocation {
 inline constexpr uint64_t kAllocationBytesMax = 1ull << 44;
 inline constexpr uint32_t kContextIdsMax = 1u << 12;
 
-// How many bytes the driver takes for an allocation, by the rule of its 2 MiB pages: from half a granule up it has
-// whole granules for itself; smaller ones share the granule their address falls in.
+// How many bytes the driver takes for an allocation, by the rule of its 2 MiB pages: from half a
+// granule up it has whole granules for itself; smaller ones share the granule their address falls
+// in.
 inline bool SharesGranule(uint64_t bytes, uint32_t granule_shift) {
   return bytes < (1ull << (granule_shift - 1));
 }
@@ -31,14 +32,16 @@ inline uint64_t RoundUp(uint64_t bytes, uint64_t granule) {
   return (bytes + granule - 1) & ~(granule - 1);
 }
 
-// Live pointers, address -> size, and reference counts of shared granules. O(1), 64 shards with a lock each;
-// memory grows by mmap and is never given back. Zero-initialised it is empty. Thread-safety: all methods.
+// Live pointers, address -> size, and reference counts of shared granules. O(1), 64 shards with a
+// lock each; memory grows by mmap and is never given back. Zero-initialised it is empty.
+// Thread-safety: all methods.
 class AllocationTable {
  public:
   // What became of an insertion.
   struct Inserted {
     bool ok;                // false: no memory for the table; nothing was changed
-    uint32_t new_granules;  // granules nobody in this process had counted before (whole ones of a large allocation)
+    uint32_t new_granules;  // granules nobody in this process had counted before (whole ones of a
+                            // large allocation)
     bool replaced;          // the address was already live: the driver freed it behind us
     Allocation old;
     uint32_t old_granules;  // granules that became free by the replacement
@@ -54,8 +57,8 @@ class AllocationTable {
 
   // Removes every allocation `dies` says yes to, and reports the granules freed by each.
   void Sweep(bool (*dies)(const Allocation&, uint64_t argument), uint64_t argument,
-             uint32_t granule_shift,
-             void (*freed)(uint32_t card, uint32_t granules, void* context), void* context);
+             uint32_t granule_shift, void (*freed)(uint32_t card, uint32_t granules, void* context),
+             void* context);
 
   // Sum of granules counted for live pointers of one card.
   uint64_t Granules(uint32_t card);
@@ -80,16 +83,17 @@ class AllocationTable {
   };
   struct alignas(64) Shard {
     Lock lock;
-    Map pointers;              // address -> packed Allocation
-    Map blocks;                // block number + 1 -> references
-    uint64_t granules[16];     // per card, counted by allocations of this shard
+    Map pointers;           // address -> packed Allocation
+    Map blocks;             // block number + 1 -> references
+    uint64_t granules[16];  // per card, counted by allocations of this shard
   };
   static constexpr uint32_t kShards = 64;
 
   static uint64_t Pack(const Allocation& allocation);
   static Allocation Unpack(uint64_t address, uint64_t packed);
   Shard* ShardOf(uint64_t address, uint32_t granule_shift);
-  // Adds or removes one reference to a block; returns 1 when the block appears or vanishes; -1 without memory.
+  // Adds or removes one reference to a block; returns 1 when the block appears or vanishes; -1
+  // without memory.
   static int AddReference(Shard* shard, uint64_t block, uint32_t card);
   static uint32_t DropReference(Shard* shard, uint64_t block, uint32_t card);
   uint32_t DropLocked(Shard* shard, const Allocation& allocation, uint32_t granule_shift,
@@ -111,30 +115,32 @@ enum ObjectKind : uint32_t {
 };
 
 struct Object {
-  uint64_t key;      // handle or address
-  uint32_t kind;     // ObjectKind; 0 empty
+  uint64_t key;   // handle or address
+  uint32_t kind;  // ObjectKind; 0 empty
   uint32_t card;
   uint64_t bytes;    // charged for it
   uint32_t context;  // id it dies with, or its own id for a context
   uint32_t holders;  // references the program holds on a physical handle
   uint32_t maps;     // mappings of a physical handle
   uint32_t reserved;
-  uint64_t target;   // kObjectMapping: the physical handle; bytes is the mapping's length
+  uint64_t target;  // kObjectMapping: the physical handle; bytes is the mapping's length
 };
 
-// Small map (kind, key) -> Object behind one lock. Zero-initialised it is empty. Thread-safety: all methods.
+// Small map (kind, key) -> Object behind one lock. Zero-initialised it is empty. Thread-safety: all
+// methods.
 class ObjectTable {
  public:
   // Adds or replaces. False: no memory.
   bool Put(const Object& object);
   bool Get(uint32_t kind, uint64_t key, Object* found);
   bool Take(uint32_t kind, uint64_t key, Object* taken);
-  // Changes an object in place under the lock. When `change` returns true the object is removed and copied to
-  // `removed`. Returns whether the object was there.
+  // Changes an object in place under the lock. When `change` returns true the object is removed and
+  // copied to `removed`. Returns whether the object was there.
   bool Update(uint32_t kind, uint64_t key, bool (*change)(Object*, int64_t argument),
               int64_t argument, Object* removed, bool* was_removed);
   // Takes any one object that matches; for sweeping one after another.
-  bool TakeWhere(bool (*matches)(const Object&, uint64_t argument), uint64_t argument, Object* taken);
+  bool TakeWhere(bool (*matches)(const Object&, uint64_t argument), uint64_t argument,
+                 Object* taken);
   // Sum of bytes charged for objects of one card, mappings left out (their handle is charged).
   uint64_t Charged(uint32_t card);
   uint32_t Count(uint32_t kind, uint32_t card);

@@ -124,7 +124,8 @@ TEST(AllocationTableTest, RandomUseAgreesWithAModel) {
       const uint64_t address = large ? 0x7000000000 + (random() % 4096) * 8 * kGranule
                                      : 0x1000000000 + (random() % 100000) * 16384 + 512;
       if (live.contains(address)) continue;
-      const Allocation a = {address, large ? kGranule / 2 + random() % (6 * kGranule) : 1 + random() % 15000,
+      const Allocation a = {address,
+                            large ? kGranule / 2 + random() % (6 * kGranule) : 1 + random() % 15000,
                             0, kPlain, 1};
       uint32_t expected = 0;
       if (large) {
@@ -136,7 +137,8 @@ TEST(AllocationTableTest, RandomUseAgreesWithAModel) {
       ASSERT_EQ(table->Insert(a, kShift).new_granules, expected);
       live[address] = a;
     } else if (!live.empty()) {
-      auto it = live.lower_bound(random() % 2 ? 0x7000000000 : 0x1000000000 + random() % (100000ull * 16384));
+      auto it = live.lower_bound(random() % 2 ? 0x7000000000
+                                              : 0x1000000000 + random() % (100000ull * 16384));
       if (it == live.end()) it = live.begin();
       const Allocation a = it->second;
       live.erase(it);
@@ -212,7 +214,8 @@ TEST(ObjectTableTest, KindsDoNotMeetAndGrowthKeepsAll) {
   EXPECT_FALSE(table->Get(kObjectContext, 7, &found));
   EXPECT_EQ(table->Charged(0) + table->Charged(1) + table->Charged(2), 1000u);
   EXPECT_EQ(table->Count(kObjectContext, 0) + table->Count(kObjectContext, 1) +
-                table->Count(kObjectContext, 2), 500u);
+                table->Count(kObjectContext, 2),
+            500u);
   for (uint64_t i = 0; i < 1000; i += 2) ASSERT_TRUE(table->Take(kObjectContext, i, &found));
   for (uint64_t i = 1; i < 1000; i += 2) ASSERT_TRUE(table->Get(kObjectModule, i, &found)) << i;
   EXPECT_EQ(table->Charged(0) + table->Charged(1) + table->Charged(2), 500u);

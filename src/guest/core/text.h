@@ -1,4 +1,5 @@
-// Strings without libc, and the one way this library speaks: a line on stderr, at most a few times a process.
+// Strings without libc, and the one way this library speaks: a line on stderr, at most a few times
+// a process.
 #pragma once
 
 #include <stddef.h>

@@ -15,7 +15,8 @@ struct Place {
   uint32_t context;  // our id, 0 when we do not know the context
 };
 
-// The card of the current context. A slice of one card needs no question: contexts elsewhere are refused.
+// The card of the current context. A slice of one card needs no question: contexts elsewhere are
+// refused.
 Place FindPlace();
 Place FindPlaceSlow();
 
@@ -38,8 +39,9 @@ inline constexpr abi::CUresult kRefused = abi::CUDA_ERROR_NOT_PERMITTED;
 // Removes everything that died with a context and gives it back.
 void DropContext(uint32_t card, uint32_t context);
 
-// Makes something the driver charges to the card (`make`), charged by an estimate first and by the driver's own figure
-// afterwards, and remembered under (kind, *key). When the real size does not fit, `unmake` is called.
+// Makes something the driver charges to the card (`make`), charged by an estimate first and by the
+// driver's own figure afterwards, and remembered under (kind, *key). When the real size does not
+// fit, `unmake` is called.
 template <typename Make, typename Key, typename Unmake>
 inline abi::CUresult MakeCharged(ObjectKind kind, const Place& place, uint64_t estimate,
                                  const Make& make, const Key& key, const Unmake& unmake) {

@@ -1,5 +1,5 @@
-// The driver's beginning, and contexts: their cost is charged before they are made and settled with what the driver
-// really took.
+// The driver's beginning, and contexts: their cost is charged before they are made and settled with
+// what the driver really took.
 #include "guest/cuda/account.h"
 
 namespace tessera::guest {
@@ -56,7 +56,8 @@ abi::CUresult RefuseForeign() {
 }
 
 uint32_t NewContextId() {
-  // Ids come round after kContextIdsMax contexts in one process; by then the old ones are long gone.
+  // Ids come round after kContextIdsMax contexts in one process; by then the old ones are long
+  // gone.
   return 1 + __atomic_fetch_add(&process.next_context, 1, __ATOMIC_RELAXED) % (kContextIdsMax - 1);
 }
 
@@ -64,7 +65,8 @@ uint32_t NewContextId() {
 void CountContext(int change, uint32_t id) {
   LockHolder holder(&process.context_lock);
   process.live_contexts += static_cast<uint32_t>(change);
-  // Once several have lived, calls ask the driver which is current, until a process is back to none.
+  // Once several have lived, calls ask the driver which is current, until a process is back to
+  // none.
   uint32_t sole = 0;
   if (change > 0 && process.live_contexts == 1) sole = id;
   __atomic_store_n(&process.sole_context, sole, __ATOMIC_RELAXED);
@@ -108,7 +110,8 @@ abi::CUresult CreateContext(abi::CUcontext* context, abi::CUdevice device, const
     result = make();
   }
   if (result == abi::CUDA_SUCCESS) {
-    if (Settle(on, &charged) && RememberContext(*context, on, NewContextId(), charged)) return result;
+    if (Settle(on, &charged) && RememberContext(*context, on, NewContextId(), charged))
+      return result;
     auto* const destroy = TESSERA_REAL(cuCtxDestroy_v2);
     DepthGuard guard;
     if (destroy != nullptr) destroy(*context);
@@ -142,7 +145,8 @@ abi::CUresult DestroyContext(abi::CUcontext context, const Call& call) {
 
 // Primary contexts, one a device, counted by the driver and by us.
 
-// After a retain that the driver served. False: someone's last release went between, so the context is new again.
+// After a retain that the driver served. False: someone's last release went between, so the context
+// is new again.
 bool JoinPrimary(Device* device) {
   LockHolder holder(&process.context_lock);
   if (__atomic_load_n(&device->primary, __ATOMIC_ACQUIRE) != kPrimaryCharged) return false;
@@ -150,7 +154,8 @@ bool JoinPrimary(Device* device) {
   return true;
 }
 
-// Charges and makes a primary context. Only the thread that moved the word to kPrimaryMaking comes here.
+// Charges and makes a primary context. Only the thread that moved the word to kPrimaryMaking comes
+// here.
 template <typename Make, typename Unmake>
 abi::CUresult MakePrimary(Device* device, abi::CUcontext* context, const Make& make,
                           const Unmake& unmake) {
@@ -192,7 +197,8 @@ void LosePrimary(Device* device) {
   if (known && object.bytes != 0) process.ledger.Release(object.card, object.bytes);
 }
 
-// Adds to what a living context is charged; a context that went meanwhile has nothing to hold it, so it goes back.
+// Adds to what a living context is charged; a context that went meanwhile has nothing to hold it,
+// so it goes back.
 void GrowContext(uint32_t card, uint32_t context, uint64_t bytes) {
   Object object;
   const uint64_t both = static_cast<uint64_t>(card) << 32 | context;
@@ -396,23 +402,21 @@ TESSERA_EXPORT CUresult cuCtxCreate_v3(CUcontext* pctx, CUexecAffinityParam* par
                                        int numParams, unsigned int flags, CUdevice dev) {
   auto* const real = TESSERA_REAL(cuCtxCreate_v3);
   if (real == nullptr) return MissingCuda();
-  return CreateContext(pctx, dev,
-                       [&] { return real(pctx, paramsArray, numParams, flags, dev); });
+  return CreateContext(pctx, dev, [&] { return real(pctx, paramsArray, numParams, flags, dev); });
 }
 
 TESSERA_EXPORT CUresult cuCtxCreate_v4(CUcontext* pctx, CUctxCreateParams* ctxCreateParams,
                                        unsigned int flags, CUdevice dev) {
   auto* const real = TESSERA_REAL(cuCtxCreate_v4);
   if (real == nullptr) return MissingCuda();
-  return CreateContext(pctx, dev,
-                       [&] { return real(pctx, ctxCreateParams, flags, dev); });
+  return CreateContext(pctx, dev, [&] { return real(pctx, ctxCreateParams, flags, dev); });
 }
 
-#define TESSERA_CONTEXT_END(symbol)                                   \
-  TESSERA_EXPORT CUresult symbol(CUcontext ctx) {                     \
-    auto* const real = TESSERA_REAL(symbol);                          \
-    if (real == nullptr) return MissingCuda();         \
-    return DestroyContext(ctx, [&] { return real(ctx); });            \
+#define TESSERA_CONTEXT_END(symbol)                        \
+  TESSERA_EXPORT CUresult symbol(CUcontext ctx) {          \
+    auto* const real = TESSERA_REAL(symbol);               \
+    if (real == nullptr) return MissingCuda();             \
+    return DestroyContext(ctx, [&] { return real(ctx); }); \
   }
 TESSERA_CONTEXT_END(cuCtxDestroy)
 TESSERA_CONTEXT_END(cuCtxDestroy_v2)
@@ -457,11 +461,11 @@ TESSERA_EXPORT CUresult cuDevicePrimaryCtxRetain(CUcontext* pctx, CUdevice dev) 
   }
 }
 
-#define TESSERA_PRIMARY(symbol, what)                                  \
-  TESSERA_EXPORT CUresult symbol(CUdevice dev) {                       \
-    auto* const real = TESSERA_REAL(symbol);                           \
-    if (real == nullptr) return MissingCuda();          \
-    return what(dev, [&] { return real(dev); });                       \
+#define TESSERA_PRIMARY(symbol, what)            \
+  TESSERA_EXPORT CUresult symbol(CUdevice dev) { \
+    auto* const real = TESSERA_REAL(symbol);     \
+    if (real == nullptr) return MissingCuda();   \
+    return what(dev, [&] { return real(dev); }); \
   }
 TESSERA_PRIMARY(cuDevicePrimaryCtxRelease, ReleasePrimary)
 TESSERA_PRIMARY(cuDevicePrimaryCtxRelease_v2, ReleasePrimary)
@@ -483,7 +487,8 @@ TESSERA_EXPORT CUresult cuCtxSetLimit(CUlimit limit, size_t value) {
     result = real(limit, value);
   }
   if (result != CUDA_SUCCESS || place.error != CUDA_SUCCESS || place.context == 0) return result;
-  // Stacks, heap and print buffer are memory of the card: what the driver took more is charged to the context.
+  // Stacks, heap and print buffer are memory of the card: what the driver took more is charged to
+  // the context.
   uint64_t grown = 0;
   if (!Settle(place.card, &grown)) {
     DepthGuard guard;

@@ -1,5 +1,6 @@
-// The driver's entry points we stand in front of: their numbers, their real functions, and what a wrapper does first.
-// `guest/cuda/wrapped.inc` is generated from abi/cuda.manifest: every line that is not "pass".
+// The driver's entry points we stand in front of: their numbers, their real functions, and what a
+// wrapper does first. `guest/cuda/wrapped.inc` is generated from abi/cuda.manifest: every line that
+// is not "pass".
 #pragma once
 
 #include <stdint.h>
@@ -34,7 +35,8 @@ extern "C" void* tessera_cuda_real[kCudaWrappers] __attribute__((visibility("hid
 void* ResolveCuda(uint32_t index);
 const char* CudaName(uint32_t index);
 void* CudaWrapper(uint32_t index);
-// The index of the wrapper cuGetProcAddress must answer for (name, version, stream form), or -1: none of ours.
+// The index of the wrapper cuGetProcAddress must answer for (name, version, stream form), or -1:
+// none of ours.
 int ChooseCuda(const char* name, int version, bool per_thread);
 // What a wrapper answers when there is no real function.
 abi::CUresult MissingCuda();

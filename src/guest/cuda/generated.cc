@@ -1,6 +1,6 @@
-// Wrappers that follow from the manifest's treatment alone, and the tables of all of them. Those of treatment "gate" are
-// in gates.S on x86-64. A wrapper written by hand
-// (memory.cc, contexts.cc, objects.cc, views.cc) is a strong definition and takes the place of the weak one here.
+// Wrappers that follow from the manifest's treatment alone, and the tables of all of them. Those of
+// treatment "gate" are in gates.S on x86-64. A wrapper written by hand (memory.cc, contexts.cc,
+// objects.cc, views.cc) is a strong definition and takes the place of the weak one here.
 #include "guest/core/lock.h"
 #include "guest/core/names.h"
 #include "guest/core/text.h"
@@ -22,17 +22,20 @@ constexpr char kNameText[] =
 constexpr NameOffsets<kCudaWrappers> kNameOffsets = OffsetsOf<kCudaWrappers>(kNameText);
 constexpr const char* Name(uint32_t index) { return &kNameText[kNameOffsets.at[index]]; }
 
-// Treatments that are denied unless a wrapper is written by hand, and the few of them that take no memory of the card
-// and are handed on:
-//   page-locked memory is the host's; pools own nothing until something is allocated from them; linking works in host
-//   memory; updating, trimming and graph attributes take nothing; a green or exported context cannot exist here.
+// Treatments that are denied unless a wrapper is written by hand, and the few of them that take no
+// memory of the card and are handed on:
+//   page-locked memory is the host's; pools own nothing until something is allocated from them;
+//   linking works in host memory; updating, trimming and graph attributes take nothing; a green or
+//   exported context cannot exist here.
 constexpr const char* kHandedOn[] = {
-    "cuMemAllocHost",         "cuMemAllocHost_v2",     "cuMemHostAlloc",
-    "cuMemHostRegister",      "cuMemHostRegister_v2",  "cuLinkComplete",
-    "cuMemPoolTrimTo",        "cuMemPoolCreate",       "cuDeviceSetMemPool",
-    "cuMemSetMemPool",        "cuGraphExecUpdate",     "cuGraphExecUpdate_v2",
-    "cuDeviceGraphMemTrim",   "cuDeviceSetGraphMemAttribute", "cuLibraryGetModule",
-    "cuGreenCtxDestroy",
+    "cuMemAllocHost",       "cuMemAllocHost_v2",
+    "cuMemHostAlloc",       "cuMemHostRegister",
+    "cuMemHostRegister_v2", "cuLinkComplete",
+    "cuMemPoolTrimTo",      "cuMemPoolCreate",
+    "cuDeviceSetMemPool",   "cuMemSetMemPool",
+    "cuGraphExecUpdate",    "cuGraphExecUpdate_v2",
+    "cuDeviceGraphMemTrim", "cuDeviceSetGraphMemAttribute",
+    "cuLibraryGetModule",   "cuGreenCtxDestroy",
 };
 
 enum class Treatment { account, free, gate, virtualise, lifecycle, deny };
@@ -123,7 +126,8 @@ static_assert(offsetof(Process, slot) == 0 && offsetof(Process, gate) == 16 &&
               offsetof(wire::ProcessSlot, launches) == 16 && kIndex_cuInit == 0);
 
 extern "C" {
-// Where the assembly goes when the gate is shut or the driver's function unknown: the function to jump to, or null.
+// Where the assembly goes when the gate is shut or the driver's function unknown: the function to
+// jump to, or null.
 [[gnu::visibility("hidden")]] void* tessera_gate_open(uint32_t index) {
   if (Attached()) WaitTurn(process.gate);
   void* real = __atomic_load_n(&tessera_cuda_real[index], __ATOMIC_RELAXED);
@@ -149,22 +153,22 @@ inline void CountSubmission() {
 
 namespace tessera::abi {
 
-#define TESSERA_WEAK(symbol, treatment, ret, parameters, arguments)                              \
-  extern "C" __attribute__((visibility("default"), weak)) ret symbol parameters {                \
-    using namespace ::tessera::guest;                                                            \
-    constexpr Rule kRule = RuleOf(#symbol, Treatment::treatment);                                \
-    if constexpr (kRule == Rule::kDeny) {                                                        \
-      if (depth > 0) {                                                                           \
-        auto* const real = TESSERA_REAL(symbol);                                                 \
-        if (real != nullptr) return real arguments;                                              \
-      }                                                                                          \
-      return DenyCuda(kIndex_##symbol);                                                          \
-    } else {                                                                                     \
-      TESSERA_COUNT(kRule);                                                                      \
-      auto* const real = TESSERA_REAL(symbol);                                                   \
+#define TESSERA_WEAK(symbol, treatment, ret, parameters, arguments)               \
+  extern "C" __attribute__((visibility("default"), weak)) ret symbol parameters { \
+    using namespace ::tessera::guest;                                             \
+    constexpr Rule kRule = RuleOf(#symbol, Treatment::treatment);                 \
+    if constexpr (kRule == Rule::kDeny) {                                         \
+      if (depth > 0) {                                                            \
+        auto* const real = TESSERA_REAL(symbol);                                  \
+        if (real != nullptr) return real arguments;                               \
+      }                                                                           \
+      return DenyCuda(kIndex_##symbol);                                           \
+    } else {                                                                      \
+      TESSERA_COUNT(kRule);                                                       \
+      auto* const real = TESSERA_REAL(symbol);                                    \
       if (__builtin_expect(real == nullptr, 0)) return MissingCuda();             \
-      return real arguments;                                                                     \
-    }                                                                                            \
+      return real arguments;                                                      \
+    }                                                                             \
   }
 #if defined(__x86_64__)
 #define TESSERA_COUNT(rule) static_assert(rule != Rule::kGate)
@@ -226,8 +230,9 @@ bool FindCudaWrapper(const char* name, Wrapper* found) {
   return false;
 }
 
-// Which line of the manifest the driver answers cuGetProcAddress with: the highest version not above the asked one, in
-// the form of the asked stream; a base without that form has one form for both. Only lines the loaded driver has.
+// Which line of the manifest the driver answers cuGetProcAddress with: the highest version not
+// above the asked one, in the form of the asked stream; a base without that form has one form for
+// both. Only lines the loaded driver has.
 int ChooseCuda(const char* name, int version, bool per_thread) {
   struct Line {
     uint16_t base;  // index of the first line of the same base

@@ -1,5 +1,5 @@
-// Linear memory: cuMemAlloc and its kin, stream-ordered allocation, and the physical handles of the virtual memory
-// calls.
+// Linear memory: cuMemAlloc and its kin, stream-ordered allocation, and the physical handles of the
+// virtual memory calls.
 #include "guest/cuda/account.h"
 
 namespace tessera::guest {
@@ -8,12 +8,12 @@ namespace {
 
 void GiveBackReplaced(const AllocationTable::Inserted& inserted) {
   if (inserted.old_granules == 0) return;
-  process.ledger.Release(inserted.old.card,
-                         static_cast<uint64_t>(inserted.old_granules) << process.granule_shift);
+  process.ledger.Release(inserted.old.card, static_cast<uint64_t>(inserted.old_granules)
+                                                << process.granule_shift);
 }
 
-// The one order of things for linear memory. `bytes` is what the driver will be asked for at most; `settle_bytes`
-// says after success how much it was.
+// The one order of things for linear memory. `bytes` is what the driver will be asked for at most;
+// `settle_bytes` says after success how much it was.
 template <typename Make, typename Size, typename Unmake>
 inline abi::CUresult Allocate(uint64_t bytes, PointerKind kind, abi::CUdeviceptr* pointer,
                               const Make& make, const Size& real_bytes, const Unmake& unmake) {
@@ -78,7 +78,8 @@ inline abi::CUresult Free(abi::CUdeviceptr pointer, const Call& call) {
   if (__builtin_expect(depth > 0 || !Attached(), 0)) return call();
   const uint32_t shift = process.granule_shift;
   Allocation taken;
-  // Out of the table before the driver frees it: its address may be given to another thread at once.
+  // Out of the table before the driver frees it: its address may be given to another thread at
+  // once.
   const bool known = process.allocations.Take(pointer, shift, &taken);
   abi::CUresult result;
   {
@@ -180,34 +181,33 @@ TESSERA_EXPORT CUresult cuMemAllocManaged(CUdeviceptr* dptr, size_t bytesize, un
       [&] { return bytesize; }, FreeReal);
 }
 
-#define TESSERA_ALLOC_ASYNC(symbol)                                                             \
-  TESSERA_EXPORT CUresult symbol(CUdeviceptr* dptr, size_t bytesize, CUstream hStream) {        \
-    auto* const real = TESSERA_REAL(symbol);                                                    \
-    if (real == nullptr) return MissingCuda();                                   \
-    return Allocate(                                                                            \
-        bytesize, kAsync, dptr, [&] { return real(dptr, bytesize, hStream); },                  \
-        [&] { return bytesize; }, FreeReal);                                                    \
+#define TESSERA_ALLOC_ASYNC(symbol)                                                      \
+  TESSERA_EXPORT CUresult symbol(CUdeviceptr* dptr, size_t bytesize, CUstream hStream) { \
+    auto* const real = TESSERA_REAL(symbol);                                             \
+    if (real == nullptr) return MissingCuda();                                           \
+    return Allocate(                                                                     \
+        bytesize, kAsync, dptr, [&] { return real(dptr, bytesize, hStream); },           \
+        [&] { return bytesize; }, FreeReal);                                             \
   }
 TESSERA_ALLOC_ASYNC(cuMemAllocAsync)
 TESSERA_ALLOC_ASYNC(cuMemAllocAsync_ptsz)
 
-#define TESSERA_ALLOC_FROM_POOL(symbol)                                                         \
-  TESSERA_EXPORT CUresult symbol(CUdeviceptr* dptr, size_t bytesize, CUmemoryPool pool,         \
-                                 CUstream hStream) {                                            \
-    auto* const real = TESSERA_REAL(symbol);                                                    \
-    if (real == nullptr) return MissingCuda();                                   \
-    const CUresult result = Allocate(                                                           \
-        bytesize, kAsync, dptr, [&] { return real(dptr, bytesize, pool, hStream); },            \
-        [&] { return bytesize; }, FreeReal);                                                    \
-    if (result != CUDA_SUCCESS || depth > 0 || bytesize == 0 || !Attached()) return result;     \
-    return PlacePoolAllocation(dptr);                                                           \
+#define TESSERA_ALLOC_FROM_POOL(symbol)                                                     \
+  TESSERA_EXPORT CUresult symbol(CUdeviceptr* dptr, size_t bytesize, CUmemoryPool pool,     \
+                                 CUstream hStream) {                                        \
+    auto* const real = TESSERA_REAL(symbol);                                                \
+    if (real == nullptr) return MissingCuda();                                              \
+    const CUresult result = Allocate(                                                       \
+        bytesize, kAsync, dptr, [&] { return real(dptr, bytesize, pool, hStream); },        \
+        [&] { return bytesize; }, FreeReal);                                                \
+    if (result != CUDA_SUCCESS || depth > 0 || bytesize == 0 || !Attached()) return result; \
+    return PlacePoolAllocation(dptr);                                                       \
   }
 namespace {
 CUresult PlacePoolAllocation(CUdeviceptr* dptr) {
   MoveToItsCard(*dptr);
   Allocation entry;
-  if (process.card_count == 1 ||
-      process.allocations.Take(*dptr, process.granule_shift, &entry)) {
+  if (process.card_count == 1 || process.allocations.Take(*dptr, process.granule_shift, &entry)) {
     if (process.card_count != 1) process.allocations.PutBack(entry, process.granule_shift);
     return CUDA_SUCCESS;
   }
@@ -220,11 +220,11 @@ CUresult PlacePoolAllocation(CUdeviceptr* dptr) {
 TESSERA_ALLOC_FROM_POOL(cuMemAllocFromPoolAsync)
 TESSERA_ALLOC_FROM_POOL(cuMemAllocFromPoolAsync_ptsz)
 
-#define TESSERA_FREE_ASYNC(symbol)                                         \
-  TESSERA_EXPORT CUresult symbol(CUdeviceptr dptr, CUstream hStream) {     \
-    auto* const real = TESSERA_REAL(symbol);                               \
-    if (real == nullptr) return MissingCuda();              \
-    return Free(dptr, [&] { return real(dptr, hStream); });                \
+#define TESSERA_FREE_ASYNC(symbol)                                     \
+  TESSERA_EXPORT CUresult symbol(CUdeviceptr dptr, CUstream hStream) { \
+    auto* const real = TESSERA_REAL(symbol);                           \
+    if (real == nullptr) return MissingCuda();                         \
+    return Free(dptr, [&] { return real(dptr, hStream); });            \
   }
 TESSERA_FREE_ASYNC(cuMemFreeAsync)
 TESSERA_FREE_ASYNC(cuMemFreeAsync_ptsz)
@@ -240,7 +240,8 @@ TESSERA_EXPORT CUresult cuMemPoolSetAttribute(CUmemoryPool pool, CUmemPool_attri
     static uint32_t said = 0;
     if (__atomic_exchange_n(&said, 1u, __ATOMIC_RELAXED) == 0) {
       Line line;
-      line << "cuMemPoolSetAttribute: inside a slice a memory pool keeps nothing after a free, so the "
+      line << "cuMemPoolSetAttribute: inside a slice a memory pool keeps nothing after a free, so "
+              "the "
               "release threshold stays 0";
       line.Say();
     }
@@ -250,8 +251,8 @@ TESSERA_EXPORT CUresult cuMemPoolSetAttribute(CUmemoryPool pool, CUmemPool_attri
   return real(pool, attr, value);
 }
 
-// Physical memory handles. A handle is counted until the program has given up every reference to it and every mapping
-// of it is gone.
+// Physical memory handles. A handle is counted until the program has given up every reference to it
+// and every mapping of it is gone.
 namespace {
 bool Unreferenced(Object* object) { return object->holders == 0 && object->maps == 0; }
 bool AddHolders(Object* object, int64_t count) {
@@ -263,13 +264,15 @@ bool AddMaps(Object* object, int64_t count) {
   return Unreferenced(object);
 }
 
-// One step towards or away from nobody holding the handle. An object nobody holds is taken out at once, before the
-// driver may give its handle to somebody else; `Finish` then gives its bytes back, `Undo` puts it back.
+// One step towards or away from nobody holding the handle. An object nobody holds is taken out at
+// once, before the driver may give its handle to somebody else; `Finish` then gives its bytes back,
+// `Undo` puts it back.
 class Step {
  public:
   Step(uint64_t handle, bool (*change)(Object*, int64_t), int64_t count)
       : handle_(handle), change_(change), count_(count) {
-    known_ = process.objects.Update(kObjectPhysical, handle, change, count, &removed_, &was_removed_);
+    known_ =
+        process.objects.Update(kObjectPhysical, handle, change, count, &removed_, &was_removed_);
   }
   bool known() const { return known_; }
   void Finish() {
@@ -373,8 +376,9 @@ TESSERA_EXPORT CUresult cuMemMap(CUdeviceptr ptr, size_t size, size_t offset,
   if (depth > 0 || !Attached()) return real(ptr, size, offset, handle, flags);
   Object present;
   const bool taken = process.objects.Get(kObjectMapping, ptr, &present);
-  // The mapping is counted before it exists, so that a release in another thread cannot give the memory back too early.
-  // Where something is mapped already the driver will refuse, and there is nothing to count.
+  // The mapping is counted before it exists, so that a release in another thread cannot give the
+  // memory back too early. Where something is mapped already the driver will refuse, and there is
+  // nothing to count.
   Step step(handle, AddMaps, taken ? 0 : 1);
   const bool counted = step.known() && !taken;
   if (counted) {
@@ -404,7 +408,8 @@ TESSERA_EXPORT CUresult cuMemUnmap(CUdeviceptr ptr, size_t size) {
   auto* const real = TESSERA_REAL(cuMemUnmap);
   if (real == nullptr) return MissingCuda();
   if (depth > 0 || !Attached()) return real(ptr, size);
-  // One call may take several adjoining mappings away; they go one by one, so that a failure leaves the rest counted.
+  // One call may take several adjoining mappings away; they go one by one, so that a failure leaves
+  // the rest counted.
   for (;;) {
     Object mapping;
     if (!process.objects.Get(kObjectMapping, ptr, &mapping) || mapping.bytes >= size) break;

@@ -1,5 +1,5 @@
-// What the driver makes besides linear memory and contexts: code, arrays, executable graphs. Each is charged by an
-// estimate before it is made and by the driver's own figure afterwards.
+// What the driver makes besides linear memory and contexts: code, arrays, executable graphs. Each
+// is charged by an estimate before it is made and by the driver's own figure afterwards.
 #include "guest/cuda/account.h"
 
 namespace tessera::guest {
@@ -18,7 +18,8 @@ uint64_t ImageBytes(const void* image) {
     for (size_t i = width; i > 0; --i) value = value << 8 | bytes[at + i - 1];
     return value;
   };
-  constexpr uint32_t kWrapperMagic = 0x466243b1, kContainerMagic = 0xba55ed50, kElfMagic = 0x464c457f;
+  constexpr uint32_t kWrapperMagic = 0x466243b1, kContainerMagic = 0xba55ed50,
+                     kElfMagic = 0x464c457f;
   uint32_t magic = 0;
   for (size_t i = 0; i < 4; ++i) {
     if (bytes[i] == 0) return i;  // a very short text
@@ -47,8 +48,8 @@ uint64_t FileBytes(const char* path) {
   return size < 0 ? 0 : static_cast<uint64_t>(size);
 }
 
-// Where code goes that belongs to no context yet (a library): with one card there is no choice; with several and no
-// context the next settlement finds it.
+// Where code goes that belongs to no context yet (a library): with one card there is no choice;
+// with several and no context the next settlement finds it.
 bool PlaceCode(Place* place) {
   *place = FindPlace();
   return place->error == abi::CUDA_SUCCESS;
@@ -64,8 +65,9 @@ abi::CUresult MakeCode(ObjectKind kind, Handle* handle, uint64_t estimate, const
     DepthGuard guard;
     return make();
   }
-  return MakeCharged(kind, place, estimate, make,
-                     [&] { return reinterpret_cast<uint64_t>(*handle); }, [&] { unmake(*handle); });
+  return MakeCharged(
+      kind, place, estimate, make, [&] { return reinterpret_cast<uint64_t>(*handle); },
+      [&] { unmake(*handle); });
 }
 
 void UnloadModule(abi::CUmodule module) {
@@ -89,7 +91,8 @@ void DestroyGraphExec(abi::CUgraphExec graph) {
   if (real != nullptr) real(graph);
 }
 
-// Bytes of one element of one channel. Formats we do not know (compressed, planar) count as the widest.
+// Bytes of one element of one channel. Formats we do not know (compressed, planar) count as the
+// widest.
 uint64_t ChannelBytes(abi::CUarray_format format) {
   switch (static_cast<unsigned int>(format)) {
     case abi::CU_AD_FORMAT_UNSIGNED_INT8:
@@ -128,15 +131,15 @@ using namespace ::tessera::guest;
 TESSERA_EXPORT CUresult cuModuleLoad(CUmodule* module, const char* fname) {
   auto* const real = TESSERA_REAL(cuModuleLoad);
   if (real == nullptr) return MissingCuda();
-  return MakeCode(kObjectModule, module, FileBytes(fname), [&] { return real(module, fname); },
-                  UnloadModule);
+  return MakeCode(
+      kObjectModule, module, FileBytes(fname), [&] { return real(module, fname); }, UnloadModule);
 }
 
 TESSERA_EXPORT CUresult cuModuleLoadData(CUmodule* module, const void* image) {
   auto* const real = TESSERA_REAL(cuModuleLoadData);
   if (real == nullptr) return MissingCuda();
-  return MakeCode(kObjectModule, module, ImageBytes(image), [&] { return real(module, image); },
-                  UnloadModule);
+  return MakeCode(
+      kObjectModule, module, ImageBytes(image), [&] { return real(module, image); }, UnloadModule);
 }
 
 TESSERA_EXPORT CUresult cuModuleLoadDataEx(CUmodule* module, const void* image,
@@ -152,8 +155,9 @@ TESSERA_EXPORT CUresult cuModuleLoadDataEx(CUmodule* module, const void* image,
 TESSERA_EXPORT CUresult cuModuleLoadFatBinary(CUmodule* module, const void* fatCubin) {
   auto* const real = TESSERA_REAL(cuModuleLoadFatBinary);
   if (real == nullptr) return MissingCuda();
-  return MakeCode(kObjectModule, module, ImageBytes(fatCubin),
-                  [&] { return real(module, fatCubin); }, UnloadModule);
+  return MakeCode(
+      kObjectModule, module, ImageBytes(fatCubin), [&] { return real(module, fatCubin); },
+      UnloadModule);
 }
 
 TESSERA_EXPORT CUresult cuLibraryLoadData(CUlibrary* library, const void* code,
@@ -194,13 +198,12 @@ TESSERA_EXPORT CUresult cuArrayCreate_v2(CUarray* pHandle,
                                          const CUDA_ARRAY_DESCRIPTOR* pAllocateArray) {
   auto* const real = TESSERA_REAL(cuArrayCreate_v2);
   if (real == nullptr) return MissingCuda();
-  const uint64_t estimate =
-      pAllocateArray == nullptr
-          ? 0
-          : ArrayBytes(pAllocateArray->Width, pAllocateArray->Height, 1, pAllocateArray->Format,
-                       pAllocateArray->NumChannels);
-  return MakeCode(kObjectArray, pHandle, estimate, [&] { return real(pHandle, pAllocateArray); },
-                  DestroyArray);
+  const uint64_t estimate = pAllocateArray == nullptr
+                                ? 0
+                                : ArrayBytes(pAllocateArray->Width, pAllocateArray->Height, 1,
+                                             pAllocateArray->Format, pAllocateArray->NumChannels);
+  return MakeCode(
+      kObjectArray, pHandle, estimate, [&] { return real(pHandle, pAllocateArray); }, DestroyArray);
 }
 
 TESSERA_EXPORT CUresult cuArray3DCreate_v2(CUarray* pHandle,
@@ -212,8 +215,8 @@ TESSERA_EXPORT CUresult cuArray3DCreate_v2(CUarray* pHandle,
           ? 0
           : ArrayBytes(pAllocateArray->Width, pAllocateArray->Height, pAllocateArray->Depth,
                        pAllocateArray->Format, pAllocateArray->NumChannels);
-  return MakeCode(kObjectArray, pHandle, estimate, [&] { return real(pHandle, pAllocateArray); },
-                  DestroyArray);
+  return MakeCode(
+      kObjectArray, pHandle, estimate, [&] { return real(pHandle, pAllocateArray); }, DestroyArray);
 }
 
 TESSERA_EXPORT CUresult cuMipmappedArrayCreate(CUmipmappedArray* pHandle,
@@ -259,18 +262,19 @@ TESSERA_EXPORT CUresult cuGraphInstantiateWithFlags(CUgraphExec* phGraphExec, CU
                                                     unsigned long long flags) {
   auto* const real = TESSERA_REAL(cuGraphInstantiateWithFlags);
   if (real == nullptr) return MissingCuda();
-  return MakeCode(kObjectGraphExec, phGraphExec, 0,
-                  [&] { return real(phGraphExec, hGraph, flags); }, DestroyGraphExec);
+  return MakeCode(
+      kObjectGraphExec, phGraphExec, 0, [&] { return real(phGraphExec, hGraph, flags); },
+      DestroyGraphExec);
 }
 
-#define TESSERA_INSTANTIATE_WITH_PARAMS(symbol)                                            \
-  TESSERA_EXPORT CUresult symbol(CUgraphExec* phGraphExec, CUgraph hGraph,                 \
-                                 CUDA_GRAPH_INSTANTIATE_PARAMS* instantiateParams) {       \
-    auto* const real = TESSERA_REAL(symbol);                                               \
-    if (real == nullptr) return MissingCuda();                              \
-    return MakeCode(kObjectGraphExec, phGraphExec, 0,                                      \
-                    [&] { return real(phGraphExec, hGraph, instantiateParams); },          \
-                    DestroyGraphExec);                                                     \
+#define TESSERA_INSTANTIATE_WITH_PARAMS(symbol)                                          \
+  TESSERA_EXPORT CUresult symbol(CUgraphExec* phGraphExec, CUgraph hGraph,               \
+                                 CUDA_GRAPH_INSTANTIATE_PARAMS* instantiateParams) {     \
+    auto* const real = TESSERA_REAL(symbol);                                             \
+    if (real == nullptr) return MissingCuda();                                           \
+    return MakeCode(                                                                     \
+        kObjectGraphExec, phGraphExec, 0,                                                \
+        [&] { return real(phGraphExec, hGraph, instantiateParams); }, DestroyGraphExec); \
   }
 TESSERA_INSTANTIATE_WITH_PARAMS(cuGraphInstantiateWithParams)
 TESSERA_INSTANTIATE_WITH_PARAMS(cuGraphInstantiateWithParams_ptsz)
@@ -303,13 +307,12 @@ TESSERA_EXPORT CUresult cuGraphAddNode_v2(CUgraphNode* phGraphNode, CUgraph hGra
   return real(phGraphNode, hGraph, dependencies, dependencyData, numDependencies, nodeParams);
 }
 
-#define TESSERA_OBJECT_END(symbol, kind, type)                                             \
-  TESSERA_EXPORT CUresult symbol(type handle) {                                            \
-    auto* const real = TESSERA_REAL(symbol);                                               \
-    if (real == nullptr) return MissingCuda();                              \
-    if (depth > 0) return real(handle);                                                    \
-    return UnmakeCharged(kind, reinterpret_cast<uint64_t>(handle),                         \
-                         [&] { return real(handle); });                                    \
+#define TESSERA_OBJECT_END(symbol, kind, type)                                                    \
+  TESSERA_EXPORT CUresult symbol(type handle) {                                                   \
+    auto* const real = TESSERA_REAL(symbol);                                                      \
+    if (real == nullptr) return MissingCuda();                                                    \
+    if (depth > 0) return real(handle);                                                           \
+    return UnmakeCharged(kind, reinterpret_cast<uint64_t>(handle), [&] { return real(handle); }); \
   }
 TESSERA_OBJECT_END(cuModuleUnload, kObjectModule, CUmodule)
 TESSERA_OBJECT_END(cuLibraryUnload, kObjectLibrary, CUlibrary)

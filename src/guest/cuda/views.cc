@@ -79,7 +79,8 @@ TESSERA_EXPORT CUresult cuDeviceTotalMem(unsigned int* bytes, CUdevice dev) {
 
 namespace {
 
-// The driver has answered; where the function is one of ours, the program gets the wrapper of exactly that form.
+// The driver has answered; where the function is one of ours, the program gets the wrapper of
+// exactly that form.
 void Replace(const char* symbol, void** pfn, int version, cuuint64_t flags) {
   if (depth > 0 || symbol == nullptr || pfn == nullptr || *pfn == nullptr) return;
   const int index =

@@ -1,5 +1,5 @@
-// NVML as the slice sees it: only its cards, their memory as the slice has it, only its processes, nothing to set.
-// Works in a process that never touched CUDA: nvmlInit attaches.
+// NVML as the slice sees it: only its cards, their memory as the slice has it, only its processes,
+// nothing to set. Works in a process that never touched CUDA: nvmlInit attaches.
 #include "abi/nvml.h"
 #include "guest/core/doors.h"
 #include "guest/core/names.h"
@@ -13,19 +13,26 @@ using namespace tessera::abi;
 namespace tessera::guest {
 namespace {
 
-// The functions answered for the slice, one a line; `guest/nvml/denied.inc` holds the manifest's "deny" lines.
-#define TESSERA_NVML_VIEWS(X)                                                                     \
-  X(nvmlInit) X(nvmlInit_v2) X(nvmlInitWithFlags) X(nvmlShutdown) X(nvmlDeviceGetCount)           \
-  X(nvmlDeviceGetCount_v2) X(nvmlDeviceGetHandleByIndex) X(nvmlDeviceGetHandleByIndex_v2)         \
-  X(nvmlDeviceGetHandleBySerial) X(nvmlDeviceGetHandleByUUID) X(nvmlDeviceGetHandleByUUIDV)       \
-  X(nvmlDeviceGetHandleByPciBusId) X(nvmlDeviceGetHandleByPciBusId_v2) X(nvmlDeviceGetIndex)      \
-  X(nvmlDeviceGetMemoryInfo) X(nvmlDeviceGetMemoryInfo_v2)                                        \
-  X(nvmlDeviceGetComputeRunningProcesses) X(nvmlDeviceGetComputeRunningProcesses_v2)              \
-  X(nvmlDeviceGetComputeRunningProcesses_v3) X(nvmlDeviceGetGraphicsRunningProcesses)             \
-  X(nvmlDeviceGetGraphicsRunningProcesses_v2) X(nvmlDeviceGetGraphicsRunningProcesses_v3)         \
-  X(nvmlDeviceGetMPSComputeRunningProcesses) X(nvmlDeviceGetMPSComputeRunningProcesses_v2)        \
-  X(nvmlDeviceGetMPSComputeRunningProcesses_v3) X(nvmlDeviceGetRunningProcessDetailList)          \
-  X(nvmlDeviceGetProcessUtilization) X(nvmlDeviceGetProcessesUtilizationInfo)
+// The functions answered for the slice, one a line; `guest/nvml/denied.inc` holds the manifest's
+// "deny" lines.
+#define TESSERA_NVML_VIEWS(X)                                                                      \
+  X(nvmlInit)                                                                                      \
+  X(nvmlInit_v2) X(nvmlInitWithFlags) X(nvmlShutdown) X(nvmlDeviceGetCount)                        \
+      X(nvmlDeviceGetCount_v2) X(nvmlDeviceGetHandleByIndex) X(nvmlDeviceGetHandleByIndex_v2) X(   \
+          nvmlDeviceGetHandleBySerial) X(nvmlDeviceGetHandleByUUID) X(nvmlDeviceGetHandleByUUIDV)  \
+          X(nvmlDeviceGetHandleByPciBusId) X(nvmlDeviceGetHandleByPciBusId_v2)                     \
+              X(nvmlDeviceGetIndex) X(nvmlDeviceGetMemoryInfo) X(nvmlDeviceGetMemoryInfo_v2) X(    \
+                  nvmlDeviceGetComputeRunningProcesses) X(nvmlDeviceGetComputeRunningProcesses_v2) \
+                  X(nvmlDeviceGetComputeRunningProcesses_v3)                                       \
+                      X(nvmlDeviceGetGraphicsRunningProcesses)                                     \
+                          X(nvmlDeviceGetGraphicsRunningProcesses_v2)                              \
+                              X(nvmlDeviceGetGraphicsRunningProcesses_v3)                          \
+                                  X(nvmlDeviceGetMPSComputeRunningProcesses)                       \
+                                      X(nvmlDeviceGetMPSComputeRunningProcesses_v2)                \
+                                          X(nvmlDeviceGetMPSComputeRunningProcesses_v3)            \
+                                              X(nvmlDeviceGetRunningProcessDetailList)             \
+                                                  X(nvmlDeviceGetProcessUtilization)               \
+                                                      X(nvmlDeviceGetProcessesUtilizationInfo)
 
 enum NvmlIndex : uint32_t {
 #define X(name) kNvml_##name,
@@ -34,7 +41,7 @@ enum NvmlIndex : uint32_t {
 #define TESSERA_NVML_DENIED(name) kNvml_##name,
 #include "guest/nvml/denied.inc"
 #undef TESSERA_NVML_DENIED
-  kNvmlWrappers
+      kNvmlWrappers
 };
 
 constexpr char kNameText[] =
@@ -44,7 +51,7 @@ constexpr char kNameText[] =
 #define TESSERA_NVML_DENIED(name) #name "\0"
 #include "guest/nvml/denied.inc"
 #undef TESSERA_NVML_DENIED
-    "";
+        "";
 constexpr NameOffsets<kNvmlWrappers> kNameOffsets = OffsetsOf<kNvmlWrappers>(kNameText);
 constexpr const char* Name(uint32_t index) { return &kNameText[kNameOffsets.at[index]]; }
 
@@ -73,9 +80,8 @@ nvmlReturn_t Call(uint32_t index, Arguments... arguments) {
 nvmlDevice_t HandleOf(uint32_t card) {
   // Asked each time: handles may change with nvmlShutdown, and the driver answers from a table.
   nvmlDevice_t handle = nullptr;
-  const nvmlReturn_t result =
-      Call<const char*, nvmlDevice_t*>(kNvml_nvmlDeviceGetHandleByUUID,
-                                       process.control->cards[card].uuid, &handle);
+  const nvmlReturn_t result = Call<const char*, nvmlDevice_t*>(
+      kNvml_nvmlDeviceGetHandleByUUID, process.control->cards[card].uuid, &handle);
   return result == NVML_SUCCESS ? handle : nullptr;
 }
 
@@ -127,7 +133,8 @@ const wire::ProcessSlot* SlotOf(unsigned int pid) {
   return nullptr;
 }
 
-// A list of the driver's of unknown length is read into memory of our own, then only our processes are handed on.
+// A list of the driver's of unknown length is read into memory of our own, then only our processes
+// are handed on.
 inline constexpr unsigned int kListMax = 16384;
 
 template <typename Info>
@@ -147,7 +154,8 @@ class List {
   Info* items_;
 };
 
-// `read` fills (count, items) the driver's way: NVML_ERROR_INSUFFICIENT_SIZE with the count when too small.
+// `read` fills (count, items) the driver's way: NVML_ERROR_INSUFFICIENT_SIZE with the count when
+// too small.
 template <typename Info, typename Read, typename Use>
 nvmlReturn_t ReadList(const Read& read, const Use& use) {
   for (unsigned int capacity = 256; capacity <= kListMax; capacity *= 4) {
@@ -279,10 +287,9 @@ TESSERA_EXPORT nvmlReturn_t nvmlDeviceGetMemoryInfo_v2(nvmlDevice_t device,
   return result;
 }
 
-#define TESSERA_NVML_PROCESSES(name, Info)                                              \
-  TESSERA_EXPORT nvmlReturn_t name(nvmlDevice_t device, unsigned int* infoCount,        \
-                                   Info* infos) {                                       \
-    return RunningProcesses(kNvml_##name, device, infoCount, infos);                    \
+#define TESSERA_NVML_PROCESSES(name, Info)                                                      \
+  TESSERA_EXPORT nvmlReturn_t name(nvmlDevice_t device, unsigned int* infoCount, Info* infos) { \
+    return RunningProcesses(kNvml_##name, device, infoCount, infos);                            \
   }
 TESSERA_NVML_PROCESSES(nvmlDeviceGetComputeRunningProcesses, nvmlProcessInfo_v1_t)
 TESSERA_NVML_PROCESSES(nvmlDeviceGetComputeRunningProcesses_v2, nvmlProcessInfo_v2_t)
@@ -294,8 +301,8 @@ TESSERA_NVML_PROCESSES(nvmlDeviceGetMPSComputeRunningProcesses, nvmlProcessInfo_
 TESSERA_NVML_PROCESSES(nvmlDeviceGetMPSComputeRunningProcesses_v2, nvmlProcessInfo_v2_t)
 TESSERA_NVML_PROCESSES(nvmlDeviceGetMPSComputeRunningProcesses_v3, nvmlProcessInfo_v2_t)
 
-TESSERA_EXPORT nvmlReturn_t nvmlDeviceGetRunningProcessDetailList(
-    nvmlDevice_t device, nvmlProcessDetailList_v1_t* plist) {
+TESSERA_EXPORT nvmlReturn_t
+nvmlDeviceGetRunningProcessDetailList(nvmlDevice_t device, nvmlProcessDetailList_v1_t* plist) {
   if (depth > 0) return Call(kNvml_nvmlDeviceGetRunningProcessDetailList, device, plist);
   if (!EnsureAttached()) return NVML_ERROR_NO_PERMISSION;
   const int card = CardOfHandle(device);
@@ -308,8 +315,7 @@ TESSERA_EXPORT nvmlReturn_t nvmlDeviceGetRunningProcessDetailList(
         nvmlProcessDetailList_v1_t all = *plist;
         all.numProcArrayEntries = *listed;
         all.procArray = items;
-        const nvmlReturn_t result =
-            Call(kNvml_nvmlDeviceGetRunningProcessDetailList, device, &all);
+        const nvmlReturn_t result = Call(kNvml_nvmlDeviceGetRunningProcessDetailList, device, &all);
         *listed = all.numProcArrayEntries;
         return result;
       },
@@ -373,9 +379,8 @@ TESSERA_EXPORT nvmlReturn_t nvmlDeviceGetProcessesUtilizationInfo(
         return result;
       },
       [&](unsigned int listed, const nvmlProcessUtilizationInfo_v1_t* items) {
-        const unsigned int room = procesesUtilInfo->procUtilArray == nullptr
-                                      ? 0
-                                      : procesesUtilInfo->processSamplesCount;
+        const unsigned int room =
+            procesesUtilInfo->procUtilArray == nullptr ? 0 : procesesUtilInfo->processSamplesCount;
         unsigned int ours = 0;
         for (unsigned int i = 0; i < listed; ++i) {
           if (SlotOf(items[i].pid) == nullptr) continue;

@@ -1,5 +1,6 @@
-/* A library of a chain: each `chain_next` asks RTLD_NEXT for the function after its own, through dlsym. Built three
-   times with LINK = 1, 2, 3 and linked to the program in that order. The loader finds out who asks by the return address. */
+/* A library of a chain: each `chain_next` asks RTLD_NEXT for the function after its own, through
+   dlsym. Built three times with LINK = 1, 2, 3 and linked to the program in that order. The loader
+   finds out who asks by the return address. */
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <stddef.h>

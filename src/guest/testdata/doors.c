@@ -1,5 +1,5 @@
-/* Walks through every door to the driver and says where each one led: one line "door: owner result". Run with the
-   preload and with the test driver on LD_LIBRARY_PATH. */
+/* Walks through every door to the driver and says where each one led: one line "door: owner
+   result". Run with the preload and with the test driver on LD_LIBRARY_PATH. */
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <stdio.h>
@@ -47,16 +47,22 @@ int main(void) {
     const char* name;
     int version;
     unsigned long flags;
-  } kAsked[] = {{"cuInit", 13000, 0},          {"cuDeviceGetCount", 13000, 0},
-                {"cuMemcpyHtoD", 13000, 0},    {"cuMemcpyHtoD", 13000, 2},
-                {"cuMemPrefetchAsync", 8000, 0},  {"cuMemPrefetchAsync", 8000, 2},
-                {"cuMemPrefetchAsync", 12020, 0}, {"cuMemPrefetchAsync", 13000, 2},
-                {"cuGetProcAddress", 12000, 0},   {"cuNoSuchFunction", 13000, 0}};
+  } kAsked[] = {{"cuInit", 13000, 0},
+                {"cuDeviceGetCount", 13000, 0},
+                {"cuMemcpyHtoD", 13000, 0},
+                {"cuMemcpyHtoD", 13000, 2},
+                {"cuMemPrefetchAsync", 8000, 0},
+                {"cuMemPrefetchAsync", 8000, 2},
+                {"cuMemPrefetchAsync", 12020, 0},
+                {"cuMemPrefetchAsync", 13000, 2},
+                {"cuGetProcAddress", 12000, 0},
+                {"cuNoSuchFunction", 13000, 0}};
   for (size_t i = 0; i < sizeof(kAsked) / sizeof(kAsked[0]); ++i) {
     void* address = NULL;
     int found = 0;
     int result = get(kAsked[i].name, &address, kAsked[i].version, kAsked[i].flags, &found);
-    printf("asked %s %d %lu: %d %s", kAsked[i].name, kAsked[i].version, kAsked[i].flags, result, Owner(address));
+    printf("asked %s %d %lu: %d %s", kAsked[i].name, kAsked[i].version, kAsked[i].flags, result,
+           Owner(address));
     if (address != NULL && strncmp(kAsked[i].name, "cuMem", 5) == 0) {
       /* Every one of these takes integers and pointers only, and the test driver looks at none. */
       printf(" -> %d", ((int (*)(long, long, long, long, long))address)(0, 0, 0, 0, 0));
@@ -65,7 +71,8 @@ int main(void) {
   }
   int (*array)(void**, const void*) = (int (*)(void**, const void*))dlsym(driver, "cuArrayCreate");
   printf("denied: %d\n", array(NULL, NULL));
-  int (*host)(void**, size_t, unsigned) = (int (*)(void**, size_t, unsigned))dlsym(driver, "cuMemHostAlloc");
+  int (*host)(void**, size_t, unsigned) =
+      (int (*)(void**, size_t, unsigned))dlsym(driver, "cuMemHostAlloc");
   printf("handed on: %d\n", host(NULL, 0, 0));
   int (*init)(unsigned) = (int (*)(unsigned))dlsym(driver, "cuInit");
   printf("init: %d\n", init(0));

@@ -1,5 +1,5 @@
-/* Storms under the preload: threads that look symbols up and start programs, a program that closes every descriptor,
-   children of children. Exit code 0 or the number of the failing step. */
+/* Storms under the preload: threads that look symbols up and start programs, a program that closes
+   every descriptor, children of children. Exit code 0 or the number of the failing step. */
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <errno.h>

@@ -1,5 +1,5 @@
-// A plain CUDA program that knows nothing of Tessera and does what its standard input says, one answer a line: for the
-// tests of the guest on the software GPU.
+// A plain CUDA program that knows nothing of Tessera and does what its standard input says, one
+// answer a line: for the tests of the guest on the software GPU.
 #include <dlfcn.h>
 
 #include <cstdio>
@@ -77,7 +77,8 @@ int main() {
       if (code == 0) held.push_back(pointer);
     } else if (command == "async") {
       CUdeviceptr pointer = 0;
-      code = Cuda("cuMemAllocAsync", &pointer, static_cast<size_t>(n), static_cast<CUstream>(nullptr));
+      code =
+          Cuda("cuMemAllocAsync", &pointer, static_cast<size_t>(n), static_cast<CUstream>(nullptr));
       if (code == 0) held.push_back(pointer);
     } else if (command == "managed") {
       CUdeviceptr pointer = 0;
@@ -121,7 +122,8 @@ int main() {
       std::vector<CUdeviceptr> live;
       for (unsigned long long i = 0; i < 20000; ++i) {
         if (random() % 100 < 55) {
-          const size_t bytes = random() % 4 == 0 ? 1 + random() % (24u << 20) : 1 + random() % 100000;
+          const size_t bytes =
+              random() % 4 == 0 ? 1 + random() % (24u << 20) : 1 + random() % 100000;
           CUdeviceptr pointer = 0;
           const unsigned result = Cuda("cuMemAlloc_v2", &pointer, bytes);
           if (result == 0) live.push_back(pointer);
