@@ -39,6 +39,7 @@ struct Bucket {
 };
 
 struct CardUse {
+  std::atomic<uint64_t> changes;  // rises with every publication of the words below
   std::atomic<uint64_t> allocation_bytes;
   std::atomic<uint64_t> context_bytes;
   std::atomic<uint64_t> module_bytes;
@@ -210,10 +211,11 @@ struct State::Process {
   void Publish(Shared* shared, uint32_t card) const {
     if (!Ours(*shared)) return;
     CardUse& use = shared->slots[slot].cards[card];
-    use.allocation_bytes.store(usage[card].allocation_bytes, std::memory_order_relaxed);
-    use.context_bytes.store(usage[card].context_bytes, std::memory_order_relaxed);
-    use.module_bytes.store(usage[card].module_bytes, std::memory_order_relaxed);
-    use.contexts.store(usage[card].contexts, std::memory_order_relaxed);
+    use.allocation_bytes.store(usage[card].allocation_bytes);
+    use.context_bytes.store(usage[card].context_bytes);
+    use.module_bytes.store(usage[card].module_bytes);
+    use.contexts.store(usage[card].contexts);
+    use.changes.fetch_add(1);
   }
 
   // Bytes of the card in the other slots; of dead processes too unless `living_only`.
@@ -400,25 +402,80 @@ uint32_t State::card_count() const { return shared_->card_count; }
 
 const Card& State::card(uint32_t index) const { return shared_->cards[index]; }
 
+namespace {
+
+// The usage words of one slot as read at one go, and how often they had changed.
+struct Words {
+  uint64_t changes;
+  Usage usage;
+  bool operator==(const Words& other) const {
+    return changes == other.changes && usage.allocation_bytes == other.usage.allocation_bytes &&
+           usage.context_bytes == other.usage.context_bytes &&
+           usage.module_bytes == other.usage.module_bytes && usage.contexts == other.usage.contexts;
+  }
+};
+
+Usage ReadUsage(const CardUse& use) {
+  return {use.allocation_bytes.load(), use.context_bytes.load(), use.module_bytes.load(),
+          use.contexts.load()};
+}
+
+}  // namespace
+
+// What several processes hold is only worth adding up when all of it was held at one moment: a reader
+// that meets one process before its free and another after its allocation would see more than there
+// ever was. So all words are read twice; when nothing changed in between, they all held at once.
 std::vector<ProcessUse> State::Processes(uint32_t card, uint64_t window_ns) const {
+  constexpr int kSnapshotTriesMax = 2000;
   std::vector<ProcessUse> result;
   std::lock_guard guard(process_->Mutex());
   if (!process_->Open()) return result;
   if (window_ns > kWindowMaxNs) window_ns = kWindowMaxNs;
+  struct Live {
+    uint32_t slot;
+    int pid;
+    Words words;
+  };
+  std::vector<Live> live;
+  for (int attempt = 0; attempt < kSnapshotTriesMax; ++attempt) {
+    live.clear();
+    const uint32_t high = shared_->slots_high.load(std::memory_order_acquire);
+    for (uint32_t i = 0; i < high; ++i) {
+      int pid = 0;
+      if (shared_->slots[i].token.load(std::memory_order_acquire) != 0 && process_->Held(i, &pid)) {
+        live.push_back({i, pid, {}});
+      }
+    }
+    for (Live& one : live) {
+      const CardUse& use = shared_->slots[one.slot].cards[card];
+      one.words.changes = use.changes.load();
+      one.words.usage = ReadUsage(use);
+    }
+    bool same = true;
+    for (const Live& one : live) {
+      const CardUse& use = shared_->slots[one.slot].cards[card];
+      Words again;
+      again.usage = ReadUsage(use);
+      again.changes = use.changes.load();
+      if (!(again == one.words)) same = false;
+    }
+    // Whoever died meanwhile may already have been replaced by somebody who took its memory.
+    for (const Live& one : live) {
+      int pid = 0;
+      if (same && one.words.usage.Total() != 0 && !process_->Held(one.slot, &pid)) same = false;
+    }
+    if (same) break;
+  }
   const uint64_t now = NowNs();
   const uint64_t from = now > window_ns ? now - window_ns : 0;
-  const uint32_t high = shared_->slots_high.load(std::memory_order_acquire);
-  for (uint32_t i = 0; i < high; ++i) {
+  for (const Live& found : live) {
+    const uint32_t i = found.slot;
     const Slot& slot = shared_->slots[i];
-    if (slot.token.load(std::memory_order_acquire) == 0) continue;
     const CardUse& use = slot.cards[card];
     ProcessUse one;
-    one.usage.allocation_bytes = use.allocation_bytes.load(std::memory_order_relaxed);
-    one.usage.context_bytes = use.context_bytes.load(std::memory_order_relaxed);
-    one.usage.module_bytes = use.module_bytes.load(std::memory_order_relaxed);
-    one.usage.contexts = use.contexts.load(std::memory_order_relaxed);
+    one.usage = found.words.usage;
+    one.pid = found.pid;
     if (one.usage.Total() == 0 && one.usage.contexts == 0) continue;
-    if (!process_->Held(i, &one.pid)) continue;
     one.slot = i;
     memcpy(one.command, slot.command, kCommandBytesMax);
     one.command[kCommandBytesMax - 1] = 0;

@@ -99,8 +99,8 @@ try:
               ("/v1/instances", tenant, {k: v for k, v in whole.items() if k != "command"}, "command")]
     good_sku = {"name": "s", "memory": "1GiB", "compute": "10%", "price_per_hour": "1.00"}
     wrong = {"name": ["", 1, "UPPER CASE", "x" * 500], "memory": [1, -1, "4GB", "0B", "-1GiB", "9" * 30, None],
-             "compute": [1, "0%", "200%", "x"], "price_per_hour": [1, 1.5, "-1", "1e3", "0.0000001", "9" * 30],
-             "cpu_millis": [-1, 1.5, "x", 2**40, True], "ram": [1, "-1", "4GB"]}
+             "compute": [-1, 0, 1001, "0%", "200%", "x"], "price_per_hour": [1, 1.5, "-1", "1e3", "0.0000001", "9" * 30],
+             "cpu_millis": [-1, 1.5, "x", 2**40, True], "ram": [-1, "-1", "4GB"]}
     cases += [("/v1/skus", admin, dict(good_sku, **{field: value}), field) for field, values in wrong.items() for value in values]
     cases += [(f"/v1/tenants/{tenant_id}/deposits", admin, {"amount": v}, "amount") for v in (1, -1, "-1", "0", "1e3", "9" * 30, None, [], "")]
     cases += [("/v1/tenants", admin, {"name": v}, "name") for v in (1, "", "x" * 5000, None, [])]
