@@ -3,6 +3,7 @@
 // with a code the parent reads.
 #pragma once
 
+#include <string.h>
 #include <linux/futex.h>
 #include <sys/mman.h>
 #include <sys/socket.h>

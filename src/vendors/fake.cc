@@ -83,6 +83,7 @@ Result<std::vector<CardHealth>> FakeVendor::Health() {
   const std::lock_guard lock(mutex_);
   TRY_STATUS(Check(""));
   std::vector<CardHealth> out;
+  out.reserve(cards_.size());
   for (const device::Card& card : cards_) {
     out.push_back({card.uuid, card.healthy, card.health_reason});
   }

@@ -377,6 +377,7 @@ Result<std::vector<CardProcess>> Nvml::Processes(const std::string& card_uuid) {
                                                ") processes on one card");
   }
   std::vector<CardProcess> out;
+  out.reserve(found.size());
   for (const auto& [pid, bytes] : found) out.push_back({pid, bytes});
   return out;
 }

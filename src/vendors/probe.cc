@@ -67,6 +67,7 @@ Result<Probe> Probe::Start(const Options& options) {
 
   const std::vector<std::string> environment = ChildEnvironment(options);
   std::vector<char*> envp;
+  envp.reserve(environment.size() + 1);
   for (const std::string& entry : environment) envp.push_back(const_cast<char*>(entry.c_str()));
   envp.push_back(nullptr);
   char* const argv[] = {const_cast<char*>(options.program.c_str()), nullptr};
