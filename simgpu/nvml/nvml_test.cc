@@ -54,6 +54,9 @@ class Guest {
     EXPECT_EQ(pipe(from_), 0);
     pid_ = fork();
     if (pid_ == 0) Live(bytes);
+    // Only the child holds its ends, so that its death is heard as the end of the pipe.
+    close(to_[0]);
+    close(from_[1]);
     Hear();
   }
   ~Guest() { End(); }
@@ -68,7 +71,7 @@ class Guest {
     kill(pid_, SIGKILL);
     waitpid(pid_, nullptr, 0);
     pid_ = -1;
-    for (int fd : {to_[0], to_[1], from_[0], from_[1]}) close(fd);
+    for (int fd : {to_[1], from_[0]}) close(fd);
   }
 
  private:
@@ -79,6 +82,7 @@ class Guest {
   }
   [[noreturn]] void Live(uint64_t bytes) {
     close(to_[1]);
+    close(from_[0]);
     std::string error;
     State* const state = State::Open(&error);
     char answer = 'f';

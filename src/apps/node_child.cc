@@ -46,10 +46,7 @@ Result<pid_t> NodeChild::Spawn() {
 }
 
 Status NodeChild::Start() {
-  if (Answers()) {
-    joined_ = true;
-    return {};
-  }
+  joined_ = Answers();
   // PDEATHSIG follows the thread that forks, so the watcher thread, which lives as long as we do, does all of it.
   watcher_ = std::thread([this] { Watch(); });
   const auto& clock = os::RealClock();
@@ -61,11 +58,21 @@ Status NodeChild::Start() {
   return Error(Code::kDeadlineExceeded, "tesserad did not answer on " + socket_ + " within kNodeReadyMillisMax (60 s)");
 }
 
+void NodeChild::Pause(int millis) const {
+  for (int waited = 0; waited < millis && !stopping_; waited += 20) os::RealClock().SleepNanos(20'000'000);
+}
+
 void NodeChild::Watch() {
   int pause = kNodeRestartMillisFirst;
   while (!stopping_) {
+    if (Answers()) {
+      // Somebody else's node, perhaps one that is just going down with an earlier `up`: ours is started when it is gone.
+      Pause(kNodeJoinedPollMillis);
+      continue;
+    }
     const auto spawned = Spawn();
     if (spawned) {
+      joined_ = false;
       pid_ = *spawned;
       const std::int64_t started = os::RealClock().MonotonicNanos();
       int status = 0;
@@ -78,7 +85,7 @@ void NodeChild::Watch() {
     } else {
       Log(LogLevel::kError, "node.not_started", {{"error", spawned.error().ToString()}});
     }
-    for (int waited = 0; waited < pause && !stopping_; waited += 50) os::RealClock().SleepNanos(50'000'000);
+    Pause(pause);
     pause = std::min(pause * 2, kNodeRestartMillisMax);
   }
 }

@@ -1,5 +1,5 @@
-// The node of `tessera up`: joins a tesserad that already serves the run folder, or starts one as a child and starts it
-// again when it ends. Not thread-safe except Stop(), which may come from any thread once.
+// The node of `tessera up`: joins a tesserad that already serves the run folder, or starts one as a child; when either
+// ends it starts one (again). Not thread-safe except Stop(), which may come from any thread once.
 #pragma once
 
 #include <sys/types.h>
@@ -16,6 +16,7 @@ namespace tessera::apps {
 inline constexpr int kNodeReadyMillisMax = 60'000;     // a tesserad answers within this time or start fails
 inline constexpr int kNodeRestartMillisFirst = 200;    // pause before a dead child is started again; doubles
 inline constexpr int kNodeRestartMillisMax = 10'000;
+inline constexpr int kNodeJoinedPollMillis = 500;      // how often a joined node is asked whether it still serves
 inline constexpr int kNodeStopMillisMax = 15'000;      // then it is killed
 
 class NodeChild {
@@ -32,10 +33,11 @@ class NodeChild {
   Result<pid_t> Spawn();
   bool Answers() const;
   void Watch();
+  void Pause(int millis) const;
 
   std::vector<std::string> argv_;
   std::string socket_;
-  bool joined_ = false;
+  std::atomic<bool> joined_{false};
   std::atomic<pid_t> pid_{0};
   std::atomic<bool> stopping_{false};
   std::thread watcher_;

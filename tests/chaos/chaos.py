@@ -75,18 +75,12 @@ def holders(id):
 
 
 def main_pid(id):
-    """The oldest process of the instance's cgroup outside its supervisor: the tenant's program."""
-    for root in ("/sys/fs/cgroup/unified", "/sys/fs/cgroup"):
-        for parent, _, files in os.walk(os.path.join(root, "tessera")) if os.path.isdir(os.path.join(root, "tessera")) else []:
-            if os.path.basename(parent) == id and "cgroup.procs" in files:
-                for pid in open(os.path.join(parent, "cgroup.procs")).read().split():
-                    try:
-                        command = open(f"/proc/{pid}/cmdline").read().split("\0")
-                        status = open(f"/proc/{pid}/status").read()
-                    except OSError:
-                        continue
-                    if command[0].endswith("churn") and int(status.split("NSpid:")[1].split("\n")[0].split()[0]) == int(pid):
-                        return int(pid)
+    """The tenant's program: the parent of the workers that hold memory on the cards."""
+    for pid in holders(id):
+        try:
+            return int(open(f"/proc/{pid}/stat").read().rpartition(")")[2].split()[1])
+        except OSError:
+            continue
     return None
 
 

@@ -26,7 +26,6 @@
 namespace tessera::guest {
 namespace {
 
-constexpr uint64_t kMiB = 1 << 20;
 
 std::unique_ptr<Ledger> LedgerOf(TestNode& node, pid_t pid) {
   auto ledger = std::make_unique<Ledger>();
