@@ -194,12 +194,16 @@ import ctypes
 n = ctypes.CDLL("libnvidia-ml.so.1"); n.nvmlInit_v2()
 c = ctypes.c_uint(); n.nvmlDeviceGetCount_v2(ctypes.byref(c)); h = ctypes.c_void_p(); n.nvmlDeviceGetHandleByIndex_v2(0, ctypes.byref(h))
 class M(ctypes.Structure): _fields_ = [("t", ctypes.c_ulonglong), ("f", ctypes.c_ulonglong), ("u", ctypes.c_ulonglong)]
-m = M(); n.nvmlDeviceGetMemoryInfo(h, ctypes.byref(m)); print("cards=%d total=%d used=%d" % (c.value, m.t, m.u))
+m = M(); n.nvmlDeviceGetMemoryInfo(h, ctypes.byref(m))
+class P(ctypes.Structure): _fields_ = [("pid", ctypes.c_uint), ("used", ctypes.c_ulonglong), ("gi", ctypes.c_uint), ("ci", ctypes.c_uint)]
+k = ctypes.c_uint(64); p = (P * 64)(); n.nvmlDeviceGetComputeRunningProcesses_v3(h, ctypes.byref(k), p)
+print("cards=%d total=%d used=%d processes=%d held=%d" % (c.value, m.t, m.u, k.value, sum(p[i].used for i in range(k.value))))
 '''
         seen = self.cli("alice", "exec", self.instances["alice-1"][1], "--", "/usr/bin/python3", "-c", inside, raw=True)
         facts = dict(re.findall(r"(\w+)=(\d+)", seen))
         self.need(facts.get("cards") == "1", "inside: one card")
         self.need(facts.get("total") == str(third), f"inside: total is {int(facts.get('total', 0)) // MIB} MiB, the slice's size")
+        self.need(facts.get("processes") == "1" and facts.get("held") == facts.get("used"), "inside: the slice's one process holds all that is used")
         self.need(witness["total"] > 2 * third, f"outside: the card has {witness['total'] // MIB} MiB")
 
         self.step("exec", "tessera exec is held by the same slice")

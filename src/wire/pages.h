@@ -59,7 +59,8 @@ struct ControlPage {
   uint32_t version;
   uint32_t bytes;       // size of this page as the node made it
   uint32_t state;       // kStateOpen or kStateClosed
-  uint64_t generation;  // rises with every change of limits; read before and after copying several fields
+  uint64_t generation;  // rises with every change of limits, odd while one is under way; who copies several
+                        // fields reads it before and after and starts again when it was odd or has changed
   uint32_t card_count;
   uint32_t reserved0;
   char slice_id[kSliceIdMax];
@@ -83,8 +84,8 @@ struct ProcessSlot {
   uint32_t intent;       // reservations or releases in flight in this process
   uint64_t start_time;   // clock ticks since boot, field 22 of /proc/pid/stat
   uint64_t launches;     // submissions so far; the node samples it for last-kernel age
-  uint64_t overhead[2];  // spare
-  uint64_t reserved[3];
+  uint64_t local_pid;    // what the process calls itself; inside a container NVML names it so. For views only
+  uint64_t reserved[4];
   uint64_t used[kCardsMax];
 };
 static_assert(sizeof(ProcessSlot) == 64 + 8 * kCardsMax, "ProcessSlot has no padding");

@@ -25,7 +25,7 @@
 
 namespace tessera::guest {
 namespace {
-
+[[maybe_unused]] constexpr uint64_t kMiB = 1 << 20;  // only the tests that fork use it
 
 std::unique_ptr<Ledger> LedgerOf(TestNode& node, pid_t pid) {
   auto ledger = std::make_unique<Ledger>();

@@ -124,11 +124,13 @@ nvmlReturn_t Count(uint32_t index_of_call, unsigned int* count) {
   return result;
 }
 
-// The slot of a process of this slice, or null. The driver names processes as the node does.
+// The slot of a process of this slice, or null. The driver names processes in the asker's pid namespace: as the node does
+// on the machine itself, as they call themselves inside a container.
 const wire::ProcessSlot* SlotOf(unsigned int pid) {
   const wire::UsagePage* usage = process.ledger.pages().usage;
   for (const wire::ProcessSlot& slot : usage->slots) {
-    if (pid != 0 && wire::Load(&slot.pid) == pid) return &slot;
+    if (pid == 0 || wire::Load(&slot.pid) == 0) continue;
+    if (wire::Load(&slot.pid) == pid || wire::Load(&slot.local_pid) == pid) return &slot;
   }
   return nullptr;
 }
