@@ -422,9 +422,10 @@ Usage ReadUsage(const CardUse& use) {
 
 }  // namespace
 
-// What several processes hold is only worth adding up when all of it was held at one moment: a reader
-// that meets one process before its free and another after its allocation would see more than there
-// ever was. So all words are read twice; when nothing changed in between, they all held at once.
+// What several processes hold is only worth adding up when all of it was held at one moment: a
+// reader that meets one process before its free and another after its allocation would see more
+// than there ever was. So all words are read twice; when nothing changed in between, they all held
+// at once.
 std::vector<ProcessUse> State::Processes(uint32_t card, uint64_t window_ns) const {
   constexpr int kSnapshotTriesMax = 2000;
   std::vector<ProcessUse> result;

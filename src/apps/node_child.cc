@@ -33,7 +33,8 @@ Result<pid_t> NodeChild::Spawn() {
   const pid_t pid = fork();
   if (pid < 0) return Error(Code::kInternal, std::string("fork: ") + std::strerror(errno));
   if (pid == 0) {
-    // The node ends with us even when we are killed; its instances do not, they are adopted by the next one.
+    // The node ends with us even when we are killed; its instances do not, they are adopted by the
+    // next one.
     prctl(PR_SET_PDEATHSIG, SIGTERM);
     if (getppid() != parent) _exit(1);
     sigset_t none;
@@ -47,7 +48,8 @@ Result<pid_t> NodeChild::Spawn() {
 
 Status NodeChild::Start() {
   joined_ = Answers();
-  // PDEATHSIG follows the thread that forks, so the watcher thread, which lives as long as we do, does all of it.
+  // PDEATHSIG follows the thread that forks, so the watcher thread, which lives as long as we do,
+  // does all of it.
   watcher_ = std::thread([this] { Watch(); });
   const auto& clock = os::RealClock();
   const std::int64_t end = clock.MonotonicNanos() + kNodeReadyMillisMax * 1'000'000ll;
@@ -55,18 +57,21 @@ Status NodeChild::Start() {
     if (Answers()) return {};
     clock.SleepNanos(50'000'000);
   }
-  return Error(Code::kDeadlineExceeded, "tesserad did not answer on " + socket_ + " within kNodeReadyMillisMax (60 s)");
+  return Error(Code::kDeadlineExceeded,
+               "tesserad did not answer on " + socket_ + " within kNodeReadyMillisMax (60 s)");
 }
 
 void NodeChild::Pause(int millis) const {
-  for (int waited = 0; waited < millis && !stopping_; waited += 20) os::RealClock().SleepNanos(20'000'000);
+  for (int waited = 0; waited < millis && !stopping_; waited += 20)
+    os::RealClock().SleepNanos(20'000'000);
 }
 
 void NodeChild::Watch() {
   int pause = kNodeRestartMillisFirst;
   while (!stopping_) {
     if (Answers()) {
-      // Somebody else's node, perhaps one that is just going down with an earlier `up`: ours is started when it is gone.
+      // Somebody else's node, perhaps one that is just going down with an earlier `up`: ours is
+      // started when it is gone.
       Pause(kNodeJoinedPollMillis);
       continue;
     }
@@ -81,7 +86,8 @@ void NodeChild::Watch() {
       pid_ = 0;
       if (stopping_) return;
       Log(LogLevel::kWarn, "node.ended", {{"status", status}, {"restart_in_millis", pause}});
-      if (os::RealClock().MonotonicNanos() - started > 30'000'000'000) pause = kNodeRestartMillisFirst;
+      if (os::RealClock().MonotonicNanos() - started > 30'000'000'000)
+        pause = kNodeRestartMillisFirst;
     } else {
       Log(LogLevel::kError, "node.not_started", {{"error", spawned.error().ToString()}});
     }

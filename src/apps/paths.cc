@@ -18,13 +18,15 @@ std::string Environment(const char* name) {
 std::string DefaultRunDir() {
   if (const std::string given = Environment("TESSERA_RUN_DIR"); !given.empty()) return given;
   if (geteuid() == 0) return "/run/tessera";
-  if (const std::string runtime = Environment("XDG_RUNTIME_DIR"); !runtime.empty()) return runtime + "/tessera";
+  if (const std::string runtime = Environment("XDG_RUNTIME_DIR"); !runtime.empty())
+    return runtime + "/tessera";
   return "/tmp/tessera-" + std::to_string(geteuid());
 }
 
 std::string DefaultDataDir() {
   if (geteuid() == 0) return "/var/lib/tessera";
-  if (const std::string data = Environment("XDG_DATA_HOME"); !data.empty()) return data + "/tessera";
+  if (const std::string data = Environment("XDG_DATA_HOME"); !data.empty())
+    return data + "/tessera";
   return Environment("HOME") + "/.local/share/tessera";
 }
 
@@ -40,7 +42,8 @@ std::string FindGuestLibrary() {
   for (const char* relative : {"/libtessera.so", "/../lib/libtessera.so"}) {
     const std::string path = ProgramFolder() + relative;
     char resolved[PATH_MAX];
-    if (access(path.c_str(), R_OK) == 0 && realpath(path.c_str(), resolved) != nullptr) return resolved;
+    if (access(path.c_str(), R_OK) == 0 && realpath(path.c_str(), resolved) != nullptr)
+      return resolved;
   }
   return "";
 }

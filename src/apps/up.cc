@@ -61,7 +61,8 @@ struct Address {
 Result<Address> ParseAddress(const std::string& text) {
   const auto colon = text.rfind(':');
   if (colon == std::string::npos || colon == 0) {
-    return Error::Field("listen", "expected host:port such as 127.0.0.1:7070, got \"" + text + "\"");
+    return Error::Field("listen",
+                        "expected host:port such as 127.0.0.1:7070, got \"" + text + "\"");
   }
   TRY(const std::int64_t port, ParseInt(text.substr(colon + 1), "listen", 0, 65535));
   return Address{text.substr(0, colon), static_cast<std::uint16_t>(port)};
@@ -72,7 +73,8 @@ Result<os::Fd> Lock(const std::string& path) {
   os::Fd fd(open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0600));
   if (!fd) return Error(Code::kInternal, path + ": " + std::strerror(errno));
   if (flock(fd.get(), LOCK_EX | LOCK_NB) != 0) {
-    return Error(Code::kAlreadyExists, "another tessera up uses this data folder (" + path + " is locked)");
+    return Error(Code::kAlreadyExists,
+                 "another tessera up uses this data folder (" + path + " is locked)");
   }
   return fd;
 }
@@ -83,20 +85,27 @@ Status WriteSecret(const std::string& path, const std::string& secret) {
   const Status written = os::PosixFiles().WriteAtomically(path, secret + "\n");
   umask(before);
   if (!written) return written;
-  if (chmod(path.c_str(), 0600) != 0) return Error(Code::kInternal, path + ": " + std::strerror(errno));
+  if (chmod(path.c_str(), 0600) != 0)
+    return Error(Code::kInternal, path + ": " + std::strerror(errno));
   return {};
 }
 
 void AddMetrics(metrics::Registry& registry, scheduler::Scheduler& scheduler) {
-  auto& memory = registry.AddGauges("tessera_card_memory_bytes", "Memory of a card.", {"node", "card", "model"});
-  auto& reserved = registry.AddGauges("tessera_card_reserved_bytes", "Memory sold on a card.", {"node", "card"});
-  auto& used = registry.AddGauges("tessera_card_used_bytes", "Memory the driver reports as used.", {"node", "card"});
-  auto& busy = registry.AddGauges("tessera_card_busy_ratio", "Engine busy, 0 to 1.", {"node", "card"});
-  auto& available = registry.AddGauges("tessera_node_available", "1 when the node answered its last poll.", {"node"});
+  auto& memory = registry.AddGauges("tessera_card_memory_bytes", "Memory of a card.",
+                                    {"node", "card", "model"});
+  auto& reserved =
+      registry.AddGauges("tessera_card_reserved_bytes", "Memory sold on a card.", {"node", "card"});
+  auto& used = registry.AddGauges("tessera_card_used_bytes", "Memory the driver reports as used.",
+                                  {"node", "card"});
+  auto& busy =
+      registry.AddGauges("tessera_card_busy_ratio", "Engine busy, 0 to 1.", {"node", "card"});
+  auto& available = registry.AddGauges("tessera_node_available",
+                                       "1 when the node answered its last poll.", {"node"});
   registry.AddCollector([&scheduler, &memory, &reserved, &used, &busy, &available] {
     for (auto* family : {&memory, &reserved, &used, &busy, &available}) family->Clear();
     for (const auto& card : scheduler.Cards()) {
-      memory.Set({card.node, card.card.uuid, card.card.model}, static_cast<double>(card.card.memory_bytes));
+      memory.Set({card.node, card.card.uuid, card.card.model},
+                 static_cast<double>(card.card.memory_bytes));
       reserved.Set({card.node, card.card.uuid}, static_cast<double>(card.reserved_bytes));
       used.Set({card.node, card.card.uuid}, static_cast<double>(card.used_bytes));
       busy.Set({card.node, card.card.uuid}, card.busy_permille / 1000.0);
@@ -110,9 +119,12 @@ Status Run(const cli::UpFlags& flags) {
   const std::string run = flags.run_dir.empty() ? DefaultRunDir() : flags.run_dir;
   TRY(const Address address, ParseAddress(flags.listen));
   TRY(const Settings settings, ReadSettings(flags.config));
-  const std::string library = flags.guest_library.empty() ? FindGuestLibrary() : flags.guest_library;
+  const std::string library =
+      flags.guest_library.empty() ? FindGuestLibrary() : flags.guest_library;
   if (library.empty() || access(library.c_str(), R_OK) != 0) {
-    return Error::Field("guest-library", "expected the path of libtessera.so; it is not beside the program nor in ../lib");
+    return Error::Field(
+        "guest-library",
+        "expected the path of libtessera.so; it is not beside the program nor in ../lib");
   }
   if (flags.json_log) SetLog(2, LogFormat::kJson, LogLevel::kInfo);
 
@@ -132,8 +144,15 @@ Status Run(const cli::UpFlags& flags) {
   pthread_sigmask(SIG_BLOCK, &signals, nullptr);
   signal(SIGPIPE, SIG_IGN);
 
-  std::vector<std::string> argv = {ProgramFolder() + "/tesserad", "--run-dir", run,
-                                   "--state-dir", data + "/node", "--guest-library", library, "--name", flags.name};
+  std::vector<std::string> argv = {ProgramFolder() + "/tesserad",
+                                   "--run-dir",
+                                   run,
+                                   "--state-dir",
+                                   data + "/node",
+                                   "--guest-library",
+                                   library,
+                                   "--name",
+                                   flags.name};
   if (flags.no_containment) argv.push_back("--no-containment");
   if (flags.json_log) argv.insert(argv.end(), {"--log", "json"});
   NodeChild node_child(argv, run + "/node.sock");
@@ -154,7 +173,8 @@ Status Run(const cli::UpFlags& flags) {
   const std::string key_file = data + "/admin.key";
   std::string new_key = service->TakeNewAdminKey();
   if (new_key.empty() && !files.Exists(key_file)) {
-    // A crash between the first start's commit and this file: the owner of the data folder gets a new key.
+    // A crash between the first start's commit and this file: the owner of the data folder gets a
+    // new key.
     TRY(new_key, service->ResetAdminKey());
   }
   if (!new_key.empty()) TRY_STATUS(WriteSecret(key_file, new_key));
@@ -187,7 +207,8 @@ Status Run(const cli::UpFlags& flags) {
                 node_child.joined() ? ", joined a tesserad that was already running" : "");
     for (const auto& card : node_state.cards) {
       std::printf("  card %s  %s  %s%s\n", card.card.uuid.c_str(), card.card.model.c_str(),
-                  FormatBytes(card.card.memory_bytes).c_str(), card.card.simulated ? "  (simulated)" : "");
+                  FormatBytes(card.card.memory_bytes).c_str(),
+                  card.card.simulated ? "  (simulated)" : "");
     }
     if (seeded > 0) std::printf("  %zu SKUs offered: tessera skus\n", seeded);
     std::fflush(stdout);
@@ -208,8 +229,8 @@ Status Run(const cli::UpFlags& flags) {
 int Up(const cli::UpFlags& flags) {
   const Status status = Run(flags);
   if (status) return 0;
-  std::fprintf(stderr, "tessera: %s%s%s\n", status.error().field().c_str(), status.error().field().empty() ? "" : ": ",
-               status.error().message().c_str());
+  std::fprintf(stderr, "tessera: %s%s%s\n", status.error().field().c_str(),
+               status.error().field().empty() ? "" : ": ", status.error().message().c_str());
   return status.error().code() == Code::kInvalidArgument ? 2 : 1;
 }
 

@@ -1,6 +1,6 @@
-// `tessera up`: the whole cloud on one machine. One process with cloud and scheduler, one child tesserad (or one that
-// already runs here), REST on a TCP address. SIGTERM and SIGINT stop it cleanly; instances go on and are adopted by
-// the next start.
+// `tessera up`: the whole cloud on one machine. One process with cloud and scheduler, one child
+// tesserad (or one that already runs here), REST on a TCP address. SIGTERM and SIGINT stop it
+// cleanly; instances go on and are adopted by the next start.
 #pragma once
 
 #include "cli/cli.h"

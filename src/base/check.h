@@ -1,5 +1,5 @@
-// CHECK: an invariant whose violation must stop the process (the supervisor restarts it). Always on.
-// DCHECK: the same in debug and sanitizer builds only.
+// CHECK: an invariant whose violation must stop the process (the supervisor restarts it). Always
+// on. DCHECK: the same in debug and sanitizer builds only.
 #pragma once
 
 #include <cstdio>

@@ -15,10 +15,14 @@ std::atomic<LogLevel> g_least{LogLevel::kInfo};
 
 std::string_view LevelName(LogLevel level) {
   switch (level) {
-    case LogLevel::kDebug: return "debug";
-    case LogLevel::kInfo: return "info";
-    case LogLevel::kWarn: return "warn";
-    case LogLevel::kError: return "error";
+    case LogLevel::kDebug:
+      return "debug";
+    case LogLevel::kInfo:
+      return "info";
+    case LogLevel::kWarn:
+      return "warn";
+    case LogLevel::kError:
+      return "error";
   }
   return "info";
 }
@@ -66,7 +70,8 @@ void Log(LogLevel level, std::string_view event, std::initializer_list<LogField>
   if (level < g_least.load()) return;
   std::string line;
   if (g_format.load() == LogFormat::kJson) {
-    line = "{\"time\":\"" + Timestamp() + "\",\"level\":\"" + std::string(LevelName(level)) + "\",\"event\":\"";
+    line = "{\"time\":\"" + Timestamp() + "\",\"level\":\"" + std::string(LevelName(level)) +
+           "\",\"event\":\"";
     AppendJsonEscaped(&line, event);
     line += '"';
     for (const LogField& field : fields) {

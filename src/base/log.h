@@ -1,5 +1,6 @@
-// The logging facade. An event has a constant name and fields; services write JSON lines, a terminal gets text.
-// Thread-safe; one write(2) a line, so lines never interleave. Never call it on a fast path.
+// The logging facade. An event has a constant name and fields; services write JSON lines, a
+// terminal gets text. Thread-safe; one write(2) a line, so lines never interleave. Never call it on
+// a fast path.
 #pragma once
 
 #include <cstdint>

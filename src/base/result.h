@@ -104,15 +104,15 @@ using Status = Result<void>;
 #define TESSERA_CONCAT(a, b) TESSERA_CONCAT_INNER(a, b)
 
 // TRY(auto x, Expr()) binds the value or returns the error from the enclosing function.
-#define TRY(declaration, expression)                                        \
-  auto TESSERA_CONCAT(try_result_, __LINE__) = (expression);                \
-  if (!TESSERA_CONCAT(try_result_, __LINE__)) {                             \
-    return TESSERA_CONCAT(try_result_, __LINE__).error();                   \
-  }                                                                         \
+#define TRY(declaration, expression)                         \
+  auto TESSERA_CONCAT(try_result_, __LINE__) = (expression); \
+  if (!TESSERA_CONCAT(try_result_, __LINE__)) {              \
+    return TESSERA_CONCAT(try_result_, __LINE__).error();    \
+  }                                                          \
   declaration = std::move(*TESSERA_CONCAT(try_result_, __LINE__))
 
 // TRY_STATUS(Expr()) returns the error of a Result<void>.
-#define TRY_STATUS(expression)                                              \
-  do {                                                                      \
+#define TRY_STATUS(expression)                                                  \
+  do {                                                                          \
     if (auto try_status = (expression); !try_status) return try_status.error(); \
   } while (false)

@@ -37,8 +37,10 @@ TEST(Result, HoldsMoveOnlyValues) {
 }
 
 TEST(Error, KeepsCauseAndField) {
-  const Error error = Error::Field("uuid", "expected 40 characters").Under("cards[0]").Wrap("creating slice");
-  EXPECT_EQ(error.ToString(), "INVALID_ARGUMENT: cards[0].uuid: creating slice: expected 40 characters");
+  const Error error =
+      Error::Field("uuid", "expected 40 characters").Under("cards[0]").Wrap("creating slice");
+  EXPECT_EQ(error.ToString(),
+            "INVALID_ARGUMENT: cards[0].uuid: creating slice: expected 40 characters");
 }
 
 }  // namespace

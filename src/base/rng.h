@@ -1,5 +1,6 @@
-// A small seeded generator (SplitMix64, Steele et al. 2014): the same numbers on every machine, so that a seed
-// in a test's output reproduces the run. Not for secrets (crypto/ has those). Not thread-safe.
+// A small seeded generator (SplitMix64, Steele et al. 2014): the same numbers on every machine, so
+// that a seed in a test's output reproduces the run. Not for secrets (crypto/ has those). Not
+// thread-safe.
 #pragma once
 
 #include <cstdint>
@@ -20,7 +21,9 @@ class Rng {
   // Uniform in [0, bound); bound > 0. The bias is below bound / 2^64.
   std::uint64_t Below(std::uint64_t bound) { return Next() % bound; }
   // Uniform in [low, high].
-  std::uint64_t Between(std::uint64_t low, std::uint64_t high) { return low + Below(high - low + 1); }
+  std::uint64_t Between(std::uint64_t low, std::uint64_t high) {
+    return low + Below(high - low + 1);
+  }
   bool Chance(std::uint32_t per_mille) { return Below(1000) < per_mille; }
 
  private:

@@ -8,7 +8,8 @@ namespace {
 
 __extension__ typedef unsigned __int128 Wide;
 
-// Splits "12.5GiB" into digits before and after the point and the rest; false when there is no number.
+// Splits "12.5GiB" into digits before and after the point and the rest; false when there is no
+// number.
 struct Number {
   Wide whole = 0;
   Wide fraction = 0;
@@ -66,22 +67,30 @@ Result<std::uint64_t> ParseBytes(std::string_view text, std::string_view field) 
   Number number;
   if (!SplitNumber(text, &number)) return expected("");
   Wide unit = 0;
-  if (number.rest.empty() || number.rest == "B") unit = 1;
-  else if (number.rest == "KiB") unit = kKiB;
-  else if (number.rest == "MiB") unit = kMiB;
-  else if (number.rest == "GiB") unit = kGiB;
-  else if (number.rest == "TiB") unit = 1024 * static_cast<Wide>(kGiB);
-  else if (number.rest == "KB" || number.rest == "MB" || number.rest == "GB" || number.rest == "TB" ||
-           number.rest == "K" || number.rest == "M" || number.rest == "G" || number.rest == "T")
+  if (number.rest.empty() || number.rest == "B")
+    unit = 1;
+  else if (number.rest == "KiB")
+    unit = kKiB;
+  else if (number.rest == "MiB")
+    unit = kMiB;
+  else if (number.rest == "GiB")
+    unit = kGiB;
+  else if (number.rest == "TiB")
+    unit = 1024 * static_cast<Wide>(kGiB);
+  else if (number.rest == "KB" || number.rest == "MB" || number.rest == "GB" ||
+           number.rest == "TB" || number.rest == "K" || number.rest == "M" || number.rest == "G" ||
+           number.rest == "T")
     return expected("units are binary: write KiB, MiB, GiB or TiB");
-  else return expected("unknown unit");
+  else
+    return expected("unknown unit");
   Wide scale = 1;
   for (int i = 0; i < number.fraction_digits; ++i) scale *= 10;
   const Wide scaled_fraction = number.fraction * unit;
   if (scaled_fraction % scale != 0) return expected("not a whole number of bytes");
   if (number.whole > std::numeric_limits<std::uint64_t>::max()) return expected("too large");
   const Wide total = number.whole * unit + scaled_fraction / scale;
-  if (total > static_cast<Wide>(std::numeric_limits<std::int64_t>::max())) return expected("too large");
+  if (total > static_cast<Wide>(std::numeric_limits<std::int64_t>::max()))
+    return expected("too large");
   return static_cast<std::uint64_t>(total);
 }
 
@@ -107,8 +116,9 @@ std::string FormatBytes(std::uint64_t bytes) {
 
 Result<Permille> ParsePermille(std::string_view text, std::string_view field) {
   const auto expected = [&] {
-    return Error::Field(std::string(field),
-                        "expected a share such as 33.3% or 333permille (0.1% to 100%), got " + Quote(text));
+    return Error::Field(
+        std::string(field),
+        "expected a share such as 33.3% or 333permille (0.1% to 100%), got " + Quote(text));
   };
   Number number;
   if (!SplitNumber(text, &number)) return expected();
@@ -134,8 +144,9 @@ std::string FormatPermille(Permille share) {
 Result<std::int64_t> ParseInt(std::string_view text, std::string_view field, std::int64_t min,
                               std::int64_t max) {
   const auto expected = [&] {
-    return Error::Field(std::string(field), "expected a whole number from " + std::to_string(min) + " to " +
-                                                std::to_string(max) + ", got " + Quote(text));
+    return Error::Field(std::string(field), "expected a whole number from " + std::to_string(min) +
+                                                " to " + std::to_string(max) + ", got " +
+                                                Quote(text));
   };
   std::string_view digits = text;
   const bool negative = !digits.empty() && digits.front() == '-';
@@ -146,30 +157,35 @@ Result<std::int64_t> ParseInt(std::string_view text, std::string_view field, std
     if (!std::isdigit(static_cast<unsigned char>(c))) return expected();
     magnitude = magnitude * 10 + static_cast<unsigned>(c - '0');
   }
-  const Money::Micro value = negative ? -static_cast<Money::Micro>(magnitude)
-                                      : static_cast<Money::Micro>(magnitude);
+  const Money::Micro value =
+      negative ? -static_cast<Money::Micro>(magnitude) : static_cast<Money::Micro>(magnitude);
   if (value < min || value > max) return expected();
   return static_cast<std::int64_t>(value);
 }
 
 Result<std::int64_t> Money::ToStored() const {
-  if (micro > std::numeric_limits<std::int64_t>::max() || micro < std::numeric_limits<std::int64_t>::min()) {
-    return Error(Code::kOutOfRange, "amount " + FormatMoney(*this) + " does not fit the ledger's 64 bits");
+  if (micro > std::numeric_limits<std::int64_t>::max() ||
+      micro < std::numeric_limits<std::int64_t>::min()) {
+    return Error(Code::kOutOfRange,
+                 "amount " + FormatMoney(*this) + " does not fit the ledger's 64 bits");
   }
   return static_cast<std::int64_t>(micro);
 }
 
 Result<Money> ParseMoney(std::string_view text, std::string_view field) {
   const auto expected = [&] {
-    return Error::Field(std::string(field),
-                        "expected an amount such as 12.50 with at most six decimals, got " + Quote(text));
+    return Error::Field(
+        std::string(field),
+        "expected an amount such as 12.50 with at most six decimals, got " + Quote(text));
   };
   std::string_view digits = text;
   const bool negative = !digits.empty() && digits.front() == '-';
   if (negative) digits.remove_prefix(1);
   Number number;
-  if (!SplitNumber(digits, &number) || !number.rest.empty() || number.fraction_digits > 6) return expected();
-  if (number.whole > static_cast<Wide>(std::numeric_limits<std::int64_t>::max() / 1000000)) return expected();
+  if (!SplitNumber(digits, &number) || !number.rest.empty() || number.fraction_digits > 6)
+    return expected();
+  if (number.whole > static_cast<Wide>(std::numeric_limits<std::int64_t>::max() / 1000000))
+    return expected();
   Wide micro = number.fraction;
   for (int i = number.fraction_digits; i < 6; ++i) micro *= 10;
   micro += number.whole * 1000000;
@@ -179,7 +195,8 @@ Result<Money> ParseMoney(std::string_view text, std::string_view field) {
 
 std::string FormatMoney(Money money) {
   const bool negative = money.micro < 0;
-  const Wide magnitude = negative ? static_cast<Wide>(-(money.micro + 1)) + 1 : static_cast<Wide>(money.micro);
+  const Wide magnitude =
+      negative ? static_cast<Wide>(-(money.micro + 1)) + 1 : static_cast<Wide>(money.micro);
   std::string fraction = WideToString(magnitude % 1000000);
   fraction.insert(0, 6 - fraction.size(), '0');
   while (fraction.size() > 2 && fraction.back() == '0') fraction.pop_back();

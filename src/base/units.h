@@ -1,5 +1,6 @@
-// Units that must not be mixed up, and their text forms. All parsing is exact and strict: a unit that is
-// unknown, a sign, a fraction of a byte or an overflow is an error that says what was expected.
+// Units that must not be mixed up, and their text forms. All parsing is exact and strict: a unit
+// that is unknown, a sign, a fraction of a byte or an overflow is an error that says what was
+// expected.
 #pragma once
 
 #include <compare>
@@ -15,9 +16,9 @@ inline constexpr std::uint64_t kKiB = 1024;
 inline constexpr std::uint64_t kMiB = 1024 * kKiB;
 inline constexpr std::uint64_t kGiB = 1024 * kMiB;
 
-// Memory in bytes as users write it: "4GiB", "512MiB", "1.5GiB", "1073741824". Binary units only, so that
-// nobody is sold 7 % less than he read; "GB" is refused with the hint to write GiB.
-// `field` names the input in the error.
+// Memory in bytes as users write it: "4GiB", "512MiB", "1.5GiB", "1073741824". Binary units only,
+// so that nobody is sold 7 % less than he read; "GB" is refused with the hint to write GiB. `field`
+// names the input in the error.
 Result<std::uint64_t> ParseBytes(std::string_view text, std::string_view field);
 // "1.50 GiB", "512 MiB", "0 B": two decimals at most, for people.
 std::string FormatBytes(std::uint64_t bytes);
@@ -27,7 +28,8 @@ struct Permille {
   std::uint32_t value = 0;
   auto operator<=>(const Permille&) const = default;
 };
-// "33.3%", "333" (per mille) or "0.333" is not accepted: "N%" with at most one decimal, or "N permille".
+// "33.3%", "333" (per mille) or "0.333" is not accepted: "N%" with at most one decimal, or "N
+// permille".
 Result<Permille> ParsePermille(std::string_view text, std::string_view field);
 std::string FormatPermille(Permille share);
 
@@ -35,8 +37,8 @@ std::string FormatPermille(Permille share);
 Result<std::int64_t> ParseInt(std::string_view text, std::string_view field, std::int64_t min,
                               std::int64_t max);
 
-// Money in micro-units of the ledger's one currency. Arithmetic is 128-bit; what is stored is 64-bit and
-// whatever does not fit is refused, never truncated. Money never meets a float.
+// Money in micro-units of the ledger's one currency. Arithmetic is 128-bit; what is stored is
+// 64-bit and whatever does not fit is refused, never truncated. Money never meets a float.
 struct Money {
   __extension__ typedef __int128 Micro;
   Micro micro = 0;

@@ -18,8 +18,9 @@ TEST(ParseBytes, AcceptsBinaryUnitsExactly) {
 }
 
 TEST(ParseBytes, RefusesWithTheFieldAndWhatWasExpected) {
-  for (const char* bad : {"", "-1", "+1", "4GB", "1.5", "abc", "4 GiB", "0x10", "1e9", "0.3KiB", "9223372036854775808",
-                          "99999999999999999999999999", "8388608TiB", "4gib", "1.GiB", ".5GiB", "NaN"}) {
+  for (const char* bad : {"", "-1", "+1", "4GB", "1.5", "abc", "4 GiB", "0x10", "1e9", "0.3KiB",
+                          "9223372036854775808", "99999999999999999999999999", "8388608TiB", "4gib",
+                          "1.GiB", ".5GiB", "NaN"}) {
     const auto result = ParseBytes(bad, "memory");
     ASSERT_FALSE(result) << bad;
     EXPECT_EQ(result.error().field(), "memory");
@@ -46,7 +47,8 @@ TEST(ParsePermille, Range) {
   EXPECT_EQ(ParsePermille("33.3%", "compute")->value, 333u);
   EXPECT_EQ(ParsePermille("100%", "compute")->value, 1000u);
   EXPECT_EQ(ParsePermille("1permille", "compute")->value, 1u);
-  for (const char* bad : {"0%", "101%", "33", "-5%", "33.33%", "0permille", "1001permille", "", "%"}) {
+  for (const char* bad :
+       {"0%", "101%", "33", "-5%", "33.33%", "0permille", "1001permille", "", "%"}) {
     EXPECT_FALSE(ParsePermille(bad, "compute")) << bad;
   }
 }

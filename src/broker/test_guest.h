@@ -3,8 +3,8 @@
 // with a code the parent reads.
 #pragma once
 
-#include <string.h>
 #include <linux/futex.h>
+#include <string.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>

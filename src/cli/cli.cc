@@ -46,23 +46,30 @@ int Main(int argc, const char* const* argv, const std::function<int(const UpFlag
   };
 
   UpFlags up_flags;
-  auto* up_command = app.add_subcommand("up", "Run the cloud on this machine: control plane, scheduler and node");
+  auto* up_command =
+      app.add_subcommand("up", "Run the cloud on this machine: control plane, scheduler and node");
   up_command->add_option("--data-dir", up_flags.data_dir, "Database, keys and state");
   up_command->add_option("--run-dir", up_flags.run_dir, "Sockets");
-  up_command->add_option("--listen", up_flags.listen, "Address of the REST API, host:port (port 0: any free one)");
+  up_command->add_option("--listen", up_flags.listen,
+                         "Address of the REST API, host:port (port 0: any free one)");
   up_command->add_option("--name", up_flags.name, "Name of this node");
   up_command->add_option("--config", up_flags.config, "YAML file with prices and limits");
-  up_command->add_option("--guest-library", up_flags.guest_library, "libtessera.so for the instances");
-  up_command->add_flag("--no-containment", up_flags.no_containment, "Run instances as plain processes");
+  up_command->add_option("--guest-library", up_flags.guest_library,
+                         "libtessera.so for the instances");
+  up_command->add_flag("--no-containment", up_flags.no_containment,
+                       "Run instances as plain processes");
   up_command->add_flag("--json-log", up_flags.json_log, "Log as JSON lines");
   up_command->callback([&] { code = up(up_flags); });
 
   RunOptions run;
-  auto* run_command = app.add_subcommand("run", "Run a program inside a slice of a card of this machine");
-  run_command->add_option("--memory", run.memory, "Memory of the slice on each card, such as 4GiB")->required();
+  auto* run_command =
+      app.add_subcommand("run", "Run a program inside a slice of a card of this machine");
+  run_command->add_option("--memory", run.memory, "Memory of the slice on each card, such as 4GiB")
+      ->required();
   run_command->add_option("--compute", run.compute, "Share of the card's compute, such as 33%");
   run_command->add_option("--cards", run.cards, "Slices on that many different cards");
-  run_command->add_option("program", run.command, "The program and its arguments, after --")->required();
+  run_command->add_option("program", run.command, "The program and its arguments, after --")
+      ->required();
   run_command->positionals_at_end();
   run_command->callback([&] { code = RunCommand(run); });
 
@@ -73,10 +80,13 @@ int Main(int argc, const char* const* argv, const std::function<int(const UpFlag
   auto* rent_command = app.add_subcommand("rent", "Rent a slice and run a program in it");
   rent_command->add_option("sku", rent.sku, "Name of the SKU (tessera skus)")->required();
   rent_command->add_option("--name", rent.name, "A name for people");
-  rent_command->add_option("-e,--env", rent.environment, "NAME=value, may be repeated")->allow_extra_args(false);
+  rent_command->add_option("-e,--env", rent.environment, "NAME=value, may be repeated")
+      ->allow_extra_args(false);
   rent_command->add_flag("--wait", rent.wait, "Wait until it runs, or has ended");
-  rent_command->add_option("--wait-seconds", rent.wait_seconds_max, "Longest wait")->check(CLI::Range(1, 86400));
-  rent_command->add_option("command", rent.command, "The program and its arguments, after --")->required();
+  rent_command->add_option("--wait-seconds", rent.wait_seconds_max, "Longest wait")
+      ->check(CLI::Range(1, 86400));
+  rent_command->add_option("command", rent.command, "The program and its arguments, after --")
+      ->required();
   rent_command->callback(with_key([&] { return Rent(context, rent); }));
 
   bool all = false;
@@ -93,9 +103,11 @@ int Main(int argc, const char* const* argv, const std::function<int(const UpFlag
   };
   by_id("show", "One instance with its events", [&] { return Show(context, id); });
   bool follow = false;
-  by_id("logs", "What the program printed", [&] { return Logs(context, id, follow); })
-      ->add_flag("-f,--follow", follow, "Until it ends");
-  by_id("stop", "Stop it: the card is given back, nothing more is charged", [&] { return Stop(context, id); });
+  by_id("logs", "What the program printed", [&] {
+    return Logs(context, id, follow);
+  })->add_flag("-f,--follow", follow, "Until it ends");
+  by_id("stop", "Stop it: the card is given back, nothing more is charged",
+        [&] { return Stop(context, id); });
   by_id("start", "Start a stopped instance again", [&] { return Start(context, id); });
   by_id("release", "Stop it and delete it", [&] { return Release(context, id); });
   std::vector<std::string> exec_command;
@@ -105,18 +117,27 @@ int Main(int argc, const char* const* argv, const std::function<int(const UpFlag
   exec->add_flag("-i,--stdin", read_stdin, "Give the command this standard input (1 MiB at most)");
   exec->add_option("command", exec_command, "The command and its arguments, after --")->required();
 
-  app.add_subcommand("bill", "What you owe and why")->callback(with_key([&] { return Bill(context); }));
-  app.add_subcommand("me", "Your account: balance, held, available")->callback(with_key([&] { return Me(context); }));
-  app.add_subcommand("top", "Cards: sold, used, busy")->callback(with_key([&] { return Top(context); }));
+  app.add_subcommand("bill", "What you owe and why")->callback(with_key([&] {
+    return Bill(context);
+  }));
+  app.add_subcommand("me", "Your account: balance, held, available")->callback(with_key([&] {
+    return Me(context);
+  }));
+  app.add_subcommand("top", "Cards: sold, used, busy")->callback(with_key([&] {
+    return Top(context);
+  }));
 
   auto* admin = app.add_subcommand("admin", "For the operator: tenants, money, SKUs");
   admin->require_subcommand(1);
   std::string tenant_name, key_out, tenant_id, amount;
   auto* create = admin->add_subcommand("create-tenant", "Make a tenant and print its API key once");
   create->add_option("name", tenant_name, "Name of the tenant")->required();
-  create->add_option("--key-out", key_out, "Write the key to this file (mode 0600) instead of printing it");
+  create->add_option("--key-out", key_out,
+                     "Write the key to this file (mode 0600) instead of printing it");
   create->callback(with_key([&] { return CreateTenant(context, tenant_name, key_out); }));
-  admin->add_subcommand("tenants", "All tenants")->callback(with_key([&] { return Tenants(context); }));
+  admin->add_subcommand("tenants", "All tenants")->callback(with_key([&] {
+    return Tenants(context);
+  }));
   auto* deposit = admin->add_subcommand("deposit", "Book money a tenant paid in");
   deposit->add_option("tenant", tenant_id, "Tenant id")->required();
   deposit->add_option("amount", amount, "Amount, such as 100.00")->required();
@@ -128,7 +149,8 @@ int Main(int argc, const char* const* argv, const std::function<int(const UpFlag
   add_sku->add_option("name", sku.name, "Name, such as a100.third")->required();
   add_sku->add_option("--price", sku.price_per_hour, "Price an hour, such as 6.40")->required();
   add_sku->add_option("--memory", sku.memory, "Memory, such as 26GiB")->required();
-  add_sku->add_option("--compute", sku.compute, "Share of the card's compute, such as 33.3%")->required();
+  add_sku->add_option("--compute", sku.compute, "Share of the card's compute, such as 33.3%")
+      ->required();
   add_sku->add_option("--cpu", sku.cpu, "CPU in thousandths of a core");
   add_sku->add_option("--ram", sku.ram, "RAM, such as 8GiB");
   add_sku->add_option("--model", sku.model, "Only cards whose model contains this");

@@ -28,13 +28,16 @@ constexpr int kTriesMax = 3;
 
 http::Client MakeClient(const Context& context) {
   http::Client::Options options;
-  if (context.endpoint.starts_with("unix:")) options.unix_path = context.endpoint.substr(5);
-  else options.base_url = context.endpoint;
+  if (context.endpoint.starts_with("unix:"))
+    options.unix_path = context.endpoint.substr(5);
+  else
+    options.base_url = context.endpoint;
   options.timeout_millis = 60'000;
   return http::Client(options);
 }
 
-// A key that names this command's one intention; a retry sends the same one, so nothing is rented or booked twice.
+// A key that names this command's one intention; a retry sends the same one, so nothing is rented
+// or booked twice.
 std::string IdempotencyKey() {
   unsigned char bytes[16];
   std::string text;
@@ -47,8 +50,8 @@ std::string IdempotencyKey() {
   return text;
 }
 
-Result<json::value> Call(const Context& context, const std::string& method, const std::string& target,
-                         const json::value& body = nullptr) {
+Result<json::value> Call(const Context& context, const std::string& method,
+                         const std::string& target, const json::value& body = nullptr) {
   http::Client client = MakeClient(context);
   std::map<std::string, std::string> headers = {{"authorization", "Bearer " + context.key}};
   if (method == "POST") headers["idempotency-key"] = IdempotencyKey();
@@ -78,8 +81,10 @@ Result<json::value> Call(const Context& context, const std::string& method, cons
 // Ids come from a person's keyboard: nothing but what an id can hold may reach the path.
 Result<std::string> CheckedId(const std::string& id, const char* field) {
   if (id.empty() || id.size() > 64 ||
-      id.find_first_not_of("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_") != std::string::npos) {
-    return Error::Field(field, "expected an id of letters, digits, '-' and '_', at most 64 characters");
+      id.find_first_not_of("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_") !=
+          std::string::npos) {
+    return Error::Field(field,
+                        "expected an id of letters, digits, '-' and '_', at most 64 characters");
   }
   return id;
 }
@@ -111,14 +116,18 @@ const json::array& Items(const json::value& object, std::string_view key) {
   return items == nullptr ? none : *items;
 }
 
-void Print(const Context& context, const std::string& text) { std::fputs(text.c_str(), context.out); }
+void Print(const Context& context, const std::string& text) {
+  std::fputs(text.c_str(), context.out);
+}
 
 // Prints the API's JSON, or what `table` makes of it.
 int Finish(const Context& context, const Result<json::value>& reply,
            const std::function<std::string(const json::value&)>& table) {
   if (!reply) return Report(context, reply.error());
-  if (context.output == Output::kJson) Print(context, json::serialize(*reply) + "\n");
-  else Print(context, table(*reply));
+  if (context.output == Output::kJson)
+    Print(context, json::serialize(*reply) + "\n");
+  else
+    Print(context, table(*reply));
   return 0;
 }
 
@@ -134,8 +143,10 @@ std::string InstanceLine(const json::value& instance) {
   return line + "\n";
 }
 
-// One page after another until the cursor ends; bounded so that a broken server cannot hold us for ever.
-Result<json::value> AllPages(const Context& context, const std::string& path, const std::string& key) {
+// One page after another until the cursor ends; bounded so that a broken server cannot hold us for
+// ever.
+Result<json::value> AllPages(const Context& context, const std::string& path,
+                             const std::string& key) {
   constexpr int kPagesMax = 1000;
   json::array all;
   std::string cursor;
@@ -154,16 +165,23 @@ Result<json::value> AllPages(const Context& context, const std::string& path, co
 
 int ExitCode(const Error& error) {
   switch (error.code()) {
-    case Code::kOk: return 0;
+    case Code::kOk:
+      return 0;
     case Code::kInvalidArgument:
-    case Code::kOutOfRange: return 2;
-    case Code::kNotFound: return 3;
+    case Code::kOutOfRange:
+      return 2;
+    case Code::kNotFound:
+      return 3;
     case Code::kPermissionDenied:
-    case Code::kUnauthenticated: return 4;
-    case Code::kResourceExhausted: return 5;
+    case Code::kUnauthenticated:
+      return 4;
+    case Code::kResourceExhausted:
+      return 5;
     case Code::kUnavailable:
-    case Code::kDeadlineExceeded: return 6;
-    default: return 1;
+    case Code::kDeadlineExceeded:
+      return 6;
+    default:
+      return 1;
   }
 }
 
@@ -179,14 +197,18 @@ Result<std::string> LoadKey(const std::string& key_file) {
     if (key != nullptr && *key != '\0') return std::string(key);
   }
   const char* from_environment = std::getenv("TESSERA_KEY_FILE");
-  const std::string path = !key_file.empty() ? key_file : from_environment != nullptr ? from_environment : "";
+  const std::string path = !key_file.empty()             ? key_file
+                           : from_environment != nullptr ? from_environment
+                                                         : "";
   if (path.empty()) {
-    return Error(Code::kUnauthenticated, "no API key: set TESSERA_KEY or TESSERA_KEY_FILE, or give --key-file");
+    return Error(Code::kUnauthenticated,
+                 "no API key: set TESSERA_KEY or TESSERA_KEY_FILE, or give --key-file");
   }
   auto text = os::PosixFiles().Read(path);
   if (!text) return text.error().Wrap("API key");
   const std::string key = text->substr(0, text->find_first_of("\r\n"));
-  if (key.empty()) return Error::Field("key-file", "expected an API key in the first line of " + path);
+  if (key.empty())
+    return Error::Field("key-file", "expected an API key in the first line of " + path);
   return key;
 }
 
@@ -194,11 +216,12 @@ int Skus(const Context& context) {
   return Finish(context, Call(context, "GET", "/v1/skus"), [](const json::value& reply) {
     Table table({"SKU", ">MEMORY", ">COMPUTE", ">CPU", ">RAM", ">PRICE/H", "CURRENCY", "CARD"});
     for (const json::value& sku : Items(reply, "skus")) {
-      table.Add({Text(sku, "name"), FormatBytes(static_cast<std::uint64_t>(Number(sku, "memory_bytes"))),
+      table.Add({Text(sku, "name"),
+                 FormatBytes(static_cast<std::uint64_t>(Number(sku, "memory_bytes"))),
                  FormatPermille({static_cast<std::uint32_t>(Number(sku, "compute_permille"))}),
                  std::to_string(Number(sku, "cpu_millis")) + "m",
-                 FormatBytes(static_cast<std::uint64_t>(Number(sku, "ram_bytes"))), Text(sku, "price_per_hour"),
-                 Text(sku, "currency"), Text(sku, "model")});
+                 FormatBytes(static_cast<std::uint64_t>(Number(sku, "ram_bytes"))),
+                 Text(sku, "price_per_hour"), Text(sku, "currency"), Text(sku, "model")});
     }
     return table.ToString();
   });
@@ -213,19 +236,22 @@ int Rent(const Context& context, const RentOptions& options) {
     }
     environment[pair.substr(0, equals)] = pair.substr(equals + 1);
   }
-  json::object body{{"sku", options.sku}, {"command", json::array(options.command.begin(), options.command.end())}};
+  json::object body{{"sku", options.sku},
+                    {"command", json::array(options.command.begin(), options.command.end())}};
   if (!options.name.empty()) body["name"] = options.name;
   if (!environment.empty()) body["environment"] = environment;
   auto reply = Call(context, "POST", "/v1/instances", body);
   if (reply && options.wait) {
-    const auto end = std::chrono::steady_clock::now() + std::chrono::seconds(options.wait_seconds_max);
+    const auto end =
+        std::chrono::steady_clock::now() + std::chrono::seconds(options.wait_seconds_max);
     const std::string id = Text(*reply, "id");
     while (reply) {
       const std::string state = Text(*reply, "state");
       if (state != "queued" && state != "starting") break;
       if (std::chrono::steady_clock::now() > end) {
-        std::fprintf(context.err, "tessera: %s is still %s after %d s%s%s\n", id.c_str(), state.c_str(),
-                     options.wait_seconds_max, Text(*reply, "waiting_for").empty() ? "" : ", waiting for ",
+        std::fprintf(context.err, "tessera: %s is still %s after %d s%s%s\n", id.c_str(),
+                     state.c_str(), options.wait_seconds_max,
+                     Text(*reply, "waiting_for").empty() ? "" : ", waiting for ",
                      Text(*reply, "waiting_for").c_str());
         break;
       }
@@ -237,24 +263,26 @@ int Rent(const Context& context, const RentOptions& options) {
 }
 
 int Ps(const Context& context, bool all) {
-  return Finish(context, AllPages(context, "/v1/instances", "instances"), [all](const json::value& reply) {
-    Table table({"ID", "NAME", "SKU", "STATE", "CARDS", ">PRICE/H", "NOTE"});
-    for (const json::value& instance : Items(reply, "instances")) {
-      const std::string state = Text(instance, "state");
-      if (!all && state == "released") continue;
-      std::string cards;
-      for (const json::value& card : Items(instance, "cards")) {
-        if (!cards.empty()) cards += ",";
-        const std::string uuid = card.is_string() ? std::string(card.as_string()) : Text(card, "uuid");
-        cards += uuid.size() > 12 ? uuid.substr(uuid.size() - 12) : uuid;
-      }
-      std::string note = Text(instance, "waiting_for");
-      if (note.empty()) note = Text(instance, "reason");
-      table.Add({Text(instance, "id"), Text(instance, "name"), Text(instance, "sku"), state, cards,
-                 Text(instance, "price_per_hour"), note});
-    }
-    return table.ToString();
-  });
+  return Finish(context, AllPages(context, "/v1/instances", "instances"),
+                [all](const json::value& reply) {
+                  Table table({"ID", "NAME", "SKU", "STATE", "CARDS", ">PRICE/H", "NOTE"});
+                  for (const json::value& instance : Items(reply, "instances")) {
+                    const std::string state = Text(instance, "state");
+                    if (!all && state == "released") continue;
+                    std::string cards;
+                    for (const json::value& card : Items(instance, "cards")) {
+                      if (!cards.empty()) cards += ",";
+                      const std::string uuid =
+                          card.is_string() ? std::string(card.as_string()) : Text(card, "uuid");
+                      cards += uuid.size() > 12 ? uuid.substr(uuid.size() - 12) : uuid;
+                    }
+                    std::string note = Text(instance, "waiting_for");
+                    if (note.empty()) note = Text(instance, "reason");
+                    table.Add({Text(instance, "id"), Text(instance, "name"), Text(instance, "sku"),
+                               state, cards, Text(instance, "price_per_hour"), note});
+                  }
+                  return table.ToString();
+                });
 }
 
 int Show(const Context& context, const std::string& id) {
@@ -268,7 +296,8 @@ int Show(const Context& context, const std::string& id) {
   }
   return Finish(context, reply, [](const json::value& instance) {
     std::string text;
-    for (const char* key : {"id", "name", "sku", "state", "waiting_for", "reason", "exit_code", "price_per_hour"}) {
+    for (const char* key :
+         {"id", "name", "sku", "state", "waiting_for", "reason", "exit_code", "price_per_hour"}) {
       const std::string value = Text(instance, key);
       if (!value.empty()) text += std::string(key) + ": " + value + "\n";
     }
@@ -285,7 +314,8 @@ int Logs(const Context& context, const std::string& id, bool follow) {
   if (!checked) return Report(context, checked.error());
   std::int64_t offset = 0;
   while (true) {
-    auto reply = Call(context, "GET", "/v1/instances/" + id + "/logs?offset=" + std::to_string(offset));
+    auto reply =
+        Call(context, "GET", "/v1/instances/" + id + "/logs?offset=" + std::to_string(offset));
     if (!reply) return Report(context, reply.error());
     const std::string text = Text(*reply, "text");
     const std::int64_t next = Number(*reply, "next_offset");
@@ -302,12 +332,14 @@ int Logs(const Context& context, const std::string& id, bool follow) {
     auto instance = Call(context, "GET", "/v1/instances/" + id);
     if (!instance) return Report(context, instance.error());
     const std::string state = Text(*instance, "state");
-    if (state != "running" && state != "queued" && state != "starting" && state != "stopping") return 0;
+    if (state != "running" && state != "queued" && state != "starting" && state != "stopping")
+      return 0;
     std::this_thread::sleep_for(std::chrono::milliseconds(300));
   }
 }
 
-int Exec(const Context& context, const std::string& id, const std::vector<std::string>& command, bool read_stdin) {
+int Exec(const Context& context, const std::string& id, const std::vector<std::string>& command,
+         bool read_stdin) {
   const auto checked = CheckedId(id, "instance");
   if (!checked) return Report(context, checked.error());
   std::string input;
@@ -330,7 +362,8 @@ int Exec(const Context& context, const std::string& id, const std::vector<std::s
   } else {
     const std::string text = Text(*reply, "output");
     std::fwrite(text.data(), 1, text.size(), context.out);
-    if (const auto* truncated = Find(*reply, "truncated"); truncated != nullptr && truncated->is_bool() && truncated->as_bool()) {
+    if (const auto* truncated = Find(*reply, "truncated");
+        truncated != nullptr && truncated->is_bool() && truncated->as_bool()) {
       std::fputs("tessera: output was cut at 1 MiB\n", context.err);
     }
   }
@@ -339,43 +372,56 @@ int Exec(const Context& context, const std::string& id, const std::vector<std::s
 
 namespace {
 
-int Act(const Context& context, const std::string& id, const std::string& method, const std::string& suffix) {
+int Act(const Context& context, const std::string& id, const std::string& method,
+        const std::string& suffix) {
   const auto checked = CheckedId(id, "instance");
   if (!checked) return Report(context, checked.error());
-  return Finish(context, Call(context, method, "/v1/instances/" + id + suffix), [&](const json::value& reply) {
-    return reply.is_object() ? InstanceLine(reply) : id + " released\n";
-  });
+  return Finish(context, Call(context, method, "/v1/instances/" + id + suffix),
+                [&](const json::value& reply) {
+                  return reply.is_object() ? InstanceLine(reply) : id + " released\n";
+                });
 }
 
 }  // namespace
 
-int Stop(const Context& context, const std::string& id) { return Act(context, id, "POST", "/stop"); }
-int Start(const Context& context, const std::string& id) { return Act(context, id, "POST", "/start"); }
-int Release(const Context& context, const std::string& id) { return Act(context, id, "DELETE", ""); }
+int Stop(const Context& context, const std::string& id) {
+  return Act(context, id, "POST", "/stop");
+}
+int Start(const Context& context, const std::string& id) {
+  return Act(context, id, "POST", "/start");
+}
+int Release(const Context& context, const std::string& id) {
+  return Act(context, id, "DELETE", "");
+}
 
 int Bill(const Context& context) {
   return Finish(context, Call(context, "GET", "/v1/bill"), [](const json::value& reply) {
     Table table({"INSTANCE", "NAME", "SKU", "FROM", "TO", ">SECONDS", ">PRICE/H", ">AMOUNT"});
     for (const json::value& line : Items(reply, "lines")) {
-      table.Add({Text(line, "instance"), Text(line, "name"), Text(line, "sku"), Text(line, "from"), Text(line, "to"),
-                 Text(line, "seconds"), Text(line, "price_per_hour"), Text(line, "amount")});
+      table.Add({Text(line, "instance"), Text(line, "name"), Text(line, "sku"), Text(line, "from"),
+                 Text(line, "to"), Text(line, "seconds"), Text(line, "price_per_hour"),
+                 Text(line, "amount")});
     }
-    return table.ToString() + "total " + Text(reply, "total") + " " + Text(reply, "currency") + "\n" +
-           Text(reply, "rule") + "\n";
+    return table.ToString() + "total " + Text(reply, "total") + " " + Text(reply, "currency") +
+           "\n" + Text(reply, "rule") + "\n";
   });
 }
 
 int Top(const Context& context) {
   return Finish(context, Call(context, "GET", "/v1/cards"), [](const json::value& reply) {
-    Table table({"NODE", "CARD", "MODEL", ">MEMORY", ">SOLD", ">USED", ">COMPUTE SOLD", ">BUSY", "NOTE"});
+    Table table(
+        {"NODE", "CARD", "MODEL", ">MEMORY", ">SOLD", ">USED", ">COMPUTE SOLD", ">BUSY", "NOTE"});
     for (const json::value& card : Items(reply, "cards")) {
       const auto* simulated = Find(card, "simulated");
       const std::int64_t memory = Number(card, "memory_bytes");
       table.Add({Text(card, "node"), Text(card, "uuid"), Text(card, "model"),
-                 FormatBytes(static_cast<std::uint64_t>(memory)), Share(Number(card, "reserved_bytes"), memory),
-                 Share(Number(card, "used_bytes"), memory), Share(Number(card, "reserved_permille"), 1000),
+                 FormatBytes(static_cast<std::uint64_t>(memory)),
+                 Share(Number(card, "reserved_bytes"), memory),
+                 Share(Number(card, "used_bytes"), memory),
+                 Share(Number(card, "reserved_permille"), 1000),
                  Share(Number(card, "busy_permille"), 1000),
-                 simulated != nullptr && simulated->is_bool() && simulated->as_bool() ? "simulated" : ""});
+                 simulated != nullptr && simulated->is_bool() && simulated->as_bool() ? "simulated"
+                                                                                      : ""});
     }
     return table.ToString();
   });
@@ -397,7 +443,8 @@ int CreateTenant(const Context& context, const std::string& name, const std::str
   if (!key_out.empty()) {
     // Opened before the tenant is made: a key that cannot be written down would be lost for ever.
     file = os::Fd(open(key_out.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600));
-    if (!file) return Report(context, Error::Field("key-out", key_out + ": " + std::strerror(errno)));
+    if (!file)
+      return Report(context, Error::Field("key-out", key_out + ": " + std::strerror(errno)));
   }
   auto reply = Call(context, "POST", "/v1/tenants", json::object{{"name", name}});
   if (!reply) {
@@ -407,13 +454,15 @@ int CreateTenant(const Context& context, const std::string& name, const std::str
   if (file) {
     const std::string key = Text(*reply, "api_key") + "\n";
     if (write(file.get(), key.data(), key.size()) != static_cast<ssize_t>(key.size())) {
-      return Report(context, Error(Code::kInternal, "writing " + key_out + " failed: " + std::strerror(errno)));
+      return Report(context, Error(Code::kInternal,
+                                   "writing " + key_out + " failed: " + std::strerror(errno)));
     }
     if (reply->is_object()) reply->as_object().erase("api_key");
   }
   return Finish(context, reply, [](const json::value& tenant) {
     const std::string key = Text(tenant, "api_key");
-    return Text(tenant, "id") + " " + Text(tenant, "name") + (key.empty() ? "" : "\nkey (shown once): " + key) + "\n";
+    return Text(tenant, "id") + " " + Text(tenant, "name") +
+           (key.empty() ? "" : "\nkey (shown once): " + key) + "\n";
   });
 }
 
@@ -421,7 +470,8 @@ int Tenants(const Context& context) {
   return Finish(context, Call(context, "GET", "/v1/tenants"), [](const json::value& reply) {
     Table table({"ID", "NAME", ">BALANCE", ">HELD"});
     for (const json::value& tenant : Items(reply, "tenants")) {
-      table.Add({Text(tenant, "id"), Text(tenant, "name"), Text(tenant, "balance"), Text(tenant, "held")});
+      table.Add({Text(tenant, "id"), Text(tenant, "name"), Text(tenant, "balance"),
+                 Text(tenant, "held")});
     }
     return table.ToString();
   });
@@ -430,8 +480,11 @@ int Tenants(const Context& context) {
 int Deposit(const Context& context, const std::string& tenant, const std::string& amount) {
   const auto checked = CheckedId(tenant, "tenant");
   if (!checked) return Report(context, checked.error());
-  return Finish(context, Call(context, "POST", "/v1/tenants/" + tenant + "/deposits", json::object{{"amount", amount}}),
-                [](const json::value& reply) { return "balance " + Text(reply, "balance") + "\n"; });
+  return Finish(
+      context,
+      Call(context, "POST", "/v1/tenants/" + tenant + "/deposits",
+           json::object{{"amount", amount}}),
+      [](const json::value& reply) { return "balance " + Text(reply, "balance") + "\n"; });
 }
 
 int CheckLedger(const Context& context) {
@@ -445,21 +498,25 @@ int CheckLedger(const Context& context) {
   });
   if (code == 0) {
     const auto sum = ParseMoney(Text(*reply, "sum"), "sum");
-    if (!sum || sum->micro != 0) return Report(context, Error(Code::kDataLoss, "the ledger does not sum to zero"));
+    if (!sum || sum->micro != 0)
+      return Report(context, Error(Code::kDataLoss, "the ledger does not sum to zero"));
   }
   return code;
 }
 
 int AddSku(const Context& context, const SkuOptions& options) {
-  json::object body{{"name", options.name},       {"price_per_hour", options.price_per_hour},
-                    {"memory", options.memory},   {"compute", options.compute},
+  json::object body{{"name", options.name},
+                    {"price_per_hour", options.price_per_hour},
+                    {"memory", options.memory},
+                    {"compute", options.compute},
                     {"ram", options.ram}};
   const auto cpu = ParseInt(options.cpu, "cpu", 0, 1'000'000);
   if (!cpu) return Report(context, cpu.error());
   body["cpu_millis"] = *cpu;
   if (!options.model.empty()) body["model"] = options.model;
-  return Finish(context, Call(context, "POST", "/v1/skus", body),
-                [](const json::value& sku) { return Text(sku, "name") + " " + Text(sku, "version") + "\n"; });
+  return Finish(context, Call(context, "POST", "/v1/skus", body), [](const json::value& sku) {
+    return Text(sku, "name") + " " + Text(sku, "version") + "\n";
+  });
 }
 
 }  // namespace tessera::cli

@@ -1,6 +1,6 @@
-// One function a command of `tessera`. Each asks the cloud's REST API, prints the answer to `out` (a table, or the
-// API's own JSON with --output json) or one line to `err`, and returns the process's exit code.
-// Not thread-safe; one command a process.
+// One function a command of `tessera`. Each asks the cloud's REST API, prints the answer to `out`
+// (a table, or the API's own JSON with --output json) or one line to `err`, and returns the
+// process's exit code. Not thread-safe; one command a process.
 #pragma once
 
 #include <cstdio>
@@ -21,7 +21,8 @@ struct Context {
   std::FILE* err = stderr;
 };
 
-// Exit codes: 0 done, 1 failed, 2 bad input, 3 not found, 4 not allowed, 5 exhausted or no funds, 6 not reachable.
+// Exit codes: 0 done, 1 failed, 2 bad input, 3 not found, 4 not allowed, 5 exhausted or no funds, 6
+// not reachable.
 int ExitCode(const Error& error);
 // "tessera: memory: expected ..." on err; returns ExitCode(error).
 int Report(const Context& context, const Error& error);
@@ -34,7 +35,7 @@ struct RentOptions {
   std::string name;
   std::vector<std::string> environment;  // NAME=value
   std::vector<std::string> command;
-  bool wait = false;         // until it runs or ended
+  bool wait = false;  // until it runs or ended
   int wait_seconds_max = 60;
 };
 
@@ -43,7 +44,8 @@ int Rent(const Context& context, const RentOptions& options);
 int Ps(const Context& context, bool all);
 int Show(const Context& context, const std::string& id);
 int Logs(const Context& context, const std::string& id, bool follow);
-int Exec(const Context& context, const std::string& id, const std::vector<std::string>& command, bool read_stdin);
+int Exec(const Context& context, const std::string& id, const std::vector<std::string>& command,
+         bool read_stdin);
 int Stop(const Context& context, const std::string& id);
 int Start(const Context& context, const std::string& id);
 int Release(const Context& context, const std::string& id);

@@ -10,8 +10,9 @@ namespace {
 
 // Width in columns: bytes that continue a UTF-8 character take none.
 std::size_t Width(const std::string& text) {
-  return static_cast<std::size_t>(
-      std::count_if(text.begin(), text.end(), [](char c) { return (static_cast<unsigned char>(c) & 0xc0) != 0x80; }));
+  return static_cast<std::size_t>(std::count_if(text.begin(), text.end(), [](char c) {
+    return (static_cast<unsigned char>(c) & 0xc0) != 0x80;
+  }));
 }
 
 std::string Clean(std::string text) {
@@ -64,10 +65,14 @@ std::string Table::ToString() const {
 std::string FormatDuration(long long seconds) {
   char text[48];
   if (seconds < 0) seconds = 0;
-  if (seconds < 60) snprintf(text, sizeof text, "%llds", seconds);
-  else if (seconds < 3600) snprintf(text, sizeof text, "%lldm%02llds", seconds / 60, seconds % 60);
-  else if (seconds < 86400) snprintf(text, sizeof text, "%lldh%02lldm", seconds / 3600, seconds / 60 % 60);
-  else snprintf(text, sizeof text, "%lldd%02lldh", seconds / 86400, seconds / 3600 % 24);
+  if (seconds < 60)
+    snprintf(text, sizeof text, "%llds", seconds);
+  else if (seconds < 3600)
+    snprintf(text, sizeof text, "%lldm%02llds", seconds / 60, seconds % 60);
+  else if (seconds < 86400)
+    snprintf(text, sizeof text, "%lldh%02lldm", seconds / 3600, seconds / 60 % 60);
+  else
+    snprintf(text, sizeof text, "%lldd%02lldh", seconds / 86400, seconds / 3600 % 24);
   return text;
 }
 

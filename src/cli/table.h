@@ -13,7 +13,8 @@ class Table {
   // Missing cells are empty; cells beyond the headers are a programming error (CHECK).
   void Add(std::vector<std::string> cells);
   std::size_t size() const { return rows_.size(); }
-  // Control characters in cells are shown as '?', so that a tenant's text cannot drive the terminal.
+  // Control characters in cells are shown as '?', so that a tenant's text cannot drive the
+  // terminal.
   std::string ToString() const;
 
  private:

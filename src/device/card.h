@@ -18,8 +18,8 @@ struct Card {
   std::uint32_t compute_units = 0;  // streaming multiprocessors
   int numa_node = -1;               // -1: unknown
   bool healthy = true;
-  std::string health_reason;  // empty when healthy
-  bool simulated = false;     // a simgpu card; every output that shows it says so
+  std::string health_reason;               // empty when healthy
+  bool simulated = false;                  // a simgpu card; every output that shows it says so
   std::uint64_t granule_bytes = 2 * kMiB;  // the driver's page for device memory
   std::uint64_t context_bytes = 0;         // measured at discovery: what one context takes
 };

@@ -3,20 +3,24 @@
 //   control  the node writes, guests map it read-only: what the slice may have.
 //   usage    guests write, the node audits and never trusts it: what the slice takes.
 //
-// Plain data, fixed sizes, 64-bit little-endian machines. All multi-writer words are accessed with the
-// __atomic builtins through the helpers below. A change of layout raises kPageVersion; node and guest refuse
-// each other's pages by version, never guess.
+// Plain data, fixed sizes, 64-bit little-endian machines. All multi-writer words are accessed with
+// the
+// __atomic builtins through the helpers below. A change of layout raises kPageVersion; node and
+// guest refuse each other's pages by version, never guess.
 //
 // The reservation protocol (guest side in `guest/core/`, reaper in `broker/`):
-//   reserve   intent += 1; compare-exchange `used` to used + n only if the frozen bit is clear and it fits the
-//             limit; slot.used += n; intent -= 1. Nothing is ever added and taken back, so an ask that is too
-//             large never makes a fitting ask of a sibling fail.
+//   reserve   intent += 1; compare-exchange `used` to used + n only if the frozen bit is clear and
+//   it fits the
+//             limit; slot.used += n; intent -= 1. Nothing is ever added and taken back, so an ask
+//             that is too large never makes a fitting ask of a sibling fail.
 //   release   (after the driver's free) intent += 1; slot.used -= n; used -= n; intent -= 1.
-//   frozen    a process that meets the frozen bit drops its intent, waits on the futex, starts again.
-//   reaper    sets the frozen bit, waits (kFreezeWaitNanosMax) until every live slot's intent is 0, clears dead
-//             slots, stores used = sum of live slots without the bit, wakes the futex. When a live process does
-//             not settle in time nothing is changed and the reaper tries again later.
-// A process killed at any point therefore leaks nothing: what only `used` knew is recomputed from live slots.
+//   frozen    a process that meets the frozen bit drops its intent, waits on the futex, starts
+//   again. reaper    sets the frozen bit, waits (kFreezeWaitNanosMax) until every live slot's
+//   intent is 0, clears dead
+//             slots, stores used = sum of live slots without the bit, wakes the futex. When a live
+//             process does not settle in time nothing is changed and the reaper tries again later.
+// A process killed at any point therefore leaks nothing: what only `used` knew is recomputed from
+// live slots.
 #pragma once
 
 #include <stddef.h>
@@ -28,28 +32,31 @@ inline constexpr uint32_t kControlMagic = 0x54535343;  // "CSST"
 inline constexpr uint32_t kUsageMagic = 0x54535355;    // "USST"
 inline constexpr uint32_t kPageVersion = 1;
 
-inline constexpr uint32_t kCardsMax = 16;        // cards of one slice
-inline constexpr uint32_t kProcessesMax = 256;   // live processes of one slice
-inline constexpr uint32_t kSliceIdMax = 64;      // bytes with the terminating NUL
-inline constexpr uint32_t kUuidTextMax = 48;     // "GPU-xxxxxxxx-xxxx-xxxx-xxxx-xxxxxxxxxxxx" and NUL
+inline constexpr uint32_t kCardsMax = 16;       // cards of one slice
+inline constexpr uint32_t kProcessesMax = 256;  // live processes of one slice
+inline constexpr uint32_t kSliceIdMax = 64;     // bytes with the terminating NUL
+inline constexpr uint32_t kUuidTextMax = 48;  // "GPU-xxxxxxxx-xxxx-xxxx-xxxx-xxxxxxxxxxxx" and NUL
 inline constexpr uint64_t kFrozenBit = 1ull << 63;
-inline constexpr uint64_t kFreezeWaitNanosMax = 50'000'000;    // reaper waits this long for live intents
-inline constexpr uint64_t kFrozenSleepNanosMax = 200'000'000;  // guest re-checks a frozen word this often
+inline constexpr uint64_t kFreezeWaitNanosMax =
+    50'000'000;  // reaper waits this long for live intents
+inline constexpr uint64_t kFrozenSleepNanosMax =
+    200'000'000;  // guest re-checks a frozen word this often
 
 // Slice states in ControlPage::state.
-inline constexpr uint32_t kStateOpen = 1;    // reservations are served
-inline constexpr uint32_t kStateClosed = 2;  // the slice was taken back: every reservation is refused
+inline constexpr uint32_t kStateOpen = 1;  // reservations are served
+inline constexpr uint32_t kStateClosed =
+    2;  // the slice was taken back: every reservation is refused
 
 struct ControlCard {
-  char uuid[kUuidTextMax];       // as the driver prints it, with the "GPU-" prefix
-  uint64_t limit_bytes;          // reserved + promised: what the slice can always reach
-  uint64_t lease_bytes;          // lent above the limit; 0 when nothing is lent
-  uint64_t ceiling_bytes;        // leases never lift the slice above this
-  uint64_t context_bytes;        // measured cost of one context of this card, charged before it is made
-  uint64_t granule_bytes;        // the driver's page for device memory; every charge is a multiple
-  uint32_t compute_permille;     // share of the card's compute, 1 to 1000
-  uint32_t weight;               // relative share of idle compute; 0 means hard cap only
-  uint32_t gate;                 // turn word: 0 = open
+  char uuid[kUuidTextMax];  // as the driver prints it, with the "GPU-" prefix
+  uint64_t limit_bytes;     // reserved + promised: what the slice can always reach
+  uint64_t lease_bytes;     // lent above the limit; 0 when nothing is lent
+  uint64_t ceiling_bytes;   // leases never lift the slice above this
+  uint64_t context_bytes;   // measured cost of one context of this card, charged before it is made
+  uint64_t granule_bytes;   // the driver's page for device memory; every charge is a multiple
+  uint32_t compute_permille;  // share of the card's compute, 1 to 1000
+  uint32_t weight;            // relative share of idle compute; 0 means hard cap only
+  uint32_t gate;              // turn word: 0 = open
   uint32_t reserved[7];
 };
 static_assert(sizeof(ControlCard) == 128, "ControlCard is two cache lines");
@@ -59,8 +66,9 @@ struct ControlPage {
   uint32_t version;
   uint32_t bytes;       // size of this page as the node made it
   uint32_t state;       // kStateOpen or kStateClosed
-  uint64_t generation;  // rises with every change of limits, odd while one is under way; who copies several
-                        // fields reads it before and after and starts again when it was odd or has changed
+  uint64_t generation;  // rises with every change of limits, odd while one is under way; who copies
+                        // several fields reads it before and after and starts again when it was odd
+                        // or has changed
   uint32_t card_count;
   uint32_t reserved0;
   char slice_id[kSliceIdMax];
@@ -70,21 +78,22 @@ struct ControlPage {
 static_assert(sizeof(ControlPage) == 128 + 128 * kCardsMax, "ControlPage has no padding");
 
 struct UsageCard {
-  uint64_t used;  // bytes reserved by all processes; kFrozenBit while the reaper counts
-  uint64_t refusals;       // asks that did not fit, for metrics
-  uint64_t peak;           // highest `used` seen by a reserver
+  uint64_t used;      // bytes reserved by all processes; kFrozenBit while the reaper counts
+  uint64_t refusals;  // asks that did not fit, for metrics
+  uint64_t peak;      // highest `used` seen by a reserver
   uint64_t reserved[5];
 };
 static_assert(sizeof(UsageCard) == 64, "UsageCard is a cache line");
 
-// One live process. The node fills pid and start time when the process attaches (host pid namespace) and
-// clears the slot when it is gone; the process writes the rest.
+// One live process. The node fills pid and start time when the process attaches (host pid
+// namespace) and clears the slot when it is gone; the process writes the rest.
 struct ProcessSlot {
-  uint32_t pid;          // 0 = free
-  uint32_t intent;       // reservations or releases in flight in this process
-  uint64_t start_time;   // clock ticks since boot, field 22 of /proc/pid/stat
-  uint64_t launches;     // submissions so far; the node samples it for last-kernel age
-  uint64_t local_pid;    // what the process calls itself; inside a container NVML names it so. For views only
+  uint32_t pid;         // 0 = free
+  uint32_t intent;      // reservations or releases in flight in this process
+  uint64_t start_time;  // clock ticks since boot, field 22 of /proc/pid/stat
+  uint64_t launches;    // submissions so far; the node samples it for last-kernel age
+  uint64_t local_pid;   // what the process calls itself; inside a container NVML names it so. For
+                        // views only
   uint64_t reserved[4];
   uint64_t used[kCardsMax];
 };
@@ -104,10 +113,17 @@ static_assert(sizeof(UsagePage) == 64 + 64 * kCardsMax + sizeof(ProcessSlot) * k
 
 inline uint64_t Load(const uint64_t* word) { return __atomic_load_n(word, __ATOMIC_ACQUIRE); }
 inline uint32_t Load(const uint32_t* word) { return __atomic_load_n(word, __ATOMIC_ACQUIRE); }
-inline void Store(uint64_t* word, uint64_t value) { __atomic_store_n(word, value, __ATOMIC_RELEASE); }
-inline void Store(uint32_t* word, uint32_t value) { __atomic_store_n(word, value, __ATOMIC_RELEASE); }
+inline void Store(uint64_t* word, uint64_t value) {
+  __atomic_store_n(word, value, __ATOMIC_RELEASE);
+}
+inline void Store(uint32_t* word, uint32_t value) {
+  __atomic_store_n(word, value, __ATOMIC_RELEASE);
+}
 
-// The futex a waiter sleeps on while a card is frozen: the half of `used` that holds the frozen bit.
-inline uint32_t* FrozenFutex(UsageCard* card) { return reinterpret_cast<uint32_t*>(&card->used) + 1; }
+// The futex a waiter sleeps on while a card is frozen: the half of `used` that holds the frozen
+// bit.
+inline uint32_t* FrozenFutex(UsageCard* card) {
+  return reinterpret_cast<uint32_t*>(&card->used) + 1;
+}
 
 }  // namespace tessera::wire

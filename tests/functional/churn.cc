@@ -1,5 +1,6 @@
-// A guest for the memory tests: several processes of one slice allocate and free at random through the public driver API
-// and check that what they hold stays theirs. Prints one line of key=value; exit code 0 only when all was right.
+// A guest for the memory tests: several processes of one slice allocate and free at random through
+// the public driver API and check that what they hold stays theirs. Prints one line of key=value;
+// exit code 0 only when all was right.
 //
 //   churn --processes 8 --operations 125000 --seed 1 --largest 67108864
 #include <dlfcn.h>
@@ -49,14 +50,16 @@ struct Held {
   std::uint32_t mark;
 };
 
-void Work(const Driver& driver, std::uint64_t operations, std::uint64_t seed, std::uint64_t largest, Totals* totals) {
+void Work(const Driver& driver, std::uint64_t operations, std::uint64_t seed, std::uint64_t largest,
+          Totals* totals) {
   tessera::Rng rng(seed);
   std::vector<Held> held;
   constexpr std::size_t kHeldMax = 64;
   for (std::uint64_t i = 0; i < operations; ++i) {
     const bool take = held.empty() || (held.size() < kHeldMax && rng.Chance(520));
     if (take) {
-      // Sizes over five orders of magnitude, small ones often: both of the driver's size classes are met.
+      // Sizes over five orders of magnitude, small ones often: both of the driver's size classes
+      // are met.
       const std::uint64_t top = 1ull << rng.Between(8, 26);
       const std::uint64_t bytes = 1 + rng.Below(top < largest ? top : largest);
       Ptr address = 0;
@@ -82,7 +85,8 @@ void Work(const Driver& driver, std::uint64_t operations, std::uint64_t seed, st
           __atomic_fetch_add(&totals->errors, 1, __ATOMIC_RELAXED);
         }
       }
-      if (driver.free(held[pick].address) != 0) __atomic_fetch_add(&totals->errors, 1, __ATOMIC_RELAXED);
+      if (driver.free(held[pick].address) != 0)
+        __atomic_fetch_add(&totals->errors, 1, __ATOMIC_RELAXED);
       held[pick] = held.back();
       held.pop_back();
     }
@@ -106,13 +110,19 @@ int main(int argc, char** argv) {
     }
     if (i + 1 >= argc) return 2;
     const std::uint64_t value = std::strtoull(argv[++i], nullptr, 10);
-    if (flag == "--processes") processes = value;
-    else if (flag == "--operations") operations = value;
-    else if (flag == "--seed") seed = value;
-    else if (flag == "--largest") largest = value;
-    else return 2;
+    if (flag == "--processes")
+      processes = value;
+    else if (flag == "--operations")
+      operations = value;
+    else if (flag == "--seed")
+      seed = value;
+    else if (flag == "--largest")
+      largest = value;
+    else
+      return 2;
   }
-  auto* totals = static_cast<Totals*>(mmap(nullptr, sizeof(Totals), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0));
+  auto* totals = static_cast<Totals*>(
+      mmap(nullptr, sizeof(Totals), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0));
   std::vector<pid_t> children;
   for (std::uint64_t p = 0; p < processes; ++p) {
     const pid_t pid = fork();
@@ -151,7 +161,9 @@ int main(int argc, char** argv) {
     waitpid(pid, &status, 0);
     if (!WIFEXITED(status) || WEXITSTATUS(status) != 0) ++failed;
   }
-  std::printf("operations=%llu refusals=%llu errors=%llu failed=%d\n", static_cast<unsigned long long>(totals->operations),
-              static_cast<unsigned long long>(totals->refusals), static_cast<unsigned long long>(totals->errors), failed);
+  std::printf("operations=%llu refusals=%llu errors=%llu failed=%d\n",
+              static_cast<unsigned long long>(totals->operations),
+              static_cast<unsigned long long>(totals->refusals),
+              static_cast<unsigned long long>(totals->errors), failed);
   return failed == 0 && totals->errors == 0 ? 0 : 1;
 }

@@ -1,5 +1,6 @@
-// The house rules that a machine can check: the include table, README sizes, file lengths, forbidden words.
-// The table is the one of docs/architecture.md; a room that is not in it may not exist.
+// The house rules that a machine can check: the include table, README sizes, file lengths,
+// forbidden words. The table is the one of docs/architecture.md; a room that is not in it may not
+// exist.
 #include <gtest/gtest.h>
 
 #include <algorithm>
@@ -20,12 +21,13 @@ const fs::path kRoot = TESSERA_SOURCE_DIR;
 
 // Room -> rooms it may include, itself left out.
 const std::map<std::string, Names>& IncludeTable() {
-  static const Names services_below = {"base",     "wire",    "abi",   "os",      "device", "placement",
-                                       "commerce", "vendors", "runtime", "config", "metrics", "crypto",
-                                       "store",    "http",    "broker"};
-  static const Names everything = {"base",    "wire",   "abi",    "os",     "device",    "placement", "commerce",
-                                   "vendors", "runtime", "config", "metrics", "crypto",  "store",     "http",
-                                   "broker",  "node",   "scheduler", "cloud", "cli",     "apps"};
+  static const Names services_below = {"base",      "wire",     "abi",     "os",      "device",
+                                       "placement", "commerce", "vendors", "runtime", "config",
+                                       "metrics",   "crypto",   "store",   "http",    "broker"};
+  static const Names everything = {"base",      "wire",      "abi",     "os",      "device",
+                                   "placement", "commerce",  "vendors", "runtime", "config",
+                                   "metrics",   "crypto",    "store",   "http",    "broker",
+                                   "node",      "scheduler", "cloud",   "cli",     "apps"};
   static const std::map<std::string, Names> table = {
       {"base", {}},
       {"wire", {}},
@@ -56,7 +58,8 @@ std::vector<fs::path> FilesUnder(const fs::path& folder, const Names& endings) {
   std::vector<fs::path> files;
   if (!fs::exists(folder)) return files;
   for (const auto& entry : fs::recursive_directory_iterator(folder)) {
-    if (entry.is_regular_file() && endings.contains(entry.path().extension().string())) files.push_back(entry.path());
+    if (entry.is_regular_file() && endings.contains(entry.path().extension().string()))
+      files.push_back(entry.path());
   }
   std::sort(files.begin(), files.end());
   return files;
@@ -90,7 +93,8 @@ std::string IncludeProblem(const std::string& room, const std::string& line) {
 TEST(Tidy, RoomsAreTheTable) {
   for (const auto& entry : fs::directory_iterator(kRoot / "src")) {
     if (entry.is_directory()) {
-      EXPECT_TRUE(IncludeTable().contains(entry.path().filename().string())) << Shown(entry.path()) << " is in no tier";
+      EXPECT_TRUE(IncludeTable().contains(entry.path().filename().string()))
+          << Shown(entry.path()) << " is in no tier";
     }
   }
 }
@@ -124,9 +128,10 @@ TEST(Tidy, TheIncludeCheckBites) {
 
 TEST(Tidy, ThirdPartyHeadersStayInTheirRoom) {
   const std::map<std::string, Names> owners = {
-      {"sqlite3.h", {"store"}}, {"boost/beast", {"http"}},    {"boost/asio", {"http"}}, {"curl/", {"http"}},
-      {"yaml-cpp", {"config"}}, {"prometheus/", {"metrics"}}, {"openssl/", {"crypto"}}, {"sodium.h", {"crypto"}},
-      {"CLI/", {"cli"}},        {"libpq-fe.h", {"store"}},
+      {"sqlite3.h", {"store"}},  {"boost/beast", {"http"}}, {"boost/asio", {"http"}},
+      {"curl/", {"http"}},       {"yaml-cpp", {"config"}},  {"prometheus/", {"metrics"}},
+      {"openssl/", {"crypto"}},  {"sodium.h", {"crypto"}},  {"CLI/", {"cli"}},
+      {"libpq-fe.h", {"store"}},
   };
   for (const fs::path& file : FilesUnder(kRoot / "src", {".h", ".cc"})) {
     if (file.filename().string().find("_test") != std::string::npos) continue;
@@ -138,7 +143,8 @@ TEST(Tidy, ThirdPartyHeadersStayInTheirRoom) {
       for (const auto& [header, rooms] : owners) {
         if (line.find("<" + header) == std::string::npos) continue;
         EXPECT_TRUE(rooms.contains(room)) << Shown(file) << ":" << number << " " << line;
-        EXPECT_EQ(file.extension(), ".cc") << Shown(file) << ":" << number << " third-party header in a header";
+        EXPECT_EQ(file.extension(), ".cc")
+            << Shown(file) << ":" << number << " third-party header in a header";
       }
     }
   }
@@ -149,7 +155,8 @@ TEST(Tidy, EveryFolderHasAShortReadme) {
   for (const auto& entry : fs::directory_iterator(kRoot / "src")) {
     if (entry.is_directory()) folders.push_back(entry.path());
   }
-  for (const char* name : {"simgpu", "bench", "tests", "tools", "packages", "docs", "api", "demo"}) {
+  for (const char* name :
+       {"simgpu", "bench", "tests", "tools", "packages", "docs", "api", "demo"}) {
     folders.push_back(kRoot / name);
   }
   for (const fs::path& folder : folders) {
@@ -163,11 +170,14 @@ TEST(Tidy, FilesAreReadable) {
   for (const char* top : {"src", "simgpu", "bench", "tests", "tools", "demo"}) {
     for (const fs::path& file : FilesUnder(kRoot / top, {".h", ".cc", ".S", ".cu", ".py"})) {
       const auto lines = Lines(file);
-      EXPECT_LE(lines.size(), 1200u) << Shown(file) << ": is there a room inside waiting to be its own?";
+      EXPECT_LE(lines.size(), 1200u)
+          << Shown(file) << ": is there a room inside waiting to be its own?";
       for (size_t i = 0; i < lines.size(); ++i) {
         // Split so that this file does not find itself.
-        for (const std::string& word : {std::string("TO") + "DO", std::string("FIX") + "ME", std::string("XX") + "X "}) {
-          EXPECT_EQ(lines[i].find(word), std::string::npos) << Shown(file) << ":" << i + 1 << " says " << word;
+        for (const std::string& word :
+             {std::string("TO") + "DO", std::string("FIX") + "ME", std::string("XX") + "X "}) {
+          EXPECT_EQ(lines[i].find(word), std::string::npos)
+              << Shown(file) << ":" << i + 1 << " says " << word;
         }
       }
     }
@@ -178,7 +188,8 @@ TEST(Tidy, HeadersHavePragmaOnce) {
   for (const char* top : {"src", "simgpu"}) {
     for (const fs::path& file : FilesUnder(kRoot / top, {".h"})) {
       const auto lines = Lines(file);
-      EXPECT_TRUE(std::find(lines.begin(), lines.end(), "#pragma once") != lines.end()) << Shown(file);
+      EXPECT_TRUE(std::find(lines.begin(), lines.end(), "#pragma once") != lines.end())
+          << Shown(file);
     }
   }
 }

@@ -15,24 +15,25 @@ namespace {
 
 // The functions answered for the slice, one a line; `guest/nvml/denied.inc` holds the manifest's
 // "deny" lines.
-#define TESSERA_NVML_VIEWS(X)                                                                      \
-  X(nvmlInit)                                                                                      \
-  X(nvmlInit_v2) X(nvmlInitWithFlags) X(nvmlShutdown) X(nvmlDeviceGetCount)                        \
-      X(nvmlDeviceGetCount_v2) X(nvmlDeviceGetHandleByIndex) X(nvmlDeviceGetHandleByIndex_v2) X(   \
-          nvmlDeviceGetHandleBySerial) X(nvmlDeviceGetHandleByUUID) X(nvmlDeviceGetHandleByUUIDV)  \
-          X(nvmlDeviceGetHandleByPciBusId) X(nvmlDeviceGetHandleByPciBusId_v2)                     \
-              X(nvmlDeviceGetIndex) X(nvmlDeviceGetMemoryInfo) X(nvmlDeviceGetMemoryInfo_v2) X(    \
-                  nvmlDeviceGetComputeRunningProcesses) X(nvmlDeviceGetComputeRunningProcesses_v2) \
-                  X(nvmlDeviceGetComputeRunningProcesses_v3)                                       \
-                      X(nvmlDeviceGetGraphicsRunningProcesses)                                     \
-                          X(nvmlDeviceGetGraphicsRunningProcesses_v2)                              \
-                              X(nvmlDeviceGetGraphicsRunningProcesses_v3)                          \
-                                  X(nvmlDeviceGetMPSComputeRunningProcesses)                       \
-                                      X(nvmlDeviceGetMPSComputeRunningProcesses_v2)                \
-                                          X(nvmlDeviceGetMPSComputeRunningProcesses_v3)            \
-                                              X(nvmlDeviceGetRunningProcessDetailList)             \
-                                                  X(nvmlDeviceGetProcessUtilization)               \
-                                                      X(nvmlDeviceGetProcessesUtilizationInfo)
+#define TESSERA_NVML_VIEWS(X)                                                                     \
+  X(nvmlInit)                                                                                     \
+  X(nvmlInit_v2)                                                                                  \
+  X(nvmlInitWithFlags) X(nvmlShutdown) X(nvmlDeviceGetCount) X(nvmlDeviceGetCount_v2) X(          \
+      nvmlDeviceGetHandleByIndex) X(nvmlDeviceGetHandleByIndex_v2) X(nvmlDeviceGetHandleBySerial) \
+      X(nvmlDeviceGetHandleByUUID) X(nvmlDeviceGetHandleByUUIDV) X(nvmlDeviceGetHandleByPciBusId) \
+          X(nvmlDeviceGetHandleByPciBusId_v2) X(nvmlDeviceGetIndex) X(nvmlDeviceGetMemoryInfo)    \
+              X(nvmlDeviceGetMemoryInfo_v2) X(nvmlDeviceGetComputeRunningProcesses)               \
+                  X(nvmlDeviceGetComputeRunningProcesses_v2)                                      \
+                      X(nvmlDeviceGetComputeRunningProcesses_v3)                                  \
+                          X(nvmlDeviceGetGraphicsRunningProcesses)                                \
+                              X(nvmlDeviceGetGraphicsRunningProcesses_v2)                         \
+                                  X(nvmlDeviceGetGraphicsRunningProcesses_v3)                     \
+                                      X(nvmlDeviceGetMPSComputeRunningProcesses)                  \
+                                          X(nvmlDeviceGetMPSComputeRunningProcesses_v2)           \
+                                              X(nvmlDeviceGetMPSComputeRunningProcesses_v3)       \
+                                                  X(nvmlDeviceGetRunningProcessDetailList)        \
+                                                      X(nvmlDeviceGetProcessUtilization)          \
+                                                          X(nvmlDeviceGetProcessesUtilizationInfo)
 
 enum NvmlIndex : uint32_t {
 #define X(name) kNvml_##name,
@@ -124,8 +125,8 @@ nvmlReturn_t Count(uint32_t index_of_call, unsigned int* count) {
   return result;
 }
 
-// The slot of a process of this slice, or null. The driver names processes in the asker's pid namespace: as the node does
-// on the machine itself, as they call themselves inside a container.
+// The slot of a process of this slice, or null. The driver names processes in the asker's pid
+// namespace: as the node does on the machine itself, as they call themselves inside a container.
 const wire::ProcessSlot* SlotOf(unsigned int pid) {
   const wire::UsagePage* usage = process.ledger.pages().usage;
   for (const wire::ProcessSlot& slot : usage->slots) {
