@@ -182,9 +182,14 @@ void AddCardAccess(bool simulated, node::Node::Options* options) {
         {.source = profiles, .target = "", .writable = false, .optional = true});
   }
   if (const std::string libraries = FolderOfLoaded("libnvidia-ml.so"); !libraries.empty()) {
+    // An instance's own uid may not be able to walk to where they lie (a checkout in somebody's
+    // home), so a contained one finds them at a path of its own; one that is not contained has only
+    // the machine's.
+    constexpr char kInsideDriver[] = "/run/tessera-driver";
     options->instance_binds.push_back(
-        {.source = libraries, .target = "", .writable = false, .optional = true});
-    options->instance_environment.push_back("LD_LIBRARY_PATH=" + libraries);
+        {.source = libraries, .target = kInsideDriver, .writable = false, .optional = true});
+    options->instance_environment.push_back(std::string("LD_LIBRARY_PATH=") + kInsideDriver + ":" +
+                                            libraries);
   }
 }
 

@@ -111,18 +111,21 @@ class TestNode {
     unlink(path_.c_str());
   }
 
-  // The slot of a pid, made when there is none; -1 when all are taken.
+  // The slot of a pid, made when there is none; -1 when all are taken. Forked children ask too,
+  // each with a copy of the mutex, so a slot is taken by compare-exchange.
   int SlotOf(pid_t pid) {
-    std::lock_guard<std::mutex> lock(mutex_);
-    int free = -1;
+    const auto owner = static_cast<uint32_t>(pid);
     for (uint32_t i = 0; i < wire::kProcessesMax; ++i) {
-      const uint32_t owner = wire::Load(&usage_->slots[i].pid);
-      if (owner == static_cast<uint32_t>(pid)) return static_cast<int>(i);
-      if (owner == 0 && free < 0) free = static_cast<int>(i);
+      if (wire::Load(&usage_->slots[i].pid) == owner) return static_cast<int>(i);
     }
-    if (free < 0) return -1;
-    wire::Store(&usage_->slots[free].pid, static_cast<uint32_t>(pid));
-    return free;
+    for (uint32_t i = 0; i < wire::kProcessesMax; ++i) {
+      uint32_t nobody = 0;
+      if (__atomic_compare_exchange_n(&usage_->slots[i].pid, &nobody, owner, false,
+                                      __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST)) {
+        return static_cast<int>(i);
+      }
+    }
+    return -1;
   }
 
   // One recount: true when it went through, false when a living process did not settle in time.
@@ -148,7 +151,10 @@ class TestNode {
     if (settled) {
       for (wire::ProcessSlot& slot : usage_->slots) {
         const uint32_t pid = wire::Load(&slot.pid);
-        if (pid != 0 && !Alive(static_cast<pid_t>(pid))) std::memset(&slot, 0, sizeof(slot));
+        if (pid == 0 || Alive(static_cast<pid_t>(pid))) continue;
+        // The pid goes last: from then on the slot may be somebody else's.
+        std::memset(&slot.intent, 0, sizeof(slot) - offsetof(wire::ProcessSlot, intent));
+        wire::Store(&slot.pid, 0u);
       }
     }
     for (uint32_t c = 0; c < control_->card_count; ++c) {
