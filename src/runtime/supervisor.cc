@@ -536,10 +536,19 @@ void Supervisor::RunExecHelper(const std::vector<std::string>& argv, const int f
   if (!JoinCgroups(getpid())) give_up("joining the instance's cgroup");
   // The mount namespace last: the files above are outside.
   const int kinds[4] = {CLONE_NEWPID, CLONE_NEWIPC, CLONE_NEWUTS, CLONE_NEWNS};
+  int root = -1;
+  if (namespaces_[3] >= 0) {
+    root = open(("/proc/" + std::to_string(child_) + "/root").c_str(),
+                O_PATH | O_DIRECTORY | O_CLOEXEC);
+    if (root < 0) give_up("finding the instance's root");
+  }
   for (int i = 0; i < 4; ++i) {
     if (namespaces_[i] >= 0 && setns(namespaces_[i], kinds[i]) != 0)
       give_up("entering the instance");
   }
+  // Entering a mount namespace leads to its own root, which is not the instance's when the node
+  // itself lives in a chroot.
+  if (root >= 0 && (fchdir(root) != 0 || chroot(".") != 0)) give_up("entering the instance's root");
   close_range(3, ~0U, 0);
   const pid_t command = fork();
   if (command < 0) give_up("fork");
