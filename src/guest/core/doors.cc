@@ -8,7 +8,7 @@
 
 namespace tessera::guest {
 
-thread_local int depth __attribute__((tls_model("initial-exec"))) = 0;
+constinit thread_local int depth __attribute__((tls_model("initial-exec"))) = 0;
 
 namespace {
 

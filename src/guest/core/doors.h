@@ -21,7 +21,8 @@ bool FindNvmlWrapper(const char* name, Wrapper* found);
 
 // How often this thread is inside the driver through one of our wrappers. While it is, everything
 // passes: the driver calling itself is none of our business.
-extern thread_local int depth __attribute__((tls_model("initial-exec"), visibility("hidden")));
+extern constinit thread_local int depth
+    __attribute__((tls_model("initial-exec"), visibility("hidden")));
 
 class DepthGuard {
  public:
