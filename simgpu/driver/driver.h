@@ -40,6 +40,14 @@ enum class Kind : uint32_t {
   kStream,
   kEvent,
   kPool,
+  kArray,
+  kMipmap,
+  kPhysical,  // cuMemCreate
+  kGraph,
+  kGraphNode,
+  kGraphExec,
+  kUserObject,
+  kLinker,
 };
 
 struct Object {

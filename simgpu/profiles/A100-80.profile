@@ -29,3 +29,5 @@ temperature_load_c 62
 temperature_slowdown_c 89
 temperature_shutdown_c 92
 has_fan 0
+time_slice_us 2000
+switch_us 100

@@ -29,3 +29,5 @@ temperature_load_c 68
 temperature_slowdown_c 93
 temperature_shutdown_c 96
 has_fan 0
+time_slice_us 2000
+switch_us 100

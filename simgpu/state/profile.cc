@@ -124,6 +124,8 @@ const std::vector<Key>& Keys() {
       Number("temperature_slowdown_c", &Profile::temperature_slowdown_c, 1, 150),
       Number("temperature_shutdown_c", &Profile::temperature_shutdown_c, 1, 150),
       Number("has_fan", &Profile::has_fan, 0, 1),
+      Number("time_slice_us", &Profile::time_slice_us, 10, 1'000'000),
+      Number("switch_us", &Profile::switch_us, 0, 100'000),
   };
   return *keys;
 }

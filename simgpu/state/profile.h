@@ -47,6 +47,8 @@ struct Profile {
   uint32_t temperature_slowdown_c;
   uint32_t temperature_shutdown_c;
   uint32_t has_fan;  // 0: passively cooled, fan speed is not supported
+  uint32_t time_slice_us;  // how long the compute engine stays with one process when others wait
+  uint32_t switch_us;      // what a change of process costs
 };
 
 // Reads one profile's text. False with "line N: what was expected" in `error`. Every key must be
