@@ -19,6 +19,8 @@ import tempfile
 import time
 from fractions import Fraction
 
+from bill_by_hand import expected_micro
+
 GRANULE = 2 << 20
 MIB = 1 << 20
 
@@ -248,7 +250,7 @@ print("cards=%d total=%d used=%d processes=%d held=%d" % (c.value, m.t, m.u, k.v
         self.need(left == 0, "witness: no process is left on any card")
         for who in tenants:
             bill = self.cli(who, "bill")
-            expected = self.expected_micro(self.tenant_ids[who])
+            expected = expected_micro(self.sql, self.tenant_ids[who])
             billed = Fraction(bill["total"]) * 10**6
             self.need(billed == expected, f"{who}: bill {bill['total']} {bill['currency']}, recomputed from the events by SQL: {expected / 10**6}")
         print(self.cli("alice", "bill", raw=True))
@@ -297,22 +299,6 @@ print("cards=%d total=%d used=%d processes=%d held=%d" % (c.value, m.t, m.u, k.v
             page.write((limit + (1 << 30)).to_bytes(8, "little"))
         self.say(f"(spoiled: {who}'s slice is granted 1 GiB too much)")
 
-    def expected_micro(self, tenant):
-        """The bill by hand: per run, from its 'running' event to its final event (or the last heartbeat), rounded down once."""
-        total = 0
-        final = ("stopped", "ended", "failed", "released")
-        for id, price in self.sql("SELECT id, price_per_hour_micro FROM instances WHERE tenant_id = ?", tenant):
-            micros = 0
-            for (generation,) in self.sql("SELECT DISTINCT generation FROM instance_events WHERE instance_id = ?", id):
-                events = dict(self.sql("SELECT state, wall_micros FROM instance_events WHERE instance_id = ? AND generation = ?", id, generation))
-                if "running" not in events:
-                    continue
-                ends = [events[state] for state in final if state in events]
-                end = min(ends) if ends else self.sql("SELECT seen_micros FROM heartbeats WHERE instance_id = ? AND generation = ?", id, generation)[0][0]
-                micros += max(0, end - events["running"])
-            total += price * micros // 3_600_000_000
-        return total
-
     def drop_ledger_line(self):
         """Deletes one line of the ledger, as a faulty disk or a dishonest hand might; the table's own guard is taken off first."""
         with sqlite3.connect(os.path.join(self.dir, "data", "tessera.db"), timeout=10) as database:
@@ -328,7 +314,7 @@ print("cards=%d total=%d used=%d processes=%d held=%d" % (c.value, m.t, m.u, k.v
         for who in tenants:
             id = self.tenant_ids[who]
             left = self.sql("SELECT coalesce(sum(e.amount_micro), 0) FROM entries e JOIN accounts a ON a.id = e.account_id WHERE a.tenant_id = ?", id)[0][0]
-            self.need(left == 100_000_000 - self.expected_micro(id), f"{who}: 100.00 paid in, {left / 1e6:.6f} left")
+            self.need(left == 100_000_000 - expected_micro(self.sql, id), f"{who}: 100.00 paid in, {left / 1e6:.6f} left")
         self.need(not self.sql("SELECT id FROM holds WHERE state = 'open'"), "no money is held any more")
 
     def close(self):

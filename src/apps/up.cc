@@ -82,7 +82,7 @@ Result<os::Fd> Lock(const std::string& path) {
 // A new key is in the file, synced and mode 0600, before anybody relies on it.
 Status WriteSecret(const std::string& path, const std::string& secret) {
   const mode_t before = umask(0077);
-  const Status written = os::PosixFiles().WriteAtomically(path, secret + "\n");
+  Status written = os::PosixFiles().WriteAtomically(path, secret + "\n");
   umask(before);
   if (!written) return written;
   if (chmod(path.c_str(), 0600) != 0)

@@ -77,7 +77,7 @@ class [[nodiscard]] Result {
   T* operator->() { return &value(); }
   const T* operator->() const { return &value(); }
   const Error& error() const { return std::get<1>(state_); }
-  T value_or(T fallback) const& { return has_value() ? value() : std::move(fallback); }
+  T value_or(const T& fallback) const& { return has_value() ? value() : fallback; }
 
  private:
   std::variant<T, Error> state_;

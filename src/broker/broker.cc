@@ -169,6 +169,8 @@ struct Broker::Impl {
           case kTagConnection:
             Serve(number);
             break;
+          default:
+            break;
         }
       }
       wait_until = Turn(process_ended);

@@ -22,7 +22,7 @@ constexpr std::size_t Mapped(std::size_t bytes) {
 
 void Copy(char* to, std::size_t size, const std::string& from) {
   std::memset(to, 0, size);
-  std::memcpy(to, from.data(), std::min(from.size(), size - 1));
+  from.copy(to, size - 1);
 }
 
 // Writes a whole new file; O_EXCL, so that nobody's open descriptor of an older file shares it.

@@ -20,7 +20,7 @@ int Main(int argc, const char* const* argv, const std::function<int(const UpFlag
   CLI::App app{"Tessera: a GPU cloud in slices."};
   app.name("tessera");
   app.require_subcommand(1);
-  app.set_version_flag("--version", "tessera 0.1.0");
+  app.set_version_flag("--version", "tessera " TESSERA_VERSION);
 
   Context context;
   context.endpoint = FromEnvironment("TESSERA_ENDPOINT", "http://127.0.0.1:7070");

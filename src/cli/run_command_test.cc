@@ -17,6 +17,7 @@
 #include "http/server.h"
 #include "os/clock.h"
 #include "os/files.h"
+#include "os/scratch.h"
 
 namespace tessera::cli {
 namespace {
@@ -88,17 +89,10 @@ class FakeNode {
 class RunTest : public ::testing::Test {
  protected:
   void SetUp() override {
-    char name[] = "/tmp/tessera-run-XXXXXX";
-    ASSERT_NE(mkdtemp(name), nullptr);
-    dir_ = name;
     options_.run_dir = dir_;
     options_.guest_library = "libm.so.6";
     options_.node_program = "/no/such/tesserad";
     options_.memory = "4GiB";
-  }
-  void TearDown() override {
-    std::error_code failed;
-    std::filesystem::remove_all(dir_, failed);
   }
   std::string Read(const std::string& name) {
     return os::PosixFiles().Read(dir_ + "/" + name).value_or("");
@@ -134,7 +128,8 @@ class RunTest : public ::testing::Test {
     return End();
   }
 
-  std::string dir_;
+  const os::ScratchFolder scratch_;
+  const std::string& dir_ = scratch_.path();
   RunOptions options_;
   FakeNode node_;
   pid_t pid_ = 0;

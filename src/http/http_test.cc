@@ -20,23 +20,10 @@
 #include "http/server.h"
 #include "http/url.h"
 #include "os/fd.h"
+#include "os/scratch.h"
 
 namespace tessera::http {
 namespace {
-
-// A folder of its own for each test's socket.
-class Folder {
- public:
-  Folder() { CHECK(::mkdtemp(path_) != nullptr); }
-  ~Folder() {
-    ::unlink(socket().c_str());
-    ::rmdir(path_);
-  }
-  std::string socket() const { return std::string(path_) + "/s"; }
-
- private:
-  char path_[32] = "/tmp/tessera-http-XXXXXX";
-};
 
 Response Text(std::string body) {
   Response response;
@@ -168,23 +155,24 @@ TEST(Http, HeadersPassAndCannotBeInjected) {
 }
 
 TEST(Http, UnixSocketCarriesPeerCredentialsAndGoesAway) {
-  Folder folder;
+  const os::ScratchFolder folder;
+  const std::string socket = folder / "s";
   Options options;
-  options.unix_path = folder.socket();
+  options.unix_path = socket;
   options.unix_mode = 0640;
   {
     Pair pair(options);
-    Client client({.unix_path = folder.socket()});
+    Client client({.unix_path = socket});
     EXPECT_EQ(*client.CallOk("GET", "/v1/peer"),
               std::to_string(::getpid()) + " " + std::to_string(::getuid()));
     struct stat file{};
-    ASSERT_EQ(::stat(folder.socket().c_str(), &file), 0);
+    ASSERT_EQ(::stat(socket.c_str(), &file), 0);
     EXPECT_EQ(file.st_mode & 0777, 0640u);
     EXPECT_FALSE(Server::Start(options, Router()));  // in use
     EXPECT_TRUE(client.CallOk("GET", "/v1/peer"));
   }
-  EXPECT_NE(::access(folder.socket().c_str(), F_OK), 0);
-  const auto nobody = Client({.unix_path = folder.socket()}).Call("GET", "/");
+  EXPECT_NE(::access(socket.c_str(), F_OK), 0);
+  const auto nobody = Client({.unix_path = socket}).Call("GET", "/");
   ASSERT_FALSE(nobody);
   EXPECT_EQ(nobody.error().code(), Code::kUnavailable);
 }
@@ -442,13 +430,14 @@ TEST(Http, ClientTimesOutAndServerFinishesTheHandlerBeforeStopping) {
 }
 
 TEST(Http, ManyClientsAtOnce) {
-  Folder folder;
-  Pair pair({.unix_path = folder.socket()});
+  const os::ScratchFolder folder;
+  const std::string socket = folder / "s";
+  Pair pair({.unix_path = socket});
   std::atomic<int> good{0};
   std::vector<std::thread> threads;
   for (int t = 0; t < 8; ++t) {
     threads.emplace_back([&, t] {
-      Client client({.unix_path = folder.socket()});
+      Client client({.unix_path = socket});
       for (int i = 0; i < 100; ++i) {
         const std::string body = std::to_string(t) + ":" + std::to_string(i);
         const auto answer = client.CallOk("POST", "/v1/echo", body);

@@ -207,7 +207,7 @@ class Session : public std::enable_shared_from_this<Session> {
       if (self->phase_ == Phase::kHandling || self->phase_ == Phase::kClosed) return;
       self->timed_out_ = true;
       ErrorCode ignored;
-      self->socket_.cancel(ignored);
+      (void)self->socket_.cancel(ignored);
     });
   }
 
@@ -313,7 +313,7 @@ class Session : public std::enable_shared_from_this<Session> {
                         if (ec) return self->Close();
                         if (after == After::kNextRequest) return self->ReadHeader();
                         ErrorCode ignored;
-                        self->socket_.shutdown(Protocol::socket::shutdown_send, ignored);
+                        (void)self->socket_.shutdown(Protocol::socket::shutdown_send, ignored);
                         if (after == After::kClose || self->server_.stopping())
                           return self->Close();
                         self->phase_ = Phase::kLingering;
@@ -337,7 +337,7 @@ class Session : public std::enable_shared_from_this<Session> {
     phase_ = Phase::kClosed;
     timer_.cancel();
     ErrorCode ignored;
-    socket_.close(ignored);
+    (void)socket_.close(ignored);
     server_.Remove(shared_from_this());
   }
 
@@ -386,7 +386,7 @@ ServerImpl::~ServerImpl() {
 void ServerImpl::BeginStop() {
   stopping_ = true;
   ErrorCode ignored;
-  listener_.close(ignored);
+  (void)listener_.close(ignored);
   accept_retry_.cancel();
   const auto sessions = sessions_;  // Stop() removes from the set
   for (const auto& session : sessions) session->Stop();
@@ -453,7 +453,8 @@ void ServerImpl::AcceptAll() {
     if (refused && refused_ >= kRefusedConnectionsMax) continue;
     Protocol::socket socket(io_);
     ErrorCode ec;
-    socket.assign(is_unix_ ? Protocol(AF_UNIX, 0) : Protocol(AF_INET, IPPROTO_TCP), fd.get(), ec);
+    (void)socket.assign(is_unix_ ? Protocol(AF_UNIX, 0) : Protocol(AF_INET, IPPROTO_TCP), fd.get(),
+                        ec);
     if (ec) continue;
     fd.Release();
     auto session = std::make_shared<Session>(*this, std::move(socket), peer, refused);

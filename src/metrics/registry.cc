@@ -209,19 +209,20 @@ Registry::~Registry() = default;
 
 Counters& Registry::AddCounters(const std::string& name, const std::string& help,
                                 std::vector<std::string> labels) {
-  return impl_->Make<CounterFamily>(Kind::kCounter, name, help, labels);
+  return impl_->Make<CounterFamily>(Kind::kCounter, name, help, std::move(labels));
 }
 
 Gauges& Registry::AddGauges(const std::string& name, const std::string& help,
                             std::vector<std::string> labels) {
-  return impl_->Make<GaugeFamily>(Kind::kGauge, name, help, labels);
+  return impl_->Make<GaugeFamily>(Kind::kGauge, name, help, std::move(labels));
 }
 
 Histograms& Registry::AddHistograms(const std::string& name, const std::string& help,
                                     std::vector<double> bounds, std::vector<std::string> labels) {
   CHECK(!bounds.empty() &&
         std::adjacent_find(bounds.begin(), bounds.end(), std::greater_equal<>()) == bounds.end());
-  return impl_->Make<HistogramFamily>(Kind::kHistogram, name, help, labels, std::move(bounds));
+  return impl_->Make<HistogramFamily>(Kind::kHistogram, name, help, std::move(labels),
+                                      std::move(bounds));
 }
 
 void Registry::AddCollector(std::function<void()> collector) {

@@ -123,7 +123,7 @@ void WriteInstance(http::JsonWriter& json, const InstanceView& view) {
 // A handler that may fail; its error becomes a problem.
 template <typename Body>
 http::Handler Guard(Body body) {
-  return [body](const http::Request& request) -> http::Response {
+  return [body = std::move(body)](const http::Request& request) -> http::Response {
     Result<http::Response> done = body(request);
     return done ? *std::move(done) : http::Problem(done.error());
   };
@@ -315,7 +315,7 @@ void InstanceRoutes(http::Router& router, Node& node) {
 
 }  // namespace
 
-http::Router MakeRouter(Node& node, metrics::Registry& registry, ApiOptions options) {
+http::Router MakeRouter(Node& node, metrics::Registry& registry, const ApiOptions& options) {
   http::Router router;
   router.Handle("GET", "/healthz", [](const http::Request&) {
     http::JsonWriter json;

@@ -15,7 +15,7 @@ struct ApiOptions {
 };
 
 // Routes on `node` and `registry`, which outlive the router.
-http::Router MakeRouter(Node& node, metrics::Registry& registry, ApiOptions options);
+http::Router MakeRouter(Node& node, metrics::Registry& registry, const ApiOptions& options);
 
 // Makes the node's metric families and fills them at every scrape.
 void ExportMetrics(Node& node, metrics::Registry& registry);

@@ -725,7 +725,7 @@ Status Node::AddMember(const std::string& id, pid_t pid) {
     for (const std::string& procs : leaf.procs) TRY_STATUS(files_.Poke(procs, std::to_string(pid)));
     return {};
   };
-  const Status done = work();
+  Status done = work();
   const std::lock_guard lock(mutex_);
   Entry& entry = entries_.at(id);
   if (done) {

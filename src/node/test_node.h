@@ -15,6 +15,7 @@
 #include <gtest/gtest.h>
 
 #include "node/node.h"
+#include "os/scratch.h"
 #include "vendors/fake.h"
 
 namespace tessera::node {
@@ -131,9 +132,6 @@ class FakeRunner : public Runner {
 class TestNode {
  public:
   explicit TestNode(std::size_t cards = 2) {
-    char name[] = "/tmp/tnodeXXXXXX";
-    EXPECT_NE(mkdtemp(name), nullptr);
-    folder = name;
     std::vector<device::Card> all;
     for (std::size_t i = 0; i < cards; ++i) {
       all.push_back(vendors::FakeVendor::MakeCard(static_cast<int>(i), 10 * kGiB));
@@ -141,12 +139,6 @@ class TestNode {
     }
     vendor = std::make_unique<vendors::FakeVendor>(all);
   }
-  ~TestNode() {
-    node.reset();
-    std::error_code ignored;
-    std::filesystem::remove_all(folder, ignored);
-  }
-
   // Replaces the node, as a restart of the daemon would.
   Status Restart(os::Files* files = nullptr, bool background = false) {
     node.reset();
@@ -169,7 +161,8 @@ class TestNode {
   }
   std::uint64_t Reserved(std::size_t card) { return node->Cards()[card].reserved_bytes; }
 
-  std::string folder;
+  const os::ScratchFolder scratch;
+  const std::string& folder = scratch.path();
   std::string boot_id = "boot-1";
   std::vector<std::string> uuids;
   std::unique_ptr<vendors::FakeVendor> vendor;

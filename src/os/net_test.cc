@@ -11,28 +11,19 @@
 
 #include "os/clock.h"
 #include "os/library.h"
+#include "os/scratch.h"
 
 namespace tessera::os {
 namespace {
 
 class NetTest : public testing::Test {
  protected:
-  void SetUp() override {
-    char name[] = "/tmp/tnXXXXXX";
-    ASSERT_NE(mkdtemp(name), nullptr);
-    folder_ = name;
-    path_ = folder_ + "/s";
-  }
-  void TearDown() override {
-    unlink(path_.c_str());
-    rmdir(folder_.c_str());
-  }
   static std::span<const std::byte> Bytes(const std::string& text) {
     return std::as_bytes(std::span(text.data(), text.size()));
   }
 
-  std::string folder_;
-  std::string path_;
+  const ScratchFolder folder_;
+  const std::string path_ = folder_ / "s";
 };
 
 TEST_F(NetTest, DatagramsKeepTheirBordersAndCarryDescriptors) {
@@ -101,7 +92,7 @@ TEST_F(NetTest, AFileThatIsNoSocketIsNeverReplaced) {
 }
 
 TEST_F(NetTest, PathsHaveTheKernelsBound) {
-  const std::string fits = folder_ + "/" + std::string(107 - folder_.size() - 1, 'a');
+  const std::string fits = folder_ / std::string(107 - folder_.path().size() - 1, 'a');
   ASSERT_EQ(fits.size(), 107u);
   EXPECT_TRUE(ListenUnix(fits, SocketKind::kStream, 0600));
   unlink(fits.c_str());

@@ -319,7 +319,7 @@ std::variant<Placement, Scarcity> Engine::Consider(const Request& request,
     }
   }
   std::optional<Shortage> closest;
-  const Scarcity avoided{"cards", request.slices, 0, false,
+  Scarcity avoided{"cards", request.slices, 0, false,
                          "cards: asked " + std::to_string(request.slices) +
                              " card(s), the nodes that have them are kept for others"};
   for (const auto& [name, node] : nodes_) {

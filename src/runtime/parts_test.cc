@@ -9,6 +9,7 @@
 
 #include "base/rng.h"
 #include "os/fd.h"
+#include "os/scratch.h"
 #include "runtime/cgroups.h"
 #include "runtime/log_files.h"
 #include "runtime/plan.h"
@@ -73,18 +74,8 @@ TEST(Record, ComesBackAndNoPartOfItIsTakenForTheWhole) {
 
 class FolderTest : public ::testing::Test {
  protected:
-  void SetUp() override {
-    char name[] = "/tmp/tessera-parts-XXXXXX";
-    ASSERT_NE(mkdtemp(name), nullptr);
-    path_ = name;
-    folder_ = os::Fd(open(name, O_RDONLY | O_DIRECTORY | O_CLOEXEC));
-  }
-  void TearDown() override {
-    std::error_code failed;
-    std::filesystem::remove_all(path_, failed);
-  }
-  std::string path_;
-  os::Fd folder_;
+  const os::ScratchFolder scratch_;
+  const os::Fd folder_{open(scratch_.path().c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC)};
 };
 
 TEST_F(FolderTest, AWriteReplacesOrLeavesAlone) {

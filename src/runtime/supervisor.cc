@@ -23,6 +23,7 @@
 #include <cstring>
 #include <ctime>
 #include <map>
+#include <optional>
 #include <set>
 #include <vector>
 
@@ -105,7 +106,7 @@ class Supervisor {
 
   Record plan_;
   ContainerPlan container_;
-  LogWriter* log_ = nullptr;
+  std::optional<LogWriter> log_;
   int log_read_ = -1;
   int log_write_ = -1;
   int sync_ = -1;     // to the first child
@@ -704,8 +705,7 @@ int Supervisor::Run() {
     Answer(&failure);
     return 1;
   }
-  LogWriter log(kFolderFd, static_cast<std::uint64_t>(plan_.GetInt("log_bytes_max")));
-  log_ = &log;
+  log_.emplace(kFolderFd, static_cast<std::uint64_t>(plan_.GetInt("log_bytes_max")));
   if (!OpenSockets(&why)) {
     failure.text = why + ": " + std::strerror(errno);
     Answer(&failure);

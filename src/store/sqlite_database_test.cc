@@ -7,6 +7,7 @@
 #include <fstream>
 #include <thread>
 
+#include "os/scratch.h"
 #include "store/database.h"
 
 namespace tessera::store {
@@ -17,22 +18,6 @@ const std::vector<Migration> kTables = {
      "CREATE TABLE accounts (id TEXT PRIMARY KEY, balance INTEGER NOT NULL CHECK (balance >= 0));"
      "CREATE TABLE moves (id INTEGER PRIMARY KEY, account TEXT NOT NULL REFERENCES accounts(id));"},
     {2, "note", "ALTER TABLE accounts ADD COLUMN note TEXT"},
-};
-
-class Folder {
- public:
-  Folder() {
-    char pattern[] = "/tmp/store-test-XXXXXX";
-    path_ = mkdtemp(pattern);
-  }
-  ~Folder() {
-    for (const char* name : {"/db", "/db-wal", "/db-shm"}) unlink((path_ + name).c_str());
-    rmdir(path_.c_str());
-  }
-  std::string Path() const { return path_ + "/db"; }
-
- private:
-  std::string path_;
 };
 
 std::unique_ptr<Database> Open(const std::string& path = ":memory:") {
@@ -121,15 +106,16 @@ TEST(Sqlite, ReadsCannotWrite) {
 }
 
 TEST(Sqlite, MigrationsRunOnceAndAnEditedOrUnknownOneIsRefused) {
-  Folder folder;
+  const os::ScratchFolder folder;
+  const std::string path = folder / "db";
   {
-    auto database = Open(folder.Path());
+    auto database = Open(path);
     ASSERT_TRUE(database->Migrate(kTables));
     auto transaction = *database->Begin();
     ASSERT_TRUE(transaction->Execute("INSERT INTO accounts (id, balance) VALUES ('a', 7)", {}));
     ASSERT_TRUE(transaction->Commit());
   }
-  auto database = *Database::OpenSqlite(folder.Path());
+  auto database = *Database::OpenSqlite(path);
   auto edited = kTables;
   edited[1].sql = "ALTER TABLE accounts ADD COLUMN notes TEXT";
   auto refused = database->Migrate(edited);
@@ -149,24 +135,26 @@ TEST(Sqlite, MigrationsRunOnceAndAnEditedOrUnknownOneIsRefused) {
 }
 
 TEST(Sqlite, AFileThatIsNoDatabaseIsDataLoss) {
-  Folder folder;
+  const os::ScratchFolder folder;
+  const std::string path = folder / "db";
   {
-    std::ofstream file(folder.Path());
+    std::ofstream file(path);
     for (int i = 0; i < 1000; ++i) file << "this is not a database ";
   }
-  auto database = Database::OpenSqlite(folder.Path());
+  auto database = Database::OpenSqlite(path);
   ASSERT_FALSE(database);
   EXPECT_EQ(database.error().code(), Code::kDataLoss);
   EXPECT_FALSE(Database::OpenSqlite("/nonexistent-folder/db"));
 }
 
 TEST(Sqlite, TheFileIsPrivateAndDurable) {
-  Folder folder;
-  auto database = Open(folder.Path());
+  const os::ScratchFolder folder;
+  const std::string path = folder / "db";
+  auto database = Open(path);
   struct stat status{};
-  ASSERT_EQ(stat(folder.Path().c_str(), &status), 0);
+  ASSERT_EQ(stat(path.c_str(), &status), 0);
   EXPECT_EQ(status.st_mode & 0777, 0600u);
-  ASSERT_EQ(stat((folder.Path() + "-wal").c_str(), &status), 0);
+  ASSERT_EQ(stat((path + "-wal").c_str(), &status), 0);
   EXPECT_EQ(status.st_mode & 0777, 0600u);
   auto transaction = *database->Begin();
   EXPECT_EQ((*transaction->Query("PRAGMA synchronous", {}))[0].Int(0), 2);
@@ -219,9 +207,10 @@ Status Move(Database& database) {
 }
 
 TEST(Sqlite, AFaultAtAnyStatementLeavesAllOrNothing) {
-  Folder folder;
+  const os::ScratchFolder folder;
+  const std::string path = folder / "db";
   {
-    auto database = Open(folder.Path());
+    auto database = Open(path);
     auto transaction = *database->Begin();
     ASSERT_TRUE(
         transaction->Execute("INSERT INTO accounts (id, balance) VALUES ('a', 100), ('b', 0)", {}));
@@ -231,7 +220,7 @@ TEST(Sqlite, AFaultAtAnyStatementLeavesAllOrNothing) {
   int faults = 0;
   for (const bool dead : {false, true}) {
     for (int n = 0;; ++n) {
-      auto database = Open(folder.Path());
+      auto database = Open(path);
       dead ? FailStatementsFromForTest(*database, n) : FailStatementForTest(*database, n);
       const bool moved = Move(*database).has_value();
       const int seen = StatementsSeenForTest(*database);
@@ -254,8 +243,9 @@ TEST(Sqlite, AFaultAtAnyStatementLeavesAllOrNothing) {
 TEST(Sqlite, AFaultAtAnyStatementOfAMigrationIsRepairedByTheNextRun) {
   int faults = 0;
   for (int n = 0;; ++n) {
-    Folder folder;
-    auto database = *Database::OpenSqlite(folder.Path());
+    const os::ScratchFolder folder;
+    const std::string path = folder / "db";
+    auto database = *Database::OpenSqlite(path);
     FailStatementForTest(*database, n);
     const bool done = database->Migrate(kTables).has_value();
     FailStatementForTest(*database, -1);

@@ -4,21 +4,23 @@
 //   usage    guests write, the node audits and never trusts it: what the slice takes.
 //
 // Plain data, fixed sizes, 64-bit little-endian machines. All multi-writer words are accessed with
-// the
-// __atomic builtins through the helpers below. A change of layout raises kPageVersion; node and
+// the __atomic builtins through the helpers below. A change of layout raises kPageVersion; node and
 // guest refuse each other's pages by version, never guess.
 //
 // The reservation protocol (guest side in `guest/core/`, reaper in `broker/`):
-//   reserve   intent += 1; compare-exchange `used` to used + n only if the frozen bit is clear and
-//   it fits the
-//             limit; slot.used += n; intent -= 1. Nothing is ever added and taken back, so an ask
-//             that is too large never makes a fitting ask of a sibling fail.
-//   release   (after the driver's free) intent += 1; slot.used -= n; used -= n; intent -= 1.
-//   frozen    a process that meets the frozen bit drops its intent, waits on the futex, starts
-//   again. reaper    sets the frozen bit, waits (kFreezeWaitNanosMax) until every live slot's
-//   intent is 0, clears dead
-//             slots, stores used = sum of live slots without the bit, wakes the futex. When a live
-//             process does not settle in time nothing is changed and the reaper tries again later.
+//   reserve: intent += 1; compare-exchange `used` to used + n only if the frozen bit is clear and
+//   it fits the limit; slot.used += n; intent -= 1. Nothing is ever added and taken back, so an
+//   ask that is too large never makes a fitting ask of a sibling fail.
+//
+//   release (after the driver's free): intent += 1; slot.used -= n; used -= n; intent -= 1.
+//
+//   frozen: a process that meets the frozen bit drops its intent, waits on the futex and starts
+//   again.
+//
+//   reaper: sets the frozen bit, waits (kFreezeWaitNanosMax) until every live slot's intent is 0,
+//   clears dead slots, stores used = sum of live slots without the bit, wakes the futex. When a
+//   live process does not settle in time nothing is changed and the reaper tries again later.
+//
 // A process killed at any point therefore leaks nothing: what only `used` knew is recomputed from
 // live slots.
 #pragma once

@@ -15,7 +15,9 @@ import subprocess
 import sys
 import time
 
-sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "functional"))
+here = os.path.dirname(os.path.abspath(__file__))
+sys.path[:0] = [os.path.join(here, "..", "functional"), os.path.join(here, "..", "..", "demo")]
+from bill_by_hand import expected_micro  # noqa: E402
 from support import MIB, World, fail, need, wait_for  # noqa: E402
 
 build, kills, seed = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
@@ -158,16 +160,8 @@ try:
     need(wait_for("the cards to be empty", lambda: not witness.processes(0) and not witness.processes(1)), "witness: no process on any card")
     need(witness.used(0) == witness.used(1), "witness: no byte is left on either card beyond what an idle card shows")
     wait_for("the node's ledger to be empty", lambda: all(c["reserved_bytes"] == 0 for c in world.curl("/v1/cards")["cards"]))
-    final = ("stopped", "ended", "failed", "released")
     for who in tenants:
-        expected = 0
-        for id, price in sql("SELECT id, price_per_hour_micro FROM instances WHERE tenant_id = ?", ids[who]):
-            micros = 0
-            for (generation,) in sql("SELECT DISTINCT generation FROM instance_events WHERE instance_id = ?", id):
-                events = dict(sql("SELECT state, wall_micros FROM instance_events WHERE instance_id = ? AND generation = ?", id, generation))
-                if "running" in events:
-                    micros += max(0, min(events[s] for s in final if s in events) - events["running"])
-            expected += price * micros // 3_600_000_000
+        expected = expected_micro(sql, ids[who])
         bill = cloud.cli(who, "bill")
         whole, _, rest = bill["total"].partition(".")
         if int(whole) * 10**6 + int(rest.ljust(6, "0")) != expected:

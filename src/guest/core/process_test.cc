@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "guest/test_node.h"
+#include "os/scratch.h"
 
 namespace tessera::guest {
 namespace {
@@ -21,17 +22,6 @@ constexpr char kSecond[] = "GPU-00000000-0000-0000-0000-0000000000bb";
 
 class ProcessTest : public testing::Test {
  protected:
-  void SetUp() override {
-    char folder[] = "/tmp/tgXXXXXX";
-    ASSERT_NE(mkdtemp(folder), nullptr);
-    folder_ = folder;
-    socket_ = folder_ + "/s";
-  }
-  void TearDown() override {
-    unlink(socket_.c_str());
-    rmdir(folder_.c_str());
-  }
-
   // Runs `body` in a child whose TESSERA_SOCKET is our socket; returns its exit code, and what it
   // wrote to stderr.
   template <typename Body>
@@ -58,7 +48,9 @@ class ProcessTest : public testing::Test {
     return WIFEXITED(status) ? WEXITSTATUS(status) : 1000 + status;
   }
 
-  std::string folder_, socket_, said_;
+  const os::ScratchFolder folder_;
+  const std::string socket_ = folder_ / "s";
+  std::string said_;
 };
 
 TEST_F(ProcessTest, WithoutANodeItSaysOneLine) {

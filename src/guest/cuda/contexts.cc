@@ -234,7 +234,9 @@ abi::CUresult ReleasePrimary(abi::CUdevice ordinal, const Call& call) {
   bool last = false;
   {
     LockHolder holder(&process.context_lock);
-    if (device->primary == kPrimaryCharged && device->retains > 0 && --device->retains == 0) {
+    const bool counted = device->primary == kPrimaryCharged && device->retains > 0;
+    if (counted) --device->retains;
+    if (counted && device->retains == 0) {
       __atomic_store_n(&device->primary, kPrimaryMaking, __ATOMIC_RELEASE);
       last = true;
     }

@@ -129,6 +129,7 @@ nvmlReturn_t Count(uint32_t index_of_call, unsigned int* count) {
 // namespace: as the node does on the machine itself, as they call themselves inside a container.
 const wire::ProcessSlot* SlotOf(unsigned int pid) {
   const wire::UsagePage* usage = process.ledger.pages().usage;
+  if (usage == nullptr) return nullptr;
   for (const wire::ProcessSlot& slot : usage->slots) {
     if (pid == 0 || wire::Load(&slot.pid) == 0) continue;
     if (wire::Load(&slot.pid) == pid || wire::Load(&slot.local_pid) == pid) return &slot;
