@@ -73,6 +73,18 @@ function(tessera_test name)
   set_target_properties(${name} PROPERTIES RUNTIME_OUTPUT_DIRECTORY ${CMAKE_BINARY_DIR}/tests)
   tessera_add_test(${name} COMMAND ${name} LABEL "${arg_LABEL}" TIMEOUT "${arg_TIMEOUT}" ENV ${arg_ENV}
                    SERIAL ${arg_SERIAL})
+  # A test that reads TESSERA_SOAK has a long form, which ./dev soak runs.
+  foreach(source IN LISTS arg_SOURCES)
+    get_filename_component(source ${source} ABSOLUTE)
+    if(EXISTS ${source})
+      file(STRINGS ${source} reads REGEX "TESSERA_SOAK" LIMIT_COUNT 1)
+      if(reads)
+        tessera_add_test(${name}_soak COMMAND ${name} LABEL soak TIMEOUT 7200 ENV ${arg_ENV} TESSERA_SOAK=1
+                         SERIAL ${arg_SERIAL})
+        break()
+      endif()
+    endif()
+  endforeach()
 endfunction()
 
 # tessera_add_test(name COMMAND ... [LABEL l] [TIMEOUT s] [ENV ...] [SERIAL TRUE]): any command as a test.

@@ -19,6 +19,7 @@
 #include <utility>
 #include <vector>
 
+#include "bench/figures.h"
 #include "bench/guest/worker.h"
 #include "guest/test_node.h"
 
@@ -32,22 +33,8 @@ constexpr char kNullCard[] = "GPU-73696d67-7075-2d6e-756c-6c2d63617264";
 constexpr int kPairs = 61;
 constexpr int kStarts = 61;
 
-struct Figure {
-  std::string name;
-  double value;
-};
-
-double Median(std::vector<double> values) {
-  std::sort(values.begin(), values.end());
-  const size_t n = values.size();
-  return n % 2 ? values[n / 2] : (values[n / 2 - 1] + values[n / 2]) / 2;
-}
-
-double Mad(const std::vector<double>& values, double median) {
-  std::vector<double> distances;
-  for (double value : values) distances.push_back(std::fabs(value - median));
-  return Median(distances);
-}
+using tessera::bench::Figure;
+using tessera::bench::Summarise;
 
 [[noreturn]] void Die(const std::string& what) {
   std::fprintf(stderr, "bench-guest: %s: %s\n", what.c_str(), std::strerror(errno));
@@ -201,9 +188,7 @@ int Measure(const std::string& json) {
         }
         if (pair >= 0) differences.push_back(with - without);
       }
-      const double median = Median(differences);
-      figures.push_back({kind.name, median});
-      figures.push_back({std::string(kind.name) + "_mad", Mad(differences, median)});
+      Summarise(kind.name, differences, &figures);
     }
   }
   std::vector<double> differences;
@@ -212,8 +197,7 @@ int Measure(const std::string& json) {
     const double with = StartMicros(program, true, socket);
     if (pair >= 0) differences.push_back(with - without);
   }
-  figures.push_back({"init_added_us", Median(differences)});
-  figures.push_back({"init_added_us_mad", Mad(differences, Median(differences))});
+  Summarise("init_added_us", differences, &figures);
 
   if (HaveValgrind()) {
     for (const Kind& kind : kinds) {
@@ -234,15 +218,7 @@ int Measure(const std::string& json) {
   node.Stop();
   rmdir(folder);
 
-  std::FILE* out = json.empty() ? stdout : std::fopen(json.c_str(), "we");
-  if (out == nullptr) Die(json);
-  std::fprintf(out, "{\n");
-  for (size_t i = 0; i < figures.size(); ++i) {
-    std::fprintf(out, "  \"%s\": %.3f%s\n", figures[i].name.c_str(), figures[i].value,
-                 i + 1 < figures.size() ? "," : "");
-  }
-  std::fprintf(out, "}\n");
-  if (out != stdout && std::fclose(out) != 0) Die(json);
+  if (!tessera::bench::WriteFigures(json, figures)) Die(json);
   return 0;
 }
 

@@ -1,24 +1,28 @@
-// Start-up, the thread's device, and what is asked about devices.
-#include <atomic>
+// Start-up, the thread's device, and what belongs to a device as a whole.
+#include <pthread.h>
+
 #include <cstring>
 #include <mutex>
 
-#include "simgpu/cudart/driver.h"
+#include "simgpu/cudart/registry.h"
 #include "simgpu/cudart/runtime.h"
 
 namespace simgpu::cudart {
 namespace {
 
 thread_local int chosen_device = 0;
+
 std::mutex start_mutex;
-bool started = false;
+std::atomic<bool> started{false};
+std::atomic<bool> forked{false};  // a child whose parent had started
 cudaError_t start_error = cudaSuccess;
 
 std::mutex primary_mutex;
-CUcontext primary[kDevicesMax] = {};  // retained once a device for the life of the process
+std::atomic<CUcontext> primary[kDevicesMax] = {};  // retained once for the life of the process
+std::atomic<bool> retained[kDevicesMax] = {};      // false again after a reset
 
 cudaError_t Count(int* count) {
-  const CUresult result = Call(Driver().DeviceGetCount, count);
+  const CUresult result = Call(Driver().cuDeviceGetCount)(count);
   if (result == CUDA_SUCCESS && *count > kDevicesMax) *count = kDevicesMax;
   return static_cast<cudaError_t>(result);
 }
@@ -29,53 +33,89 @@ cudaError_t CheckDevice(int device) {
   return device >= 0 && device < count ? cudaSuccess : cudaErrorInvalidDevice;
 }
 
+// Of a checked device.
+cudaError_t RetainPrimary(int device) {
+  if (retained[device].load(std::memory_order_acquire)) return cudaSuccess;
+  const std::lock_guard lock(primary_mutex);
+  if (retained[device].load(std::memory_order_relaxed)) return cudaSuccess;
+  CUcontext context = nullptr;
+  const CUresult result = Call(Driver().cuDevicePrimaryCtxRetain)(&context, device);
+  if (result != CUDA_SUCCESS) return static_cast<cudaError_t>(result);
+  primary[device].store(context);
+  retained[device].store(true, std::memory_order_release);
+  return cudaSuccess;
+}
+
 // Makes the primary context of a checked device current.
 cudaError_t EnterPrimary(int device) {
-  const std::lock_guard lock(primary_mutex);
-  if (primary[device] == nullptr) {
-    const CUresult result = Call(Driver().PrimaryRetain, &primary[device], device);
-    if (result != CUDA_SUCCESS) {
-      primary[device] = nullptr;
-      return static_cast<cudaError_t>(result);
-    }
+  if (const cudaError_t bad = RetainPrimary(device); bad != cudaSuccess) return bad;
+  return static_cast<cudaError_t>(Call(Driver().cuCtxSetCurrent)(primary[device].load()));
+}
+
+// The device whose primary context this is, if it was reset and has to be entered anew; else -1.
+int WasReset(CUcontext context) {
+  for (int device = 0; device < kDevicesMax; ++device) {
+    const CUcontext known = primary[device].load(std::memory_order_acquire);
+    if (known == nullptr) continue;
+    if (known == context) return retained[device].load(std::memory_order_acquire) ? -1 : device;
   }
-  return static_cast<cudaError_t>(Call(Driver().CtxSetCurrent, primary[device]));
+  return -1;
+}
+
+cudaError_t Start() {
+  const std::lock_guard lock(start_mutex);
+  if (started.load(std::memory_order_relaxed)) return start_error;
+  if (!Driver().Open()) {
+    start_error = cudaErrorInsufficientDriver;
+  } else {
+    start_error = static_cast<cudaError_t>(Call(Driver().cuInit)(0));
+  }
+  pthread_atfork(nullptr, nullptr, [] { forked.store(true); });
+  started.store(true, std::memory_order_release);
+  return start_error;
 }
 
 }  // namespace
 
 cudaError_t EnsureDriver() {
-  const std::lock_guard lock(start_mutex);
-  if (started) return start_error;
-  started = true;
-  if (!Driver().Open()) return start_error = cudaErrorInsufficientDriver;
-  return start_error = static_cast<cudaError_t>(Call(Driver().Init, 0u));
+  if (forked.load(std::memory_order_relaxed)) return cudaErrorInitializationError;
+  if (started.load(std::memory_order_acquire)) return start_error;
+  return Start();
 }
 
 cudaError_t EnsureContext() {
   if (const cudaError_t bad = EnsureDriver(); bad != cudaSuccess) return bad;
   CUcontext current = nullptr;
-  if (Call(Driver().CtxGetCurrent, &current) == CUDA_SUCCESS && current != nullptr) {
-    return cudaSuccess;
+  if (Call(Driver().cuCtxGetCurrent)(&current) == CUDA_SUCCESS && current != nullptr) {
+    const int reset = WasReset(current);
+    return reset < 0 ? cudaSuccess : EnterPrimary(reset);
   }
   if (const cudaError_t bad = CheckDevice(chosen_device); bad != cudaSuccess) return bad;
-  return EnterPrimary(chosen_device);
+  if (const cudaError_t bad = EnterPrimary(chosen_device); bad != cudaSuccess) return bad;
+  return LoadManaged();
 }
 
 int CurrentDevice() {
   CUdevice device = chosen_device;
-  Call(Driver().CtxGetDevice, &device);
+  Call(Driver().cuCtxGetDevice)(&device);
   return device;
+}
+
+cudaError_t PrimaryOf(int device, CUcontext* context) {
+  if (const cudaError_t bad = CheckDevice(device); bad != cudaSuccess) return bad;
+  if (const cudaError_t bad = RetainPrimary(device); bad != cudaSuccess) return bad;
+  *context = primary[device].load();
+  return cudaSuccess;
 }
 
 CUDART_CALL cudaError_t cudaDriverGetVersion(int* version) {
   if (version == nullptr) return Record(cudaErrorInvalidValue);
   // Asked on a machine without a driver, this call answers 0 and no error.
-  if (EnsureDriver() != cudaSuccess && Driver().DriverGetVersion == nullptr) {
+  if (EnsureDriver() != cudaSuccess && Driver().cuDriverGetVersion == nullptr) {
     *version = 0;
     return cudaSuccess;
   }
-  return Record(Call(Driver().DriverGetVersion, version));
+  return Record(Call(Driver().cuDriverGetVersion)(version));
 }
 
 CUDART_CALL cudaError_t cudaRuntimeGetVersion(int* version) {
@@ -96,7 +136,8 @@ CUDART_CALL cudaError_t cudaGetDevice(int* device) {
   if (device == nullptr) return Record(cudaErrorInvalidValue);
   CUDART_NEEDS_DRIVER();
   CUcontext current = nullptr;
-  const bool entered = Call(Driver().CtxGetCurrent, &current) == CUDA_SUCCESS && current != nullptr;
+  const bool entered =
+      Call(Driver().cuCtxGetCurrent)(&current) == CUDA_SUCCESS && current != nullptr;
   *device = entered ? CurrentDevice() : chosen_device;
   return cudaSuccess;
 }
@@ -105,144 +146,157 @@ CUDART_CALL cudaError_t cudaSetDevice(int device) {
   CUDART_NEEDS_DRIVER();
   if (const cudaError_t bad = CheckDevice(device); bad != cudaSuccess) return Record(bad);
   chosen_device = device;
-  return Record(EnterPrimary(device));
+  if (const cudaError_t bad = EnterPrimary(device); bad != cudaSuccess) return Record(bad);
+  return Record(LoadManaged());
 }
 
 CUDART_CALL cudaError_t cudaInitDevice(int device, unsigned int, unsigned int) {
   CUDART_NEEDS_DRIVER();
   if (const cudaError_t bad = CheckDevice(device); bad != cudaSuccess) return Record(bad);
-  CUcontext before = nullptr;
-  Call(Driver().CtxGetCurrent, &before);
-  const cudaError_t answer = EnterPrimary(device);
-  Call(Driver().CtxSetCurrent, before);
-  return Record(answer);
+  return Record(RetainPrimary(device));
 }
 
 CUDART_CALL cudaError_t cudaSetDeviceFlags(unsigned int flags) {
   CUDART_NEEDS_DRIVER();
-  return Record(Call(Driver().PrimarySetFlags, chosen_device, flags));
+  return Record(Call(Driver().cuDevicePrimaryCtxSetFlags_v2)(chosen_device, flags));
 }
 
-CUDART_CALL cudaError_t cudaDeviceSynchronize() {
-  CUDART_NEEDS_CONTEXT();
-  return Record(Call(Driver().CtxSynchronize));
+CUDART_CALL cudaError_t cudaGetDeviceFlags(unsigned int* flags) {
+  if (flags == nullptr) return Record(cudaErrorInvalidValue);
+  CUDART_NEEDS_DRIVER();
+  CUcontext current = nullptr;
+  if (Call(Driver().cuCtxGetCurrent)(&current) == CUDA_SUCCESS && current != nullptr) {
+    return Record(Call(Driver().cuCtxGetFlags)(flags));
+  }
+  int active = 0;
+  return Record(Call(Driver().cuDevicePrimaryCtxGetState)(chosen_device, flags, &active));
 }
+
+CUDART_PASS(cudaDeviceSynchronize, cuCtxSynchronize, (), ())
 
 CUDART_CALL cudaError_t cudaDeviceReset() {
   CUDART_NEEDS_DRIVER();
-  const int device = chosen_device;
+  int device = chosen_device;
+  CUcontext current = nullptr;
+  if (Call(Driver().cuCtxGetCurrent)(&current) == CUDA_SUCCESS && current != nullptr) {
+    device = CurrentDevice();
+  }
   if (const cudaError_t bad = CheckDevice(device); bad != cudaSuccess) return Record(bad);
+  CUresult result = CUDA_SUCCESS;
   {
     const std::lock_guard lock(primary_mutex);
-    primary[device] = nullptr;
+    retained[device].store(false, std::memory_order_release);
+    Call(Driver().cuCtxSetCurrent)(nullptr);
+    result = Call(Driver().cuDevicePrimaryCtxReset_v2)(device);
   }
-  Call(Driver().CtxSetCurrent, CUcontext{});
-  return Record(Call(Driver().PrimaryReset, device));
+  if (result == CUDA_SUCCESS) ForgetFaults();
+  return Record(result);
 }
 
-CUDART_CALL cudaError_t cudaDeviceGetLimit(size_t* value, unsigned int limit) {
-  if (value == nullptr) return Record(cudaErrorInvalidValue);
-  CUDART_NEEDS_CONTEXT();
-  return Record(Call(Driver().CtxGetLimit, value, static_cast<CUlimit>(limit)));
-}
-
-CUDART_CALL cudaError_t cudaDeviceSetLimit(unsigned int limit, size_t value) {
-  CUDART_NEEDS_CONTEXT();
-  return Record(Call(Driver().CtxSetLimit, static_cast<CUlimit>(limit), value));
-}
-
-CUDART_CALL cudaError_t cudaDeviceGetStreamPriorityRange(int* least, int* greatest) {
-  CUDART_NEEDS_CONTEXT();
-  return Record(Call(Driver().CtxGetStreamPriorityRange, least, greatest));
-}
+CUDART_PASS(cudaDeviceGetLimit, cuCtxGetLimit, (size_t* value, CUlimit limit), (value, limit))
+CUDART_PASS(cudaDeviceSetLimit, cuCtxSetLimit, (CUlimit limit, size_t value), (limit, value))
+CUDART_PASS(cudaDeviceGetCacheConfig, cuCtxGetCacheConfig, (CUfunc_cache * config), (config))
+CUDART_PASS(cudaDeviceSetCacheConfig, cuCtxSetCacheConfig, (CUfunc_cache config), (config))
+CUDART_PASS(cudaDeviceGetSharedMemConfig, cuCtxGetSharedMemConfig, (CUsharedconfig * config),
+            (config))
+CUDART_PASS(cudaDeviceSetSharedMemConfig, cuCtxSetSharedMemConfig, (CUsharedconfig config),
+            (config))
+CUDART_PASS(cudaDeviceGetStreamPriorityRange, cuCtxGetStreamPriorityRange,
+            (int* least, int* greatest), (least, greatest))
+CUDART_PASS(cudaCtxResetPersistingL2Cache, cuCtxResetPersistingL2Cache, (), ())
+CUDART_PASS(cudaDeviceFlushGPUDirectRDMAWrites, cuFlushGPUDirectRDMAWrites,
+            (CUflushGPUDirectRDMAWritesTarget target, CUflushGPUDirectRDMAWritesScope scope),
+            (target, scope))
+CUDART_PASS(cudaProfilerStart, cuProfilerStart, (), ())
+CUDART_PASS(cudaProfilerStop, cuProfilerStop, (), ())
 
 // The runtime's attribute numbers are the driver's.
-CUDART_CALL cudaError_t cudaDeviceGetAttribute(int* value, unsigned int attribute, int device) {
+CUDART_CALL cudaError_t cudaDeviceGetAttribute(int* value, CUdevice_attribute attribute,
+                                               int device) {
   if (value == nullptr) return Record(cudaErrorInvalidValue);
   CUDART_NEEDS_DRIVER();
   if (const cudaError_t bad = CheckDevice(device); bad != cudaSuccess) return Record(bad);
-  return Record(
-      Call(Driver().DeviceGetAttribute, value, static_cast<CUdevice_attribute>(attribute), device));
-}
-
-CUDART_CALL cudaError_t cudaDeviceCanAccessPeer(int* can, int device, int peer) {
-  if (can == nullptr) return Record(cudaErrorInvalidValue);
-  CUDART_NEEDS_DRIVER();
-  return Record(Call(Driver().DeviceCanAccessPeer, can, device, peer));
+  return Record(Call(Driver().cuDeviceGetAttribute)(value, attribute, device));
 }
 
 CUDART_CALL cudaError_t cudaDeviceGetPCIBusId(char* text, int length, int device) {
   CUDART_NEEDS_DRIVER();
-  return Record(Call(Driver().DeviceGetPCIBusId, text, length, device));
+  return Record(Call(Driver().cuDeviceGetPCIBusId)(text, length, device));
 }
 
 CUDART_CALL cudaError_t cudaDeviceGetByPCIBusId(int* device, const char* text) {
   CUDART_NEEDS_DRIVER();
-  return Record(Call(Driver().DeviceGetByPCIBusId, device, text));
+  return Record(Call(Driver().cuDeviceGetByPCIBusId)(device, text));
 }
 
-CUDART_CALL cudaError_t cudaDeviceGetDefaultMemPool(CUmemoryPool* pool, int device) {
+// Peers.
+
+CUDART_CALL cudaError_t cudaDeviceCanAccessPeer(int* can, int device, int peer) {
+  if (can == nullptr) return Record(cudaErrorInvalidValue);
   CUDART_NEEDS_DRIVER();
-  return Record(Call(Driver().DeviceGetDefaultMemPool, pool, device));
+  return Record(Call(Driver().cuDeviceCanAccessPeer)(can, device, peer));
 }
 
-CUDART_CALL cudaError_t cudaGetDeviceProperties(cudaDeviceProp* prop, int device) {
-  if (prop == nullptr) return Record(cudaErrorInvalidValue);
+CUDART_CALL cudaError_t cudaDeviceGetP2PAttribute(int* value, CUdevice_P2PAttribute attribute,
+                                                  int device, int peer) {
   CUDART_NEEDS_DRIVER();
-  if (const cudaError_t bad = CheckDevice(device); bad != cudaSuccess) return Record(bad);
-  *prop = {};
-  CUresult worst =
-      Call(Driver().DeviceGetName, prop->name, static_cast<int>(sizeof prop->name), device);
-  if (worst == CUDA_SUCCESS) worst = Call(Driver().DeviceTotalMem, &prop->totalGlobalMem, device);
-  if (worst == CUDA_SUCCESS) worst = Call(Driver().DeviceGetUuid, &prop->uuid, device);
-  if (worst != CUDA_SUCCESS) return Record(worst);
-  // An attribute the driver does not know leaves its field 0.
-  const auto get = [&](auto* field, CUdevice_attribute attribute) {
-    int value = 0;
-    if (Call(Driver().DeviceGetAttribute, &value, attribute, device) == CUDA_SUCCESS) {
-      *field = static_cast<std::remove_reference_t<decltype(*field)>>(value);
-    }
-  };
-  get(&prop->sharedMemPerBlock, CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK);
-  get(&prop->regsPerBlock, CU_DEVICE_ATTRIBUTE_MAX_REGISTERS_PER_BLOCK);
-  get(&prop->warpSize, CU_DEVICE_ATTRIBUTE_WARP_SIZE);
-  get(&prop->memPitch, CU_DEVICE_ATTRIBUTE_MAX_PITCH);
-  get(&prop->maxThreadsPerBlock, CU_DEVICE_ATTRIBUTE_MAX_THREADS_PER_BLOCK);
-  get(&prop->maxThreadsDim[0], CU_DEVICE_ATTRIBUTE_MAX_BLOCK_DIM_X);
-  get(&prop->maxThreadsDim[1], CU_DEVICE_ATTRIBUTE_MAX_BLOCK_DIM_Y);
-  get(&prop->maxThreadsDim[2], CU_DEVICE_ATTRIBUTE_MAX_BLOCK_DIM_Z);
-  get(&prop->maxGridSize[0], CU_DEVICE_ATTRIBUTE_MAX_GRID_DIM_X);
-  get(&prop->maxGridSize[1], CU_DEVICE_ATTRIBUTE_MAX_GRID_DIM_Y);
-  get(&prop->maxGridSize[2], CU_DEVICE_ATTRIBUTE_MAX_GRID_DIM_Z);
-  get(&prop->totalConstMem, CU_DEVICE_ATTRIBUTE_TOTAL_CONSTANT_MEMORY);
-  get(&prop->major, CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR);
-  get(&prop->minor, CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR);
-  get(&prop->textureAlignment, CU_DEVICE_ATTRIBUTE_TEXTURE_ALIGNMENT);
-  get(&prop->texturePitchAlignment, CU_DEVICE_ATTRIBUTE_TEXTURE_PITCH_ALIGNMENT);
-  get(&prop->multiProcessorCount, CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT);
-  get(&prop->integrated, CU_DEVICE_ATTRIBUTE_INTEGRATED);
-  get(&prop->canMapHostMemory, CU_DEVICE_ATTRIBUTE_CAN_MAP_HOST_MEMORY);
-  get(&prop->surfaceAlignment, CU_DEVICE_ATTRIBUTE_SURFACE_ALIGNMENT);
-  get(&prop->concurrentKernels, CU_DEVICE_ATTRIBUTE_CONCURRENT_KERNELS);
-  get(&prop->ECCEnabled, CU_DEVICE_ATTRIBUTE_ECC_ENABLED);
-  get(&prop->pciBusID, CU_DEVICE_ATTRIBUTE_PCI_BUS_ID);
-  get(&prop->pciDeviceID, CU_DEVICE_ATTRIBUTE_PCI_DEVICE_ID);
-  get(&prop->pciDomainID, CU_DEVICE_ATTRIBUTE_PCI_DOMAIN_ID);
-  get(&prop->asyncEngineCount, CU_DEVICE_ATTRIBUTE_ASYNC_ENGINE_COUNT);
-  get(&prop->unifiedAddressing, CU_DEVICE_ATTRIBUTE_UNIFIED_ADDRESSING);
-  get(&prop->memoryBusWidth, CU_DEVICE_ATTRIBUTE_GLOBAL_MEMORY_BUS_WIDTH);
-  get(&prop->l2CacheSize, CU_DEVICE_ATTRIBUTE_L2_CACHE_SIZE);
-  get(&prop->maxThreadsPerMultiProcessor, CU_DEVICE_ATTRIBUTE_MAX_THREADS_PER_MULTIPROCESSOR);
-  get(&prop->streamPrioritiesSupported, CU_DEVICE_ATTRIBUTE_STREAM_PRIORITIES_SUPPORTED);
-  get(&prop->sharedMemPerMultiprocessor, CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_MULTIPROCESSOR);
-  get(&prop->regsPerMultiprocessor, CU_DEVICE_ATTRIBUTE_MAX_REGISTERS_PER_MULTIPROCESSOR);
-  get(&prop->managedMemory, CU_DEVICE_ATTRIBUTE_MANAGED_MEMORY);
-  get(&prop->cooperativeLaunch, CU_DEVICE_ATTRIBUTE_COOPERATIVE_LAUNCH);
-  get(&prop->sharedMemPerBlockOptin, CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN);
-  get(&prop->maxBlocksPerMultiProcessor, CU_DEVICE_ATTRIBUTE_MAX_BLOCKS_PER_MULTIPROCESSOR);
-  get(&prop->memoryPoolsSupported, CU_DEVICE_ATTRIBUTE_MEMORY_POOLS_SUPPORTED);
-  get(&prop->hostRegisterSupported, CU_DEVICE_ATTRIBUTE_HOST_REGISTER_SUPPORTED);
-  return cudaSuccess;
+  return Record(Call(Driver().cuDeviceGetP2PAttribute)(value, attribute, device, peer));
+}
+
+CUDART_CALL cudaError_t cudaDeviceEnablePeerAccess(int peer, unsigned int flags) {
+  CUDART_NEEDS_CONTEXT();
+  if (peer == CurrentDevice()) return Record(cudaErrorInvalidDevice);
+  CUcontext context = nullptr;
+  if (const cudaError_t bad = PrimaryOf(peer, &context); bad != cudaSuccess) return Record(bad);
+  return Record(Call(Driver().cuCtxEnablePeerAccess)(context, flags));
+}
+
+CUDART_CALL cudaError_t cudaDeviceDisablePeerAccess(int peer) {
+  CUDART_NEEDS_CONTEXT();
+  CUcontext context = nullptr;
+  if (const cudaError_t bad = PrimaryOf(peer, &context); bad != cudaSuccess) return Record(bad);
+  return Record(Call(Driver().cuCtxDisablePeerAccess)(context));
+}
+
+// The driver's entry points by name, of this runtime's version or of a given one.
+
+static cudaError_t EntryPoint(const char* symbol, void** entry, int version,
+                              unsigned long long flags, CUdriverProcAddressQueryResult* status) {
+  if (symbol == nullptr || entry == nullptr) return Record(cudaErrorInvalidValue);
+  CUDART_NEEDS_DRIVER();
+  CUdriverProcAddressQueryResult found = {};
+  *entry = nullptr;
+  const CUresult result = Call(Driver().cuGetProcAddress_v2)(symbol, entry, version, flags, &found);
+  if (status == nullptr) return Record(result);
+  *status = found;
+  return result == CUDA_ERROR_NOT_FOUND ? cudaSuccess : Record(result);
+}
+
+CUDART_CALL cudaError_t cudaGetDriverEntryPoint(const char* symbol, void** entry,
+                                                unsigned long long flags,
+                                                CUdriverProcAddressQueryResult* status) {
+  return EntryPoint(symbol, entry, kRuntimeVersion, flags, status);
+}
+
+CUDART_CALL cudaError_t cudaGetDriverEntryPoint_ptsz(const char* symbol, void** entry,
+                                                     unsigned long long flags,
+                                                     CUdriverProcAddressQueryResult* status) {
+  if (flags == CU_GET_PROC_ADDRESS_DEFAULT) flags = CU_GET_PROC_ADDRESS_PER_THREAD_DEFAULT_STREAM;
+  return EntryPoint(symbol, entry, kRuntimeVersion, flags, status);
+}
+
+CUDART_CALL cudaError_t cudaGetDriverEntryPointByVersion(const char* symbol, void** entry,
+                                                         unsigned int version,
+                                                         unsigned long long flags,
+                                                         CUdriverProcAddressQueryResult* status) {
+  return EntryPoint(symbol, entry, static_cast<int>(version), flags, status);
+}
+
+CUDART_CALL cudaError_t cudaGetDriverEntryPointByVersion_ptsz(
+    const char* symbol, void** entry, unsigned int version, unsigned long long flags,
+    CUdriverProcAddressQueryResult* status) {
+  if (flags == CU_GET_PROC_ADDRESS_DEFAULT) flags = CU_GET_PROC_ADDRESS_PER_THREAD_DEFAULT_STREAM;
+  return EntryPoint(symbol, entry, static_cast<int>(version), flags, status);
 }
 
 }  // namespace simgpu::cudart

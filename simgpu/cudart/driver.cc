@@ -12,11 +12,11 @@ DriverCalls& Driver() {
 bool DriverCalls::Open() {
   void* const library = dlopen("libcuda.so.1", RTLD_NOW | RTLD_GLOBAL);
   if (library == nullptr) return false;
-#define CUDART_BIND(member, symbol, ...) \
-  member = reinterpret_cast<decltype(member)>(dlsym(library, symbol));
-  CUDART_DRIVER_CALLS(CUDART_BIND)
-#undef CUDART_BIND
-  return Init != nullptr;
+#define TESSERA_PROC(base, version, per_thread, symbol) \
+  symbol = reinterpret_cast<decltype(symbol)>(dlsym(library, #symbol));
+#include "simgpu-cudart/driver_table.inc"
+#undef TESSERA_PROC
+  return cuInit != nullptr;
 }
 
 }  // namespace simgpu::cudart

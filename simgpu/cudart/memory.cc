@@ -1,93 +1,15 @@
-// Memory: taking, giving back, copying, setting, and what a pointer is.
+// Memory: taking and giving back, of devices, hosts and pools, and what a pointer is.
 #include <cstring>
 
-#include "simgpu/cudart/driver.h"
-#include "simgpu/cudart/registry.h"
 #include "simgpu/cudart/runtime.h"
 
 namespace simgpu::cudart {
 namespace {
 
-CUdeviceptr Device(const void* pointer) { return reinterpret_cast<CUdeviceptr>(pointer); }
-
 // The pointer is written only on success, as with the real runtime.
 cudaError_t Take(CUresult result, CUdeviceptr address, void** pointer) {
   if (result == CUDA_SUCCESS) *pointer = reinterpret_cast<void*>(address);
   return Record(result);
-}
-
-cudaError_t Copy(void* to, const void* from, size_t count, unsigned int kind) {
-  CUDART_NEEDS_CONTEXT();
-  if (count == 0) return cudaSuccess;
-  switch (kind) {
-    case cudaMemcpyHostToHost:
-      std::memmove(to, from, count);
-      return cudaSuccess;
-    case cudaMemcpyHostToDevice:
-      return Record(Call(Driver().MemcpyHtoD, Device(to), from, count));
-    case cudaMemcpyDeviceToHost:
-      return Record(Call(Driver().MemcpyDtoH, to, Device(from), count));
-    case cudaMemcpyDeviceToDevice:
-      return Record(Call(Driver().MemcpyDtoD, Device(to), Device(from), count));
-    case cudaMemcpyDefault:
-      return Record(Call(Driver().Memcpy, Device(to), Device(from), count));
-    default:
-      return Record(cudaErrorInvalidMemcpyDirection);
-  }
-}
-
-cudaError_t CopyAsync(void* to, const void* from, size_t count, unsigned int kind,
-                      CUstream stream) {
-  CUDART_NEEDS_CONTEXT();
-  if (count == 0) return cudaSuccess;
-  switch (kind) {
-    case cudaMemcpyHostToDevice:
-      return Record(Call(Driver().MemcpyHtoDAsync, Device(to), from, count, stream));
-    case cudaMemcpyDeviceToHost:
-      return Record(Call(Driver().MemcpyDtoHAsync, to, Device(from), count, stream));
-    case cudaMemcpyDeviceToDevice:
-      return Record(Call(Driver().MemcpyDtoDAsync, Device(to), Device(from), count, stream));
-    case cudaMemcpyHostToHost:
-    case cudaMemcpyDefault:
-      return Record(Call(Driver().MemcpyAsync, Device(to), Device(from), count, stream));
-    default:
-      return Record(cudaErrorInvalidMemcpyDirection);
-  }
-}
-
-// A rectangle in the driver's words.
-cudaError_t Describe(void* to, size_t to_pitch, const void* from, size_t from_pitch, size_t width,
-                     size_t height, unsigned int kind, CUDA_MEMCPY2D* copy) {
-  if (kind > cudaMemcpyDefault) return cudaErrorInvalidMemcpyDirection;
-  if (width > to_pitch || width > from_pitch) return cudaErrorInvalidPitchValue;
-  const bool from_device = kind == cudaMemcpyDeviceToHost || kind == cudaMemcpyDeviceToDevice;
-  const bool to_device = kind == cudaMemcpyHostToDevice || kind == cudaMemcpyDeviceToDevice;
-  const bool unified = kind == cudaMemcpyDefault;
-  *copy = {};
-  copy->srcMemoryType = unified       ? CU_MEMORYTYPE_UNIFIED
-                        : from_device ? CU_MEMORYTYPE_DEVICE
-                                      : CU_MEMORYTYPE_HOST;
-  copy->dstMemoryType = unified     ? CU_MEMORYTYPE_UNIFIED
-                        : to_device ? CU_MEMORYTYPE_DEVICE
-                                    : CU_MEMORYTYPE_HOST;
-  copy->srcHost = from;
-  copy->srcDevice = Device(from);
-  copy->dstHost = to;
-  copy->dstDevice = Device(to);
-  copy->srcPitch = from_pitch;
-  copy->dstPitch = to_pitch;
-  copy->WidthInBytes = width;
-  copy->Height = height;
-  return cudaSuccess;
-}
-
-// The part of a variable that a symbol copy names.
-cudaError_t SymbolRange(const void* symbol, size_t count, size_t offset, CUdeviceptr* address) {
-  size_t size = 0;
-  if (const cudaError_t bad = FindVariable(symbol, address, &size); bad != cudaSuccess) return bad;
-  if (offset > size || count > size - offset) return cudaErrorInvalidValue;
-  *address += offset;
-  return cudaSuccess;
 }
 
 }  // namespace
@@ -100,7 +22,7 @@ CUDART_CALL cudaError_t cudaMalloc(void** pointer, size_t size) {
     return cudaSuccess;
   }
   CUdeviceptr address = 0;
-  const CUresult result = Call(Driver().MemAlloc, &address, size);
+  const CUresult result = Call(Driver().cuMemAlloc_v2)(&address, size);
   return Take(result, address, pointer);
 }
 
@@ -114,15 +36,27 @@ CUDART_CALL cudaError_t cudaMallocPitch(void** pointer, size_t* pitch, size_t wi
     return cudaSuccess;
   }
   CUdeviceptr address = 0;
-  const CUresult result = Call(Driver().MemAllocPitch, &address, pitch, width, height, 4u);
+  const CUresult result = Call(Driver().cuMemAllocPitch_v2)(&address, pitch, width, height, 4);
   return Take(result, address, pointer);
+}
+
+CUDART_CALL cudaError_t cudaMalloc3D(cudaPitchedPtr* pointer, cudaExtent extent) {
+  if (pointer == nullptr) return Record(cudaErrorInvalidValue);
+  size_t rows = 0;
+  if (__builtin_mul_overflow(extent.height, extent.depth, &rows)) {
+    return Record(cudaErrorMemoryAllocation);
+  }
+  cudaPitchedPtr made = {nullptr, 0, extent.width, extent.height};
+  const cudaError_t result = cudaMallocPitch(&made.ptr, &made.pitch, extent.width, rows);
+  if (result == cudaSuccess) *pointer = made;
+  return result;
 }
 
 CUDART_CALL cudaError_t cudaMallocManaged(void** pointer, size_t size, unsigned int flags) {
   if (pointer == nullptr) return Record(cudaErrorInvalidValue);
   CUDART_NEEDS_CONTEXT();
   CUdeviceptr address = 0;
-  const CUresult result = Call(Driver().MemAllocManaged, &address, size, flags);
+  const CUresult result = Call(Driver().cuMemAllocManaged)(&address, size, flags);
   return Take(result, address, pointer);
 }
 
@@ -130,45 +64,12 @@ CUDART_CALL cudaError_t cudaFree(void* pointer) {
   // cudaFree(nullptr) is the usual way to make the context.
   CUDART_NEEDS_CONTEXT();
   if (pointer == nullptr) return cudaSuccess;
-  return Record(Call(Driver().MemFree, Device(pointer)));
+  return Record(Call(Driver().cuMemFree_v2)(Address(pointer)));
 }
 
-CUDART_CALL cudaError_t cudaMallocAsync(void** pointer, size_t size, CUstream stream) {
-  if (pointer == nullptr) return Record(cudaErrorInvalidValue);
-  CUDART_NEEDS_CONTEXT();
-  CUdeviceptr address = 0;
-  const CUresult result = Call(Driver().MemAllocAsync, &address, size, stream);
-  return Take(result, address, pointer);
-}
+CUDART_PASS(cudaMemGetInfo, cuMemGetInfo_v2, (size_t* free, size_t* total), (free, total))
 
-CUDART_CALL cudaError_t cudaFreeAsync(void* pointer, CUstream stream) {
-  CUDART_NEEDS_CONTEXT();
-  return Record(Call(Driver().MemFreeAsync, Device(pointer), stream));
-}
-
-CUDART_CALL cudaError_t cudaMemPoolTrimTo(CUmemoryPool pool, size_t keep) {
-  CUDART_NEEDS_CONTEXT();
-  return Record(Call(Driver().MemPoolTrimTo, pool, keep));
-}
-
-CUDART_CALL cudaError_t cudaMemPoolGetAttribute(CUmemoryPool pool, unsigned int attribute,
-                                                void* value) {
-  CUDART_NEEDS_CONTEXT();
-  return Record(
-      Call(Driver().MemPoolGetAttribute, pool, static_cast<CUmemPool_attribute>(attribute), value));
-}
-
-CUDART_CALL cudaError_t cudaMemPoolSetAttribute(CUmemoryPool pool, unsigned int attribute,
-                                                void* value) {
-  CUDART_NEEDS_CONTEXT();
-  return Record(
-      Call(Driver().MemPoolSetAttribute, pool, static_cast<CUmemPool_attribute>(attribute), value));
-}
-
-CUDART_CALL cudaError_t cudaMemGetInfo(size_t* free, size_t* total) {
-  CUDART_NEEDS_CONTEXT();
-  return Record(Call(Driver().MemGetInfo, free, total));
-}
+// Host memory.
 
 CUDART_CALL cudaError_t cudaHostAlloc(void** pointer, size_t size, unsigned int flags) {
   if (pointer == nullptr) return Record(cudaErrorInvalidValue);
@@ -177,7 +78,7 @@ CUDART_CALL cudaError_t cudaHostAlloc(void** pointer, size_t size, unsigned int 
     *pointer = nullptr;
     return cudaSuccess;
   }
-  return Record(Call(Driver().MemHostAlloc, pointer, size, flags));
+  return Record(Call(Driver().cuMemHostAlloc)(pointer, size, flags));
 }
 
 CUDART_CALL cudaError_t cudaMallocHost(void** pointer, size_t size) {
@@ -187,31 +88,135 @@ CUDART_CALL cudaError_t cudaMallocHost(void** pointer, size_t size) {
 CUDART_CALL cudaError_t cudaFreeHost(void* pointer) {
   CUDART_NEEDS_CONTEXT();
   if (pointer == nullptr) return cudaSuccess;
-  return Record(Call(Driver().MemFreeHost, pointer));
+  return Record(Call(Driver().cuMemFreeHost)(pointer));
 }
 
-CUDART_CALL cudaError_t cudaHostRegister(void* pointer, size_t size, unsigned int flags) {
-  CUDART_NEEDS_CONTEXT();
-  return Record(Call(Driver().MemHostRegister, pointer, size, flags));
-}
-
-CUDART_CALL cudaError_t cudaHostUnregister(void* pointer) {
-  CUDART_NEEDS_CONTEXT();
-  return Record(Call(Driver().MemHostUnregister, pointer));
-}
+CUDART_PASS(cudaHostRegister, cuMemHostRegister_v2,
+            (void* pointer, size_t size, unsigned int flags), (pointer, size, flags))
+CUDART_PASS(cudaHostUnregister, cuMemHostUnregister, (void* pointer), (pointer))
+CUDART_PASS(cudaHostGetFlags, cuMemHostGetFlags, (unsigned int* flags, void* host), (flags, host))
 
 CUDART_CALL cudaError_t cudaHostGetDevicePointer(void** device, void* host, unsigned int flags) {
   if (device == nullptr) return Record(cudaErrorInvalidValue);
   CUDART_NEEDS_CONTEXT();
   CUdeviceptr address = 0;
-  const CUresult result = Call(Driver().MemHostGetDevicePointer, &address, host, flags);
+  const CUresult result = Call(Driver().cuMemHostGetDevicePointer_v2)(&address, host, flags);
   return Take(result, address, device);
 }
 
-CUDART_CALL cudaError_t cudaHostGetFlags(unsigned int* flags, void* host) {
+// Stream-ordered memory and its pools.
+
+static cudaError_t MallocAsync(void** pointer, size_t size, CUstream stream) {
+  if (pointer == nullptr) return Record(cudaErrorInvalidValue);
   CUDART_NEEDS_CONTEXT();
-  return Record(Call(Driver().MemHostGetFlags, flags, host));
+  CUdeviceptr address = 0;
+  const CUresult result = Call(Driver().cuMemAllocAsync)(&address, size, stream);
+  return Take(result, address, pointer);
 }
+
+static cudaError_t MallocFromPoolAsync(void** pointer, size_t size, CUmemoryPool pool,
+                                       CUstream stream) {
+  if (pointer == nullptr) return Record(cudaErrorInvalidValue);
+  CUDART_NEEDS_CONTEXT();
+  CUdeviceptr address = 0;
+  const CUresult result = Call(Driver().cuMemAllocFromPoolAsync)(&address, size, pool, stream);
+  return Take(result, address, pointer);
+}
+
+CUDART_BOTH_STREAM(cudaMallocAsync, MallocAsync, (void** pointer, size_t size, CUstream stream),
+                   (pointer, size, stream))
+CUDART_BOTH_STREAM(cudaMallocFromPoolAsync, MallocFromPoolAsync,
+                   (void** pointer, size_t size, CUmemoryPool pool, CUstream stream),
+                   (pointer, size, pool, stream))
+CUDART_PASS_STREAM(cudaFreeAsync, cuMemFreeAsync, (void* pointer, CUstream stream),
+                   (Address(pointer), stream))
+
+CUDART_PASS(cudaMemPoolCreate, cuMemPoolCreate, (CUmemoryPool * pool, const CUmemPoolProps* props),
+            (pool, props))
+CUDART_PASS(cudaMemPoolDestroy, cuMemPoolDestroy, (CUmemoryPool pool), (pool))
+CUDART_PASS(cudaMemPoolTrimTo, cuMemPoolTrimTo, (CUmemoryPool pool, size_t keep), (pool, keep))
+CUDART_PASS(cudaMemPoolGetAttribute, cuMemPoolGetAttribute,
+            (CUmemoryPool pool, CUmemPool_attribute attribute, void* value),
+            (pool, attribute, value))
+CUDART_PASS(cudaMemPoolSetAttribute, cuMemPoolSetAttribute,
+            (CUmemoryPool pool, CUmemPool_attribute attribute, void* value),
+            (pool, attribute, value))
+CUDART_PASS(cudaMemPoolSetAccess, cuMemPoolSetAccess,
+            (CUmemoryPool pool, const CUmemAccessDesc* list, size_t count), (pool, list, count))
+CUDART_PASS(cudaMemPoolGetAccess, cuMemPoolGetAccess,
+            (CUmemAccess_flags * flags, CUmemoryPool pool, CUmemLocation* location),
+            (flags, pool, location))
+CUDART_PASS(cudaMemPoolExportToShareableHandle, cuMemPoolExportToShareableHandle,
+            (void* handle, CUmemoryPool pool, CUmemAllocationHandleType type, unsigned int flags),
+            (handle, pool, type, flags))
+CUDART_PASS(cudaMemPoolImportFromShareableHandle, cuMemPoolImportFromShareableHandle,
+            (CUmemoryPool * pool, void* handle, CUmemAllocationHandleType type, unsigned int flags),
+            (pool, handle, type, flags))
+CUDART_PASS(cudaMemPoolExportPointer, cuMemPoolExportPointer,
+            (CUmemPoolPtrExportData * data, void* pointer), (data, Address(pointer)))
+CUDART_PASS(cudaMemPoolImportPointer, cuMemPoolImportPointer,
+            (void** pointer, CUmemoryPool pool, CUmemPoolPtrExportData* data),
+            (reinterpret_cast<CUdeviceptr*>(pointer), pool, data))
+CUDART_PASS(cudaDeviceGetDefaultMemPool, cuDeviceGetDefaultMemPool,
+            (CUmemoryPool * pool, int device), (pool, device))
+CUDART_PASS(cudaDeviceGetMemPool, cuDeviceGetMemPool, (CUmemoryPool * pool, int device),
+            (pool, device))
+CUDART_PASS(cudaDeviceSetMemPool, cuDeviceSetMemPool, (int device, CUmemoryPool pool),
+            (device, pool))
+CUDART_PASS(cudaMemGetDefaultMemPool, cuMemGetDefaultMemPool,
+            (CUmemoryPool * pool, CUmemLocation* location, CUmemAllocationType type),
+            (pool, location, type))
+CUDART_PASS(cudaMemGetMemPool, cuMemGetMemPool,
+            (CUmemoryPool * pool, CUmemLocation* location, CUmemAllocationType type),
+            (pool, location, type))
+CUDART_PASS(cudaMemSetMemPool, cuMemSetMemPool,
+            (CUmemLocation * location, CUmemAllocationType type, CUmemoryPool pool),
+            (location, type, pool))
+
+// Managed memory.
+
+CUDART_PASS(cudaMemAdvise, cuMemAdvise_v2,
+            (const void* pointer, size_t count, CUmem_advise advice, CUmemLocation location),
+            (Address(pointer), count, advice, location))
+CUDART_PASS_STREAM(cudaMemPrefetchAsync, cuMemPrefetchAsync_v2,
+                   (const void* pointer, size_t count, CUmemLocation location, unsigned int flags,
+                    CUstream stream),
+                   (Address(pointer), count, location, flags, stream))
+CUDART_PASS_STREAM(cudaMemPrefetchBatchAsync, cuMemPrefetchBatchAsync,
+                   (CUdeviceptr * pointers, size_t* sizes, size_t count, CUmemLocation* locations,
+                    size_t* indices, size_t location_count, unsigned long long flags,
+                    CUstream stream),
+                   (pointers, sizes, count, locations, indices, location_count, flags, stream))
+CUDART_PASS_STREAM(cudaMemDiscardBatchAsync, cuMemDiscardBatchAsync,
+                   (CUdeviceptr * pointers, size_t* sizes, size_t count, unsigned long long flags,
+                    CUstream stream),
+                   (pointers, sizes, count, flags, stream))
+CUDART_PASS_STREAM(cudaMemDiscardAndPrefetchBatchAsync, cuMemDiscardAndPrefetchBatchAsync,
+                   (CUdeviceptr * pointers, size_t* sizes, size_t count, CUmemLocation* locations,
+                    size_t* indices, size_t location_count, unsigned long long flags,
+                    CUstream stream),
+                   (pointers, sizes, count, locations, indices, location_count, flags, stream))
+CUDART_PASS(cudaMemRangeGetAttribute, cuMemRangeGetAttribute,
+            (void* data, size_t size, CUmem_range_attribute attribute, const void* pointer,
+             size_t count),
+            (data, size, attribute, Address(pointer), count))
+CUDART_PASS(cudaMemRangeGetAttributes, cuMemRangeGetAttributes,
+            (void** data, size_t* sizes, CUmem_range_attribute* attributes, size_t attribute_count,
+             const void* pointer, size_t count),
+            (data, sizes, attributes, attribute_count, Address(pointer), count))
+
+// Between processes.
+
+CUDART_PASS(cudaIpcGetMemHandle, cuIpcGetMemHandle, (CUipcMemHandle * handle, void* pointer),
+            (handle, Address(pointer)))
+CUDART_PASS(cudaIpcOpenMemHandle, cuIpcOpenMemHandle_v2,
+            (void** pointer, CUipcMemHandle handle, unsigned int flags),
+            (reinterpret_cast<CUdeviceptr*>(pointer), handle, flags))
+CUDART_PASS(cudaIpcCloseMemHandle, cuIpcCloseMemHandle, (void* pointer), (Address(pointer)))
+CUDART_PASS(cudaIpcGetEventHandle, cuIpcGetEventHandle, (CUipcEventHandle * handle, CUevent event),
+            (handle, event))
+CUDART_PASS(cudaIpcOpenEventHandle, cuIpcOpenEventHandle,
+            (CUevent * event, CUipcEventHandle handle), (event, handle))
 
 CUDART_CALL cudaError_t cudaPointerGetAttributes(cudaPointerAttributes* attributes,
                                                  const void* pointer) {
@@ -228,7 +233,7 @@ CUDART_CALL cudaError_t cudaPointerGetAttributes(cudaPointerAttributes* attribut
       CU_POINTER_ATTRIBUTE_DEVICE_ORDINAL};
   void* answers[] = {&type, &device, &host, &managed, &ordinal};
   const CUresult result =
-      Call(Driver().PointerGetAttributes, 5u, &wanted[0], &answers[0], Device(pointer));
+      Call(Driver().cuPointerGetAttributes)(5, &wanted[0], &answers[0], Address(pointer));
   if (result != CUDA_SUCCESS) return Record(result);
   *attributes = {};
   attributes->type = managed != 0 ? 3 : type;  // the driver's HOST and DEVICE are the runtime's too
@@ -236,111 +241,6 @@ CUDART_CALL cudaError_t cudaPointerGetAttributes(cudaPointerAttributes* attribut
   attributes->devicePointer = reinterpret_cast<void*>(device);
   attributes->hostPointer = type == 0 ? const_cast<void*>(pointer) : host;
   return cudaSuccess;
-}
-
-CUDART_CALL cudaError_t cudaMemcpy(void* to, const void* from, size_t count, unsigned int kind) {
-  return Copy(to, from, count, kind);
-}
-
-CUDART_CALL cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t count, unsigned int kind,
-                                        CUstream stream) {
-  return CopyAsync(to, from, count, kind, stream);
-}
-
-CUDART_CALL cudaError_t cudaMemcpy2D(void* to, size_t to_pitch, const void* from, size_t from_pitch,
-                                     size_t width, size_t height, unsigned int kind) {
-  CUDART_NEEDS_CONTEXT();
-  if (width == 0 || height == 0) return cudaSuccess;
-  CUDA_MEMCPY2D copy;
-  const cudaError_t bad = Describe(to, to_pitch, from, from_pitch, width, height, kind, &copy);
-  if (bad != cudaSuccess) return Record(bad);
-  return Record(Call(Driver().Memcpy2D, &copy));
-}
-
-CUDART_CALL cudaError_t cudaMemcpy2DAsync(void* to, size_t to_pitch, const void* from,
-                                          size_t from_pitch, size_t width, size_t height,
-                                          unsigned int kind, CUstream stream) {
-  CUDART_NEEDS_CONTEXT();
-  if (width == 0 || height == 0) return cudaSuccess;
-  CUDA_MEMCPY2D copy;
-  const cudaError_t bad = Describe(to, to_pitch, from, from_pitch, width, height, kind, &copy);
-  if (bad != cudaSuccess) return Record(bad);
-  return Record(Call(Driver().Memcpy2DAsync, &copy, stream));
-}
-
-CUDART_CALL cudaError_t cudaMemset(void* pointer, int value, size_t count) {
-  CUDART_NEEDS_CONTEXT();
-  if (count == 0) return cudaSuccess;
-  return Record(Call(Driver().MemsetD8, Device(pointer), static_cast<unsigned char>(value), count));
-}
-
-CUDART_CALL cudaError_t cudaMemsetAsync(void* pointer, int value, size_t count, CUstream stream) {
-  CUDART_NEEDS_CONTEXT();
-  if (count == 0) return cudaSuccess;
-  return Record(Call(Driver().MemsetD8Async, Device(pointer), static_cast<unsigned char>(value),
-                     count, stream));
-}
-
-CUDART_CALL cudaError_t cudaMemset2D(void* pointer, size_t pitch, int value, size_t width,
-                                     size_t height) {
-  CUDART_NEEDS_CONTEXT();
-  if (width == 0 || height == 0) return cudaSuccess;
-  return Record(Call(Driver().MemsetD2D8, Device(pointer), pitch, static_cast<unsigned char>(value),
-                     width, height));
-}
-
-CUDART_CALL cudaError_t cudaGetSymbolAddress(void** pointer, const void* symbol) {
-  if (pointer == nullptr) return Record(cudaErrorInvalidValue);
-  CUDART_NEEDS_CONTEXT();
-  CUdeviceptr address = 0;
-  size_t size = 0;
-  const cudaError_t bad = FindVariable(symbol, &address, &size);
-  if (bad == cudaSuccess) *pointer = reinterpret_cast<void*>(address);
-  return Record(bad);
-}
-
-CUDART_CALL cudaError_t cudaGetSymbolSize(size_t* size, const void* symbol) {
-  if (size == nullptr) return Record(cudaErrorInvalidValue);
-  CUDART_NEEDS_CONTEXT();
-  CUdeviceptr address = 0;
-  return Record(FindVariable(symbol, &address, size));
-}
-
-CUDART_CALL cudaError_t cudaMemcpyToSymbol(const void* symbol, const void* from, size_t count,
-                                           size_t offset, unsigned int kind) {
-  CUDART_NEEDS_CONTEXT();
-  CUdeviceptr address = 0;
-  const cudaError_t bad = SymbolRange(symbol, count, offset, &address);
-  if (bad != cudaSuccess) return Record(bad);
-  return Copy(reinterpret_cast<void*>(address), from, count, kind);
-}
-
-CUDART_CALL cudaError_t cudaMemcpyFromSymbol(void* to, const void* symbol, size_t count,
-                                             size_t offset, unsigned int kind) {
-  CUDART_NEEDS_CONTEXT();
-  CUdeviceptr address = 0;
-  const cudaError_t bad = SymbolRange(symbol, count, offset, &address);
-  if (bad != cudaSuccess) return Record(bad);
-  return Copy(to, reinterpret_cast<const void*>(address), count, kind);
-}
-
-CUDART_CALL cudaError_t cudaMemcpyToSymbolAsync(const void* symbol, const void* from, size_t count,
-                                                size_t offset, unsigned int kind, CUstream stream) {
-  CUDART_NEEDS_CONTEXT();
-  CUdeviceptr address = 0;
-  const cudaError_t bad = SymbolRange(symbol, count, offset, &address);
-  if (bad != cudaSuccess) return Record(bad);
-  return CopyAsync(reinterpret_cast<void*>(address), from, count, kind, stream);
-}
-
-CUDART_CALL cudaError_t cudaMemcpyFromSymbolAsync(void* to, const void* symbol, size_t count,
-                                                  size_t offset, unsigned int kind,
-                                                  CUstream stream) {
-  CUDART_NEEDS_CONTEXT();
-  CUdeviceptr address = 0;
-  const cudaError_t bad = SymbolRange(symbol, count, offset, &address);
-  if (bad != cudaSuccess) return Record(bad);
-  return CopyAsync(to, reinterpret_cast<const void*>(address), count, kind, stream);
 }
 
 }  // namespace simgpu::cudart

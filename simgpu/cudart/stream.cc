@@ -1,102 +1,80 @@
-// Streams and events, which are the driver's own.
-#include "simgpu/cudart/driver.h"
+// Streams and events, which are the driver's own, and stream capture.
 #include "simgpu/cudart/runtime.h"
 
 namespace simgpu::cudart {
 
-CUDART_CALL cudaError_t cudaStreamCreateWithFlags(CUstream* stream, unsigned int flags) {
-  if (stream == nullptr) return Record(cudaErrorInvalidValue);
-  CUDART_NEEDS_CONTEXT();
-  return Record(Call(Driver().StreamCreate, stream, flags));
-}
-
-CUDART_CALL cudaError_t cudaStreamCreate(CUstream* stream) {
-  return cudaStreamCreateWithFlags(stream, 0);
-}
-
-CUDART_CALL cudaError_t cudaStreamCreateWithPriority(CUstream* stream, unsigned int flags,
-                                                     int priority) {
-  if (stream == nullptr) return Record(cudaErrorInvalidValue);
-  CUDART_NEEDS_CONTEXT();
-  return Record(Call(Driver().StreamCreateWithPriority, stream, flags, priority));
-}
-
-CUDART_CALL cudaError_t cudaStreamDestroy(CUstream stream) {
-  CUDART_NEEDS_CONTEXT();
-  return Record(Call(Driver().StreamDestroy, stream));
-}
-
-CUDART_CALL cudaError_t cudaStreamSynchronize(CUstream stream) {
-  CUDART_NEEDS_CONTEXT();
-  return Record(Call(Driver().StreamSynchronize, stream));
-}
-
-CUDART_CALL cudaError_t cudaStreamQuery(CUstream stream) {
-  CUDART_NEEDS_CONTEXT();
-  return Record(Call(Driver().StreamQuery, stream));
-}
-
-CUDART_CALL cudaError_t cudaStreamWaitEvent(CUstream stream, CUevent event, unsigned int flags) {
-  CUDART_NEEDS_CONTEXT();
-  return Record(Call(Driver().StreamWaitEvent, stream, event, flags));
-}
-
-CUDART_CALL cudaError_t cudaStreamGetFlags(CUstream stream, unsigned int* flags) {
-  CUDART_NEEDS_CONTEXT();
-  return Record(Call(Driver().StreamGetFlags, stream, flags));
-}
-
-CUDART_CALL cudaError_t cudaStreamGetPriority(CUstream stream, int* priority) {
-  CUDART_NEEDS_CONTEXT();
-  return Record(Call(Driver().StreamGetPriority, stream, priority));
-}
-
-CUDART_CALL cudaError_t cudaStreamGetId(CUstream stream, unsigned long long* id) {
-  CUDART_NEEDS_CONTEXT();
-  return Record(Call(Driver().StreamGetId, stream, id));
-}
-
+CUDART_PASS(cudaStreamCreateWithFlags, cuStreamCreate, (CUstream * stream, unsigned int flags),
+            (stream, flags))
+CUDART_PASS(cudaStreamCreate, cuStreamCreate, (CUstream * stream), (stream, CU_STREAM_DEFAULT))
+CUDART_PASS(cudaStreamCreateWithPriority, cuStreamCreateWithPriority,
+            (CUstream * stream, unsigned int flags, int priority), (stream, flags, priority))
+CUDART_PASS(cudaStreamDestroy, cuStreamDestroy_v2, (CUstream stream), (stream))
+CUDART_PASS_STREAM(cudaStreamSynchronize, cuStreamSynchronize, (CUstream stream), (stream))
+CUDART_PASS_STREAM(cudaStreamQuery, cuStreamQuery, (CUstream stream), (stream))
+CUDART_PASS_STREAM(cudaStreamWaitEvent, cuStreamWaitEvent,
+                   (CUstream stream, CUevent event, unsigned int flags), (stream, event, flags))
+CUDART_PASS_STREAM(cudaStreamGetFlags, cuStreamGetFlags, (CUstream stream, unsigned int* flags),
+                   (stream, flags))
+CUDART_PASS_STREAM(cudaStreamGetPriority, cuStreamGetPriority, (CUstream stream, int* priority),
+                   (stream, priority))
+CUDART_PASS_STREAM(cudaStreamGetId, cuStreamGetId, (CUstream stream, unsigned long long* id),
+                   (stream, id))
+CUDART_PASS_STREAM(cudaStreamGetDevice, cuStreamGetDevice, (CUstream stream, int* device),
+                   (stream, device))
+CUDART_PASS_STREAM(cudaStreamGetAttribute, cuStreamGetAttribute,
+                   (CUstream stream, CUstreamAttrID attribute, CUstreamAttrValue* value),
+                   (stream, attribute, value))
+CUDART_PASS_STREAM(cudaStreamSetAttribute, cuStreamSetAttribute,
+                   (CUstream stream, CUstreamAttrID attribute, const CUstreamAttrValue* value),
+                   (stream, attribute, value))
+CUDART_PASS_STREAM(cudaStreamAttachMemAsync, cuStreamAttachMemAsync,
+                   (CUstream stream, void* pointer, size_t length, unsigned int flags),
+                   (stream, Address(pointer), length, flags))
 // The driver calls back with its result type, whose values are the runtime's.
-CUDART_CALL cudaError_t cudaStreamAddCallback(CUstream stream, cudaStreamCallback_t callback,
-                                              void* user_data, unsigned int flags) {
-  CUDART_NEEDS_CONTEXT();
-  return Record(Call(Driver().StreamAddCallback, stream,
-                     reinterpret_cast<CUstreamCallback>(callback), user_data, flags));
-}
+CUDART_PASS_STREAM(cudaStreamAddCallback, cuStreamAddCallback,
+                   (CUstream stream, cudaStreamCallback_t callback, void* user_data,
+                    unsigned int flags),
+                   (stream, reinterpret_cast<CUstreamCallback>(callback), user_data, flags))
 
-CUDART_CALL cudaError_t cudaEventCreateWithFlags(CUevent* event, unsigned int flags) {
-  if (event == nullptr) return Record(cudaErrorInvalidValue);
-  CUDART_NEEDS_CONTEXT();
-  return Record(Call(Driver().EventCreate, event, flags));
-}
+CUDART_PASS(cudaStreamCopyAttributes, cuStreamCopyAttributes, (CUstream to, CUstream from),
+            (to, from))
+CUDART_PASS(cudaStreamCopyAttributes_ptsz, cuStreamCopyAttributes, (CUstream to, CUstream from),
+            (OwnStream(to), OwnStream(from)))
 
-CUDART_CALL cudaError_t cudaEventCreate(CUevent* event) {
-  return cudaEventCreateWithFlags(event, 0);
-}
+CUDART_PASS(cudaEventCreateWithFlags, cuEventCreate, (CUevent * event, unsigned int flags),
+            (event, flags))
+CUDART_PASS(cudaEventCreate, cuEventCreate, (CUevent * event), (event, CU_EVENT_DEFAULT))
+CUDART_PASS(cudaEventDestroy, cuEventDestroy_v2, (CUevent event), (event))
+CUDART_PASS_STREAM(cudaEventRecord, cuEventRecord, (CUevent event, CUstream stream),
+                   (event, stream))
+CUDART_PASS_STREAM(cudaEventRecordWithFlags, cuEventRecordWithFlags,
+                   (CUevent event, CUstream stream, unsigned int flags), (event, stream, flags))
+CUDART_PASS(cudaEventQuery, cuEventQuery, (CUevent event), (event))
+CUDART_PASS(cudaEventSynchronize, cuEventSynchronize, (CUevent event), (event))
+CUDART_PASS(cudaEventElapsedTime, cuEventElapsedTime_v2,
+            (float* milliseconds, CUevent start, CUevent end), (milliseconds, start, end))
 
-CUDART_CALL cudaError_t cudaEventDestroy(CUevent event) {
-  CUDART_NEEDS_CONTEXT();
-  return Record(Call(Driver().EventDestroy, event));
-}
+// Capture.
 
-CUDART_CALL cudaError_t cudaEventRecord(CUevent event, CUstream stream) {
-  CUDART_NEEDS_CONTEXT();
-  return Record(Call(Driver().EventRecord, event, stream));
-}
-
-CUDART_CALL cudaError_t cudaEventQuery(CUevent event) {
-  CUDART_NEEDS_CONTEXT();
-  return Record(Call(Driver().EventQuery, event));
-}
-
-CUDART_CALL cudaError_t cudaEventSynchronize(CUevent event) {
-  CUDART_NEEDS_CONTEXT();
-  return Record(Call(Driver().EventSynchronize, event));
-}
-
-CUDART_CALL cudaError_t cudaEventElapsedTime(float* milliseconds, CUevent start, CUevent end) {
-  CUDART_NEEDS_CONTEXT();
-  return Record(Call(Driver().EventElapsedTime, milliseconds, start, end));
-}
+CUDART_PASS_STREAM(cudaStreamBeginCapture, cuStreamBeginCapture_v2,
+                   (CUstream stream, CUstreamCaptureMode mode), (stream, mode))
+CUDART_PASS_STREAM(cudaStreamBeginCaptureToGraph, cuStreamBeginCaptureToGraph,
+                   (CUstream stream, CUgraph graph, const CUgraphNode* dependencies,
+                    const CUgraphEdgeData* edges, size_t count, CUstreamCaptureMode mode),
+                   (stream, graph, dependencies, edges, count, mode))
+CUDART_PASS_STREAM(cudaStreamEndCapture, cuStreamEndCapture, (CUstream stream, CUgraph* graph),
+                   (stream, graph))
+CUDART_PASS_STREAM(cudaStreamIsCapturing, cuStreamIsCapturing,
+                   (CUstream stream, CUstreamCaptureStatus* status), (stream, status))
+CUDART_PASS_STREAM(cudaStreamGetCaptureInfo, cuStreamGetCaptureInfo_v3,
+                   (CUstream stream, CUstreamCaptureStatus* status, cuuint64_t* id, CUgraph* graph,
+                    const CUgraphNode** dependencies, const CUgraphEdgeData** edges, size_t* count),
+                   (stream, status, id, graph, dependencies, edges, count))
+CUDART_PASS_STREAM(cudaStreamUpdateCaptureDependencies, cuStreamUpdateCaptureDependencies_v2,
+                   (CUstream stream, CUgraphNode* dependencies, const CUgraphEdgeData* edges,
+                    size_t count, unsigned int flags),
+                   (stream, dependencies, edges, count, flags))
+CUDART_PASS(cudaThreadExchangeStreamCaptureMode, cuThreadExchangeStreamCaptureMode,
+            (CUstreamCaptureMode * mode), (mode))
 
 }  // namespace simgpu::cudart

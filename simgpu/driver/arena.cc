@@ -4,13 +4,14 @@
 #include <fcntl.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "simgpu/state/profile.h"
 
 namespace simgpu {
 
-std::unique_ptr<Arena> Arena::Make(uint64_t granules, std::string* error) {
+std::unique_ptr<Arena> Arena::Make(uint64_t granules, std::string* error, std::string_view tag) {
   std::unique_ptr<Arena> arena(new Arena);
   arena->bytes_ = granules * kGranule;
   auto fail = [&](const char* what) {
@@ -22,11 +23,17 @@ std::unique_ptr<Arena> Arena::Make(uint64_t granules, std::string* error) {
   void* reserved = mmap(nullptr, arena->bytes_ + kGranule, PROT_NONE,
                         MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
   if (reserved == MAP_FAILED) return fail("reservation");
+  arena->reserved_ = reserved;
   arena->base_ = (reinterpret_cast<uint64_t>(reserved) + kGranule - 1) / kGranule * kGranule;
   arena->fd_ = memfd_create("simgpu-memory", MFD_CLOEXEC);
-  if (arena->fd_ < 0 || ftruncate(arena->fd_, static_cast<off_t>(arena->bytes_)) != 0) {
+  const auto end = static_cast<off_t>(arena->bytes_);
+  struct stat made{};
+  if (arena->fd_ < 0 || ftruncate(arena->fd_, end + (tag.empty() ? 0 : 4096)) != 0 ||
+      pwrite(arena->fd_, tag.data(), tag.size(), end) != static_cast<ssize_t>(tag.size()) ||
+      fstat(arena->fd_, &made) != 0) {
     return fail("memory file");
   }
+  arena->file_ = made.st_ino;
   void* host = mmap(nullptr, arena->bytes_, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE,
                     arena->fd_, 0);
   if (host == MAP_FAILED) return fail("mapping");
@@ -49,9 +56,27 @@ uint64_t Arena::Take(uint64_t granules) {
   return 0;
 }
 
-void Arena::Give(uint64_t address, uint64_t granules) {
+Arena::~Arena() {
+  if (reserved_ != nullptr) munmap(reserved_, bytes_ + kGranule);
+  if (host_ != nullptr) munmap(host_, bytes_);
+  const int own = fd_;
+  struct stat now{};
+  if (own >= 0 && fstat(own, &now) == 0 && now.st_ino == file_) close(own);
+}
+
+int Arena::Duplicate() const {
+  struct stat now{};
+  if (fstat(fd_, &now) != 0 || now.st_ino != file_) return -1;
+  return fcntl(fd_, F_DUPFD_CLOEXEC, 0);
+}
+
+void Arena::Punch(uint64_t address, uint64_t granules) {
   // Through the mapping, because a program may have closed our descriptor.
   madvise(Host(address), granules * kGranule, MADV_REMOVE);
+}
+
+void Arena::Give(uint64_t address, uint64_t granules) {
+  Punch(address, granules);
   uint64_t first = (address - base_) / kGranule;
   auto after = free_.lower_bound(first);
   if (after != free_.begin()) {

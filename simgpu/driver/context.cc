@@ -1,5 +1,8 @@
 // Contexts: the primary one of each device, plain ones, and each thread's stack of current ones.
-#include "simgpu/driver/driver.h"
+#include "simgpu/driver/capture.h"
+#include "simgpu/driver/executor.h"
+#include "simgpu/driver/memory.h"
+#include "simgpu/driver/pool.h"
 
 namespace simgpu {
 namespace {
@@ -12,17 +15,6 @@ struct Stack {
 thread_local Stack t_stack;
 
 constexpr size_t kDefaultLimits[10] = {1024, 1 << 20, 8 << 20, 2, 2048, 64, 0, 0, 0, 0};
-
-// The arena is made with the first context: a process that only asks for names reserves nothing.
-// Four times the card's memory, so that a torn-up address range never is why an allocation fails.
-bool EnsureArena(Driver* driver, int device) {
-  Device* one = driver->devices[device];
-  if (one->arena != nullptr) return true;
-  std::string error;
-  one->arena = Arena::Make(4 * CardOf(*driver, device).profile.memory_bytes / kGranule, &error);
-  if (one->arena == nullptr) Say(error);
-  return one->arena != nullptr;
-}
 
 // Takes the context's overhead and makes it usable. Mutex held.
 CUresult Begin(Driver* driver, Context* context) {
@@ -40,10 +32,28 @@ CUresult Begin(Driver* driver, Context* context) {
   }
   for (int i = 0; i < 10; ++i) context->limits[i] = kDefaultLimits[i];
   context->sticky.store(0);
+  context->cancel.store(false);
   context->id = driver->next_id++;
   context->alive.store(true);
   driver->live.insert(context);
+  MakeStreams(driver, context);
   return CUDA_SUCCESS;
+}
+
+// Waits until the context has no work left, as long as that takes; work of one that faulted only
+// has to stop. `lock` holds the mutex and is free meanwhile. False: somebody else destroyed it.
+bool Settle(Driver* driver, Context* context, std::unique_lock<std::mutex>* lock) {
+  const uint64_t id = context->id;
+  Executor& executor = Executor::Get();
+  for (;;) {
+    lock->unlock();
+    WaitContext(context);
+    executor.Drain(context);
+    lock->lock();
+    if (!driver->live.contains(context) || context->id != id) return false;
+    std::lock_guard guard(executor.lock());
+    if (context->unfinished == 0) return true;
+  }
 }
 
 // Everything of the context goes; the object stays, so that other threads' stacks may still name
@@ -95,6 +105,17 @@ CUresult Create(CUcontext* handle, unsigned int flags, CUdevice device, unsigned
   return CUDA_SUCCESS;
 }
 
+// All work of the context; a kernel's fault is told here, as it is told by every call.
+CUresult Synchronize(Driver* driver, Context* context) {
+  {
+    std::lock_guard guard(driver->mutex);
+    if (CUresult bad = CheckNotCaptured(driver, context)) return bad;
+  }
+  if (CUresult bad = WaitContext(context)) return bad;
+  PoolsAtSync(driver);
+  return CUDA_SUCCESS;
+}
+
 // A handle given by the program: a live context of ours.
 CUresult Check(Driver* driver, CUcontext handle, Context** context) {
   if (handle == nullptr) return CUDA_ERROR_INVALID_CONTEXT;
@@ -112,6 +133,7 @@ CUresult Check(Driver* driver, CUcontext handle, Context** context) {
 CUresult Current(Driver** driver, Context** context) {
   *driver = Get();
   if (*driver == nullptr) return CUDA_ERROR_NOT_INITIALIZED;
+  if (InHostFunction()) return CUDA_ERROR_NOT_PERMITTED;
   *context = Top();
   return Health(*context);
 }
@@ -120,6 +142,7 @@ CUresult ContextOf(CUcontext handle, Driver** driver, Context** context) {
   if (handle == nullptr) return Current(driver, context);
   *driver = Get();
   if (*driver == nullptr) return CUDA_ERROR_NOT_INITIALIZED;
+  if (InHostFunction()) return CUDA_ERROR_NOT_PERMITTED;
   {
     std::lock_guard guard((*driver)->mutex);
     if (CUresult bad = Check(*driver, handle, context)) return bad;
@@ -153,19 +176,21 @@ CUresult cuDevicePrimaryCtxRetain(CUcontext* handle, CUdevice device) {
 CUresult cuDevicePrimaryCtxRelease_v2(CUdevice device) {
   Driver* driver = nullptr;
   if (CUresult bad = CheckDevice(device, &driver)) return bad;
-  std::lock_guard guard(driver->mutex);
+  std::unique_lock lock(driver->mutex);
   Context* primary = &driver->devices[device]->primary;
   if (!primary->alive.load()) return CUDA_ERROR_INVALID_CONTEXT;
-  if (--primary->attached == 0) End(driver, primary);
+  if (--primary->attached > 0) return CUDA_SUCCESS;
+  // Somebody may retain it again while this waits.
+  if (Settle(driver, primary, &lock) && primary->attached == 0) End(driver, primary);
   return CUDA_SUCCESS;
 }
 
 CUresult cuDevicePrimaryCtxReset_v2(CUdevice device) {
   Driver* driver = nullptr;
   if (CUresult bad = CheckDevice(device, &driver)) return bad;
-  std::lock_guard guard(driver->mutex);
+  std::unique_lock lock(driver->mutex);
   Context* primary = &driver->devices[device]->primary;
-  if (primary->alive.load()) End(driver, primary);
+  if (primary->alive.load() && Settle(driver, primary, &lock)) End(driver, primary);
   return CUDA_SUCCESS;
 }
 
@@ -214,10 +239,12 @@ CUresult cuCtxCreate_v4(CUcontext* handle, CUctxCreateParams* parameters, unsign
 
 CUresult cuCtxDestroy_v2(CUcontext handle) {
   SIMGPU_DRIVER(driver);
-  std::lock_guard guard(driver->mutex);
+  if (InHostFunction()) return CUDA_ERROR_NOT_PERMITTED;
+  std::unique_lock lock(driver->mutex);
   Context* context = nullptr;
   if (CUresult bad = Check(driver, handle, &context)) return bad;
   if (context->primary) return CUDA_ERROR_INVALID_CONTEXT;
+  if (!Settle(driver, context, &lock)) return CUDA_ERROR_CONTEXT_IS_DESTROYED;
   End(driver, context);
   if (Top() == context) --t_stack.depth;
   return CUDA_SUCCESS;
@@ -234,11 +261,13 @@ CUresult cuCtxAttach(CUcontext* handle, unsigned int flags) {
 
 CUresult cuCtxDetach(CUcontext handle) {
   SIMGPU_DRIVER(driver);
-  std::lock_guard guard(driver->mutex);
+  if (InHostFunction()) return CUDA_ERROR_NOT_PERMITTED;
+  std::unique_lock lock(driver->mutex);
   Context* context = nullptr;
   if (CUresult bad = Check(driver, handle, &context)) return bad;
   if (context != Top() || context->primary) return CUDA_ERROR_INVALID_CONTEXT;
   if (--context->attached > 0) return CUDA_SUCCESS;
+  if (!Settle(driver, context, &lock)) return CUDA_ERROR_CONTEXT_IS_DESTROYED;
   End(driver, context);
   --t_stack.depth;
   return CUDA_SUCCESS;
@@ -328,17 +357,16 @@ CUresult cuCtxGetApiVersion(CUcontext handle, unsigned int* version) {
   return CUDA_SUCCESS;
 }
 
-// Work is done when the call that submits it returns, so there is nothing to wait for; a kernel's
-// fault is told here, as it is told by every call.
 CUresult cuCtxSynchronize() {
   SIMGPU_CURRENT(driver, context);
-  return CUDA_SUCCESS;
+  return Synchronize(driver, context);
 }
 
 CUresult cuCtxSynchronize_v2(CUcontext handle) {
   Driver* driver = nullptr;
   Context* context = nullptr;
-  return ContextOf(handle, &driver, &context);
+  if (CUresult bad = ContextOf(handle, &driver, &context)) return bad;
+  return Synchronize(driver, context);
 }
 
 CUresult cuCtxGetLimit(size_t* value, CUlimit limit) {
@@ -352,11 +380,22 @@ CUresult cuCtxGetLimit(size_t* value, CUlimit limit) {
 
 CUresult cuCtxSetLimit(CUlimit limit, size_t value) {
   SIMGPU_CURRENT(driver, context);
-  // Only the stack of recursive device functions is honoured; a limit that would do nothing is
-  // refused.
-  if (limit != CU_LIMIT_STACK_SIZE) return CUDA_ERROR_UNSUPPORTED_LIMIT;
-  if (value > 512 * 1024) return CUDA_ERROR_INVALID_VALUE;
   std::lock_guard guard(driver->mutex);
+  switch (limit) {
+    case CU_LIMIT_STACK_SIZE:
+      if (value > 512 * 1024) return CUDA_ERROR_INVALID_VALUE;
+      break;
+    case CU_LIMIT_MALLOC_HEAP_SIZE:
+      // A heap that a kernel has used keeps its size.
+      if (driver->heaps.contains(context)) return CUDA_ERROR_INVALID_VALUE;
+      break;
+    case CU_LIMIT_PRINTF_FIFO_SIZE:
+      // The least that is buffered before something is lost; nothing ever is.
+      break;
+    default:
+      // A limit that would do nothing is refused.
+      return CUDA_ERROR_UNSUPPORTED_LIMIT;
+  }
   context->limits[limit] = value;
   return CUDA_SUCCESS;
 }

@@ -10,7 +10,8 @@ namespace simgpu {
 namespace {
 
 // The value of an attribute; false when no such attribute exists. Those of things simgpu lacks
-// (textures, arrays, clusters, peers, interop) are 0.
+// (texture objects, clusters, multicast, fabric handles, host pools, compression, sparse arrays,
+// GPUDirect, interop) are 0. The extents of textures are those of arrays.
 bool Attribute(const Card& card, CUdevice_attribute attribute, int* value) {
   const Profile& p = card.profile;
   switch (attribute) {
@@ -57,7 +58,6 @@ bool Attribute(const Card& card, CUdevice_attribute attribute, int* value) {
     case CU_DEVICE_ATTRIBUTE_GPU_OVERLAP:
     case CU_DEVICE_ATTRIBUTE_CAN_MAP_HOST_MEMORY:
     case CU_DEVICE_ATTRIBUTE_CONCURRENT_KERNELS:
-    case CU_DEVICE_ATTRIBUTE_ECC_ENABLED:
     case CU_DEVICE_ATTRIBUTE_UNIFIED_ADDRESSING:
     case CU_DEVICE_ATTRIBUTE_STREAM_PRIORITIES_SUPPORTED:
     case CU_DEVICE_ATTRIBUTE_GLOBAL_L1_CACHE_SUPPORTED:
@@ -69,7 +69,42 @@ bool Attribute(const Card& card, CUdevice_attribute attribute, int* value) {
     case CU_DEVICE_ATTRIBUTE_MEMORY_POOLS_SUPPORTED:
     case CU_DEVICE_ATTRIBUTE_UNIFIED_FUNCTION_POINTERS:
     case CU_DEVICE_ATTRIBUTE_MEM_SYNC_DOMAIN_COUNT:
+    case CU_DEVICE_ATTRIBUTE_CONCURRENT_MANAGED_ACCESS:
+    case CU_DEVICE_ATTRIBUTE_COOPERATIVE_LAUNCH:
+    case CU_DEVICE_ATTRIBUTE_VIRTUAL_MEMORY_MANAGEMENT_SUPPORTED:
+    case CU_DEVICE_ATTRIBUTE_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR_SUPPORTED:
+    case CU_DEVICE_ATTRIBUTE_READ_ONLY_HOST_REGISTER_SUPPORTED:
+    case CU_DEVICE_ATTRIBUTE_CAN_USE_64_BIT_STREAM_MEM_OPS:
+    case CU_DEVICE_ATTRIBUTE_CAN_USE_STREAM_WAIT_VALUE_NOR:
+    case CU_DEVICE_ATTRIBUTE_IPC_EVENT_SUPPORTED:
       *value = 1;
+      return true;
+    case CU_DEVICE_ATTRIBUTE_MEMPOOL_SUPPORTED_HANDLE_TYPES:
+      *value = CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR;
+      return true;
+    case CU_DEVICE_ATTRIBUTE_MAXIMUM_TEXTURE1D_WIDTH:
+    case CU_DEVICE_ATTRIBUTE_MAXIMUM_TEXTURE2D_WIDTH:
+      *value = 131072;
+      return true;
+    case CU_DEVICE_ATTRIBUTE_MAXIMUM_TEXTURE2D_HEIGHT:
+      *value = 65536;
+      return true;
+    case CU_DEVICE_ATTRIBUTE_MAXIMUM_TEXTURE3D_WIDTH:
+    case CU_DEVICE_ATTRIBUTE_MAXIMUM_TEXTURE3D_HEIGHT:
+    case CU_DEVICE_ATTRIBUTE_MAXIMUM_TEXTURE3D_DEPTH:
+      *value = 16384;
+      return true;
+    case CU_DEVICE_ATTRIBUTE_MAXIMUM_TEXTURE1D_LAYERED_WIDTH:
+    case CU_DEVICE_ATTRIBUTE_MAXIMUM_TEXTURE2D_LAYERED_WIDTH:
+    case CU_DEVICE_ATTRIBUTE_MAXIMUM_TEXTURE2D_LAYERED_HEIGHT:
+      *value = 32768;
+      return true;
+    case CU_DEVICE_ATTRIBUTE_MAXIMUM_TEXTURE1D_LAYERED_LAYERS:
+    case CU_DEVICE_ATTRIBUTE_MAXIMUM_TEXTURE2D_LAYERED_LAYERS:
+      *value = 2048;
+      return true;
+    case CU_DEVICE_ATTRIBUTE_ECC_ENABLED:
+      *value = p.ecc == Ecc::kOn ? 1 : 0;
       return true;
     case CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT:
       *value = static_cast<int>(p.sm_count);
@@ -128,8 +163,7 @@ bool Attribute(const Card& card, CUdevice_attribute attribute, int* value) {
     case CU_DEVICE_ATTRIBUTE_MULTI_GPU_BOARD_GROUP_ID:
       *value = static_cast<int>(card.index);
       return true;
-    case CU_DEVICE_ATTRIBUTE_NUMA_ID:
-    case CU_DEVICE_ATTRIBUTE_HOST_NUMA_ID:
+    case CU_DEVICE_ATTRIBUTE_NUMA_ID:  // the card's memory is no node of the host
       *value = -1;
       return true;
     case CU_DEVICE_ATTRIBUTE_GPU_PCI_DEVICE_ID:
@@ -196,6 +230,11 @@ CUresult cuDeviceGetAttribute(int* value, CUdevice_attribute attribute, CUdevice
   Driver* driver = nullptr;
   if (CUresult bad = CheckDevice(device, &driver)) return bad;
   if (value == nullptr) return CUDA_ERROR_INVALID_VALUE;
+  if (attribute == CU_DEVICE_ATTRIBUTE_HOST_NUMA_ID) {
+    const Card& card = CardOf(*driver, device);
+    *value = static_cast<int>(driver->state->topology().places[card.index].numa_node);
+    return CUDA_SUCCESS;
+  }
   return Attribute(CardOf(*driver, device), attribute, value) ? CUDA_SUCCESS
                                                               : CUDA_ERROR_INVALID_VALUE;
 }
@@ -214,17 +253,26 @@ CUresult cuDeviceGetProperties(CUdevprop* properties, CUdevice device) {
   Driver* driver = nullptr;
   if (CUresult bad = CheckDevice(device, &driver)) return bad;
   if (properties == nullptr) return CUDA_ERROR_INVALID_VALUE;
-  const Profile& profile = CardOf(*driver, device).profile;
-  *properties = {.maxThreadsPerBlock = 1024,
-                 .maxThreadsDim = {1024, 1024, 64},
-                 .maxGridSize = {2147483647, 65535, 65535},
-                 .sharedMemPerBlock = 49152,
-                 .totalConstantMemory = 65536,
-                 .SIMDWidth = 32,
-                 .memPitch = 2147483647,
-                 .regsPerBlock = 65536,
-                 .clockRate = static_cast<int>(profile.clock_khz),
-                 .textureAlign = 512};
+  const Card& card = CardOf(*driver, device);
+  auto value = [&card](CUdevice_attribute attribute) {
+    int told = 0;
+    Attribute(card, attribute, &told);
+    return told;
+  };
+  *properties = {.maxThreadsPerBlock = value(CU_DEVICE_ATTRIBUTE_MAX_THREADS_PER_BLOCK),
+                 .maxThreadsDim = {value(CU_DEVICE_ATTRIBUTE_MAX_BLOCK_DIM_X),
+                                   value(CU_DEVICE_ATTRIBUTE_MAX_BLOCK_DIM_Y),
+                                   value(CU_DEVICE_ATTRIBUTE_MAX_BLOCK_DIM_Z)},
+                 .maxGridSize = {value(CU_DEVICE_ATTRIBUTE_MAX_GRID_DIM_X),
+                                 value(CU_DEVICE_ATTRIBUTE_MAX_GRID_DIM_Y),
+                                 value(CU_DEVICE_ATTRIBUTE_MAX_GRID_DIM_Z)},
+                 .sharedMemPerBlock = value(CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK),
+                 .totalConstantMemory = value(CU_DEVICE_ATTRIBUTE_TOTAL_CONSTANT_MEMORY),
+                 .SIMDWidth = value(CU_DEVICE_ATTRIBUTE_WARP_SIZE),
+                 .memPitch = value(CU_DEVICE_ATTRIBUTE_MAX_PITCH),
+                 .regsPerBlock = value(CU_DEVICE_ATTRIBUTE_MAX_REGISTERS_PER_BLOCK),
+                 .clockRate = value(CU_DEVICE_ATTRIBUTE_CLOCK_RATE),
+                 .textureAlign = value(CU_DEVICE_ATTRIBUTE_TEXTURE_ALIGNMENT)};
   return CUDA_SUCCESS;
 }
 
@@ -260,26 +308,8 @@ CUresult cuDeviceGetByPCIBusId(CUdevice* device, const char* text) {
   return CUDA_ERROR_INVALID_DEVICE;
 }
 
-CUresult cuDeviceCanAccessPeer(int* can, CUdevice device, CUdevice peer) {
-  Driver* driver = nullptr;
-  if (CUresult bad = CheckDevice(device, &driver)) return bad;
-  if (CUresult bad = CheckDevice(peer, &driver)) return bad;
-  if (can == nullptr) return CUDA_ERROR_INVALID_VALUE;
-  *can = 0;
-  return CUDA_SUCCESS;
-}
-
-CUresult cuDeviceGetDefaultMemPool(CUmemoryPool* pool, CUdevice device) {
-  Driver* driver = nullptr;
-  if (CUresult bad = CheckDevice(device, &driver)) return bad;
-  if (pool == nullptr) return CUDA_ERROR_INVALID_VALUE;
-  *pool = reinterpret_cast<CUmemoryPool>(&driver->devices[device]->pool);
-  return CUDA_SUCCESS;
-}
-
 }  // extern "C"
 
 SIMGPU_ALIAS(cuDeviceGetUuid, cuDeviceGetUuid_v2);
-SIMGPU_ALIAS(cuDeviceGetDefaultMemPool, cuDeviceGetMemPool);
 
 }  // namespace tessera::abi

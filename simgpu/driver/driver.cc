@@ -9,6 +9,7 @@
 #include <new>
 
 #include "simgpu/cudart/detect_static.h"
+#include "simgpu/driver/pool.h"
 #include "simgpu/driver/visible.h"
 
 namespace simgpu {
@@ -70,9 +71,8 @@ CUresult Initialise() {
     device->card = card;
     device->primary.device = static_cast<int>(driver->devices.size());
     device->primary.primary = true;
-    device->pool.device = device->primary.device;
-    driver->live.insert(&device->pool);
     driver->devices.push_back(device);
+    NewDefaultPool(driver, device->primary.device);
   }
   auto* birth = new (page) Birth;
   birth->initialised.store(1, std::memory_order_release);

@@ -3,6 +3,8 @@
 #include <dlfcn.h>
 #include <string.h>
 
+#include <algorithm>
+
 #include "simgpu/ptx/ptx.h"
 
 namespace simgpu {
@@ -30,15 +32,24 @@ bool DecodeZstd(const uint8_t* data, size_t bytes, size_t size, std::string* out
                 std::string* why) {
   using Decompress = size_t (*)(void*, size_t, const void*, size_t);
   using IsError = unsigned (*)(size_t);
+  using ContentSize = unsigned long long (*)(const void*, size_t);
   // Kept open: a program that loads one compressed module loads more.
   static void* library = dlopen("libzstd.so.1", RTLD_NOW | RTLD_LOCAL);
   auto decompress =
       library ? reinterpret_cast<Decompress>(dlsym(library, "ZSTD_decompress")) : nullptr;
   auto is_error = library ? reinterpret_cast<IsError>(dlsym(library, "ZSTD_isError")) : nullptr;
-  if (decompress == nullptr || is_error == nullptr) {
+  auto content =
+      library ? reinterpret_cast<ContentSize>(dlsym(library, "ZSTD_getFrameContentSize")) : nullptr;
+  if (decompress == nullptr || is_error == nullptr || content == nullptr) {
     *why =
         "the image is zstd-compressed and libzstd.so.1 cannot be loaded; install it or build with "
         "\"nvcc -no-compress\"";
+    return false;
+  }
+  // Before room is made for it: what the frame itself says, when it does.
+  const unsigned long long said = content(data, bytes);
+  if (said != ~0ull && said != size) {
+    *why = "the image's zstd part is damaged";
     return false;
   }
   out->resize(size);
@@ -57,6 +68,10 @@ CUresult Unpack(const uint8_t* part, size_t header, uint64_t payload, std::strin
   const auto size = Read<uint64_t>(part + 56);
   const uint8_t* data = part + header;
   if ((flags & (kFlagLz4 | kFlagZstd)) == 0) {
+    if (payload > ptx::kMaxSourceBytes) {
+      *why = "a part is longer than kMaxSourceBytes = " + std::to_string(ptx::kMaxSourceBytes);
+      return CUDA_ERROR_INVALID_IMAGE;
+    }
     text->assign(reinterpret_cast<const char*>(data), payload);
   } else if (compressed > payload || size > ptx::kMaxSourceBytes) {
     *why = "the image's sizes contradict each other";
@@ -73,12 +88,20 @@ CUresult Unpack(const uint8_t* part, size_t header, uint64_t payload, std::strin
   return CUDA_SUCCESS;
 }
 
-CUresult FromContainer(const uint8_t* container, unsigned int sm, std::string* text,
+CUresult FromContainer(const uint8_t* container, size_t limit, unsigned int sm, std::string* text,
                        std::string* why) {
+  if (limit < kContainerHeader) {
+    *why = "the image ends inside the container's header";
+    return CUDA_ERROR_INVALID_IMAGE;
+  }
   const auto header = Read<uint16_t>(container + 6);
   const auto size = Read<uint64_t>(container + 8);
   if (header < kContainerHeader || size > kContainerBytesMax) {
     *why = "the container's header is damaged";
+    return CUDA_ERROR_INVALID_IMAGE;
+  }
+  if (header > limit || size > limit - header) {
+    *why = "the container is longer than the image";
     return CUDA_ERROR_INVALID_IMAGE;
   }
   const uint8_t* best = nullptr;
@@ -114,8 +137,18 @@ CUresult FromContainer(const uint8_t* container, unsigned int sm, std::string* t
 
 }  // namespace
 
+std::string LinkedImage(const std::string& text) {
+  std::string image(kLinkedMagic, sizeof kLinkedMagic);
+  const uint64_t size = text.size();
+  image.append(reinterpret_cast<const char*>(&size), sizeof size);
+  image += text;
+  image.push_back('\0');
+  return image;
+}
+
 bool DecodeLz4(const uint8_t* data, size_t bytes, size_t size, std::string* out) {
   out->clear();
+  if (size / 255 > bytes) return false;  // More than the format can hold.
   out->reserve(size);
   const uint8_t* at = data;
   const uint8_t* end = data + bytes;
@@ -150,28 +183,48 @@ bool DecodeLz4(const uint8_t* data, size_t bytes, size_t size, std::string* out)
 }
 
 CUresult PtxOf(const void* image, unsigned int sm, std::string* text, std::string* why) {
+  return PtxOf(image, SIZE_MAX, sm, text, why);
+}
+
+CUresult PtxOf(const void* image, size_t limit, unsigned int sm, std::string* text,
+               std::string* why) {
   const auto* bytes = static_cast<const uint8_t*>(image);
   // A text may be shorter than a magic number; it ends with a NUL, so compare byte by byte.
   auto begins = [&](uint32_t magic) {
-    for (int i = 0; i < 4; ++i) {
-      if (bytes[i] != static_cast<uint8_t>(magic >> (8 * i))) return false;
+    for (size_t i = 0; i < 4; ++i) {
+      if (i >= limit || bytes[i] != static_cast<uint8_t>(magic >> (8 * i))) return false;
     }
     return true;
   };
   if (begins(kWrapperMagic)) {
+    if (limit != SIZE_MAX) {
+      *why = "a wrapper points out of the image";
+      return CUDA_ERROR_INVALID_IMAGE;
+    }
     bytes = Read<const uint8_t*>(bytes + 8);
     if (bytes == nullptr || !begins(kContainerMagic)) {
       *why = "the wrapper points to no container";
       return CUDA_ERROR_INVALID_IMAGE;
     }
   }
-  if (begins(kContainerMagic)) return FromContainer(bytes, sm, text, why);
+  if (begins(kContainerMagic)) return FromContainer(bytes, limit, sm, text, why);
   if (begins(0x464c457f)) {  // "\x7f" "ELF"
     *why = "the image is machine code, which cannot be interpreted; load its PTX instead";
     return CUDA_ERROR_NO_BINARY_FOR_GPU;
   }
   const auto* chars = static_cast<const char*>(image);
-  const size_t size = strnlen(chars, ptx::kMaxSourceBytes + 1);
+  if (strnlen(chars, std::min(limit, sizeof kLinkedMagic)) == sizeof kLinkedMagic &&
+      memcmp(chars, kLinkedMagic, sizeof kLinkedMagic) == 0) {
+    constexpr size_t kHeader = sizeof kLinkedMagic + sizeof(uint64_t);
+    const auto size = limit < kHeader ? UINT64_MAX : Read<uint64_t>(bytes + sizeof kLinkedMagic);
+    if (size > ptx::kMaxSourceBytes || size > limit - kHeader) {
+      *why = "the linked image's size is damaged";
+      return CUDA_ERROR_INVALID_IMAGE;
+    }
+    text->assign(chars + kHeader, size);
+    return CUDA_SUCCESS;
+  }
+  const size_t size = strnlen(chars, std::min(limit, ptx::kMaxSourceBytes + 1));
   if (size > ptx::kMaxSourceBytes) {
     *why = "the PTX text is longer than kMaxSourceBytes = " + std::to_string(ptx::kMaxSourceBytes);
     return CUDA_ERROR_INVALID_IMAGE;

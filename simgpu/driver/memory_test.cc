@@ -444,7 +444,7 @@ TEST_F(DriverTest, TwoDimensions) {
     EXPECT_EQ(cuMemcpy2DUnaligned_v2(&copy), CUDA_ERROR_INVALID_VALUE);
     copy.dstPitch = 10;
     copy.srcMemoryType = CU_MEMORYTYPE_ARRAY;
-    EXPECT_EQ(cuMemcpy2D_v2(&copy), CUDA_ERROR_NOT_SUPPORTED);
+    EXPECT_EQ(cuMemcpy2D_v2(&copy), CUDA_ERROR_INVALID_HANDLE);
     EXPECT_EQ(cuMemsetD2D8_v2(plane, 99, 0, 100, 8), CUDA_ERROR_INVALID_VALUE);
     EXPECT_EQ(cuMemAllocPitch_v2(&plane, &pitch, 100, 8, 3), CUDA_ERROR_INVALID_VALUE);
   });
@@ -557,6 +557,7 @@ TEST_F(DriverTest, StreamsAndEvents) {
     int called = 0;
     EXPECT_EQ(cuLaunchHostFunc(stream, Note, &called), CUDA_SUCCESS);
     EXPECT_EQ(cuStreamAddCallback(stream, NoteStream, &called, 0), CUDA_SUCCESS);
+    EXPECT_EQ(cuStreamSynchronize(stream), CUDA_SUCCESS);
     EXPECT_EQ(called, 2);
 
     CUevent start = nullptr, end = nullptr, untimed = nullptr;
@@ -592,6 +593,7 @@ TEST_F(DriverTest, PoolForm) {
     EXPECT_EQ(UsedMiB(), 106u + 2 + 4);
     EXPECT_EQ(cuMemFreeAsync(a, nullptr), CUDA_SUCCESS);
     EXPECT_EQ(cuMemFreeAsync(b, nullptr), CUDA_SUCCESS);
+    EXPECT_EQ(cuStreamSynchronize(nullptr), CUDA_SUCCESS);
     EXPECT_EQ(cuMemPoolTrimTo(pool, 0), CUDA_SUCCESS);
     EXPECT_EQ(UsedMiB(), 106u);
     EXPECT_EQ(cuMemFreeAsync(b, nullptr), CUDA_ERROR_INVALID_VALUE);
@@ -602,13 +604,13 @@ TEST_F(DriverTest, WhatIsNotSimulatedSaysSoOnceByName) {
   InChild([] {
     unsetenv("SIMGPU_QUIET");
     testing::internal::CaptureStderr();
-    CUarray array = nullptr;
-    EXPECT_EQ(cuArrayCreate_v2(&array, nullptr), CUDA_ERROR_NOT_SUPPORTED);
-    EXPECT_EQ(cuArrayCreate_v2(&array, nullptr), CUDA_ERROR_NOT_SUPPORTED);
+    CUtexObject texture = 0;
+    EXPECT_EQ(cuTexObjectCreate(&texture, nullptr, nullptr, nullptr), CUDA_ERROR_NOT_SUPPORTED);
+    EXPECT_EQ(cuTexObjectCreate(&texture, nullptr, nullptr, nullptr), CUDA_ERROR_NOT_SUPPORTED);
     EXPECT_EQ(testing::internal::GetCapturedStderr(),
-              "simgpu: cuArrayCreate_v2 is not simulated: CUDA_ERROR_NOT_SUPPORTED\n");
+              "simgpu: cuTexObjectCreate is not simulated: CUDA_ERROR_NOT_SUPPORTED\n");
     testing::internal::CaptureStderr();
-    const void* table = &array;
+    const void* table = &texture;
     CUuuid uuid = {};
     EXPECT_EQ(cuGetExportTable(&table, &uuid), CUDA_ERROR_NOT_SUPPORTED);
     EXPECT_EQ(table, nullptr);

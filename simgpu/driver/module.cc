@@ -6,56 +6,14 @@
 #include <iterator>
 
 #include "simgpu/driver/fatbin.h"
+#include "simgpu/driver/jit.h"
+#include "simgpu/driver/work.h"
 
 namespace simgpu {
 namespace {
 
-// The program's JIT options we honour: where messages go.
-struct JitLog {
-  char* error = nullptr;
-  size_t error_size = 0;
-  void** error_size_slot = nullptr;
-  char* info = nullptr;
-  size_t info_size = 0;
-  void** info_size_slot = nullptr;
-};
-
-CUresult ReadOptions(unsigned int count, const CUjit_option* options, void** values, JitLog* log) {
-  if (count > 0 && (options == nullptr || values == nullptr)) return CUDA_ERROR_INVALID_VALUE;
-  for (unsigned int i = 0; i < count; ++i) {
-    switch (options[i]) {
-      case CU_JIT_ERROR_LOG_BUFFER:
-        log->error = static_cast<char*>(values[i]);
-        break;
-      case CU_JIT_ERROR_LOG_BUFFER_SIZE_BYTES:
-        log->error_size = static_cast<unsigned int>(reinterpret_cast<uintptr_t>(values[i]));
-        log->error_size_slot = &values[i];
-        break;
-      case CU_JIT_INFO_LOG_BUFFER:
-        log->info = static_cast<char*>(values[i]);
-        break;
-      case CU_JIT_INFO_LOG_BUFFER_SIZE_BYTES:
-        log->info_size = static_cast<unsigned int>(reinterpret_cast<uintptr_t>(values[i]));
-        log->info_size_slot = &values[i];
-        break;
-      default:
-        // The others steer a compiler (registers, optimisation, debug info) that is not here; they
-        // never change what a program computes.
-        break;
-    }
-  }
-  return CUDA_SUCCESS;
-}
-
-void WriteLog(const std::string& text, char* buffer, size_t size, void** slot) {
-  size_t written = 0;
-  if (buffer != nullptr && size > 0) {
-    written = std::min(text.size(), size - 1);
-    memcpy(buffer, text.data(), written);
-    buffer[written] = 0;
-  }
-  if (slot != nullptr) *slot = reinterpret_cast<void*>(written);
-}
+constexpr unsigned int kCacheConfigMax = 3;   // CU_FUNC_CACHE_PREFER_EQUAL
+constexpr unsigned int kSharedConfigMax = 2;  // CU_SHARED_MEM_CONFIG_EIGHT_BYTE_BANK_SIZE
 
 // PTX text to code, with the reason of a refusal in the program's log.
 CUresult Parse(const std::string& text, unsigned int sm, JitLog* log,
@@ -84,6 +42,15 @@ unsigned int SmOf(const Driver& driver, int device) {
   return profile.capability_major * 10 + profile.capability_minor;
 }
 
+void ReleaseMemory(Driver* driver, const Module& module) {
+  for (uint64_t base : module.managed) {
+    if (auto at = driver->allocations.find(base); at != driver->allocations.end())
+      Release(driver, at);
+  }
+  if (auto at = driver->allocations.find(module.base); at != driver->allocations.end())
+    Release(driver, at);
+}
+
 // Gives the code's variables addresses and first values in the context. Mutex held.
 CUresult MakeReady(Driver* driver, Context* context, std::shared_ptr<ptx::Module> code,
                    size_t code_bytes, Module** out) {
@@ -94,7 +61,7 @@ CUresult MakeReady(Driver* driver, Context* context, std::shared_ptr<ptx::Module
   for (const ptx::Global& global : code->globals()) {
     bytes = RoundUp(bytes, std::max<uint64_t>(256, global.align));
     module->globals.push_back(bytes);
-    bytes += global.size;
+    if (!global.managed) bytes += global.size;
   }
   bytes = RoundUp(bytes, 256) + code_bytes;
   if (CUresult bad = Allocate(driver, context, std::max<uint64_t>(bytes, 1), MemoryKind::kModule,
@@ -103,13 +70,23 @@ CUresult MakeReady(Driver* driver, Context* context, std::shared_ptr<ptx::Module
   }
   for (size_t i = 0; i < module->globals.size(); ++i) {
     module->globals[i] += module->base;
+    const ptx::Global& global = code->globals()[i];
+    if (global.managed && global.size > 0) {
+      // Managed variables are memory that the host reaches too.
+      if (CUresult bad =
+              Allocate(driver, context, global.size, MemoryKind::kManaged, &module->globals[i])) {
+        ReleaseMemory(driver, *module);
+        return bad;
+      }
+      module->managed.push_back(module->globals[i]);
+    }
     code->SetGlobalAddress(i, module->globals[i]);
   }
-  const Arena& arena = *driver->devices[context->device]->arena;
   for (size_t i = 0; i < module->globals.size(); ++i) {
     if (code->globals()[i].size == 0 || !code->HasInitialiser(i)) continue;
     const std::vector<uint8_t> image = code->InitialImage(i);
-    memcpy(arena.Host(module->globals[i]), image.data(), image.size());
+    uint8_t* host = Reach(*driver, module->globals[i], image.size());
+    if (host != nullptr) memcpy(host, image.data(), image.size());
   }
   module->code = std::move(code);
   for (const ptx::KernelInfo& info : module->code->kernels()) {
@@ -128,8 +105,7 @@ CUresult MakeReady(Driver* driver, Context* context, std::shared_ptr<ptx::Module
 void Drop(Driver* driver, Module* module) {
   driver->live.erase(module);
   for (auto& [name, function] : module->functions) driver->live.erase(function.get());
-  auto at = driver->allocations.find(module->base);
-  if (at != driver->allocations.end()) Release(driver, at);
+  ReleaseMemory(driver, *module);
   if (module->library != nullptr) module->library->instances.erase(module->context);
   delete module;
 }
@@ -338,11 +314,19 @@ CUresult cuModuleLoad(CUmodule* handle, const char* path) {
 
 CUresult cuModuleUnload(CUmodule handle) {
   SIMGPU_CURRENT(driver, context);
-  std::lock_guard guard(driver->mutex);
-  auto* module = Live<Module>(*driver, handle, Kind::kModule);
-  if (module == nullptr || module->library != nullptr) return CUDA_ERROR_INVALID_HANDLE;
-  Drop(driver, module);
-  return CUDA_SUCCESS;
+  // What runs it or uses its variables ends first. Another thread may unload it meanwhile.
+  for (Context* owner = nullptr;;) {
+    std::unique_lock lock(driver->mutex);
+    auto* module = Live<Module>(*driver, handle, Kind::kModule);
+    if (module == nullptr || module->library != nullptr) return CUDA_ERROR_INVALID_HANDLE;
+    if (owner == module->context) {
+      Drop(driver, module);
+      return CUDA_SUCCESS;
+    }
+    owner = module->context;
+    lock.unlock();
+    WaitContext(owner);
+  }
 }
 
 CUresult cuModuleGetLoadingMode(CUmoduleLoadingMode* mode) {
@@ -417,6 +401,16 @@ CUresult cuLibraryLoadFromFile(CUlibrary* handle, const char* path, CUjit_option
 
 CUresult cuLibraryUnload(CUlibrary handle) {
   SIMGPU_DRIVER(driver);
+  if (InHostFunction()) return CUDA_ERROR_NOT_PERMITTED;
+  // What runs it or uses its variables ends first. Contexts are never deleted.
+  std::vector<Context*> users;
+  {
+    std::lock_guard guard(driver->mutex);
+    const auto* library = Live<Library>(*driver, handle, Kind::kLibrary);
+    if (library == nullptr) return CUDA_ERROR_INVALID_HANDLE;
+    for (const auto& [context, module] : library->instances) users.push_back(context);
+  }
+  for (Context* context : users) WaitContext(context);
   std::lock_guard guard(driver->mutex);
   auto* library = Live<Library>(*driver, handle, Kind::kLibrary);
   if (library == nullptr) return CUDA_ERROR_INVALID_HANDLE;
@@ -449,6 +443,20 @@ CUresult cuLibraryGetKernelCount(unsigned int* count, CUlibrary handle) {
   return CUDA_SUCCESS;
 }
 
+CUresult cuLibraryEnumerateKernels(CUkernel* out, unsigned int count, CUlibrary handle) {
+  SIMGPU_DRIVER(driver);
+  if (out == nullptr || count == 0) return CUDA_ERROR_INVALID_VALUE;
+  std::lock_guard guard(driver->mutex);
+  auto* library = Live<Library>(*driver, handle, Kind::kLibrary);
+  if (library == nullptr) return CUDA_ERROR_INVALID_HANDLE;
+  unsigned int i = 0;
+  for (auto& [name, kernel] : library->kernels) {
+    if (i == count) break;
+    out[i++] = reinterpret_cast<CUkernel>(kernel.get());
+  }
+  return CUDA_SUCCESS;
+}
+
 CUresult cuLibraryGetModule(CUmodule* out, CUlibrary handle) {
   SIMGPU_CURRENT(driver, context);
   if (out == nullptr) return CUDA_ERROR_INVALID_VALUE;
@@ -471,6 +479,41 @@ CUresult cuLibraryGetGlobal(CUdeviceptr* address, size_t* bytes, CUlibrary handl
   Module* module = nullptr;
   if (CUresult bad = InstanceOf(driver, context, library, &module)) return bad;
   return GlobalOf(*module, name, address, bytes);
+}
+
+// Managed variables have one address in all contexts that use the library on a device.
+CUresult cuLibraryGetManaged(CUdeviceptr* address, size_t* bytes, CUlibrary handle,
+                             const char* name) {
+  SIMGPU_CURRENT(driver, context);
+  if (name == nullptr || (address == nullptr && bytes == nullptr)) return CUDA_ERROR_INVALID_VALUE;
+  std::lock_guard guard(driver->mutex);
+  auto* library = Live<Library>(*driver, handle, Kind::kLibrary);
+  if (library == nullptr) return CUDA_ERROR_INVALID_HANDLE;
+  const int index = library->code->FindGlobal(name);
+  if (index < 0 || !library->code->globals()[index].managed) return CUDA_ERROR_NOT_FOUND;
+  Module* module = nullptr;
+  if (CUresult bad = InstanceOf(driver, context, library, &module)) return bad;
+  return GlobalOf(*module, name, address, bytes);
+}
+
+CUresult cuKernelGetLibrary(CUlibrary* out, CUkernel handle) {
+  SIMGPU_DRIVER(driver);
+  if (out == nullptr) return CUDA_ERROR_INVALID_VALUE;
+  std::lock_guard guard(driver->mutex);
+  auto* kernel = Live<KernelOf>(*driver, handle, Kind::kKernel);
+  if (kernel == nullptr) return CUDA_ERROR_INVALID_HANDLE;
+  *out = reinterpret_cast<CUlibrary>(kernel->library);
+  return CUDA_SUCCESS;
+}
+
+// How a multiprocessor divides its memory between cache and shared is a hint, and nothing here.
+CUresult cuKernelSetCacheConfig(CUkernel handle, CUfunc_cache config, CUdevice device) {
+  Driver* driver = nullptr;
+  if (CUresult bad = CheckDevice(device, &driver)) return bad;
+  if (static_cast<unsigned int>(config) > kCacheConfigMax) return CUDA_ERROR_INVALID_VALUE;
+  std::lock_guard guard(driver->mutex);
+  return Live<KernelOf>(*driver, handle, Kind::kKernel) != nullptr ? CUDA_SUCCESS
+                                                                   : CUDA_ERROR_INVALID_HANDLE;
 }
 
 CUresult cuKernelGetFunction(CUfunction* out, CUkernel handle) {
@@ -545,6 +588,44 @@ CUresult cuFuncSetAttribute(CUfunction handle, CUfunction_attribute attribute, i
   if (CUresult bad = FunctionOf(driver, context, handle, &function, &raised_to)) return bad;
   return RaiseShared(CardOf(*driver, context->device).profile, *function->info, attribute, value,
                      &function->dynamic_shared_max);
+}
+
+CUresult cuFuncSetCacheConfig(CUfunction handle, CUfunc_cache config) {
+  SIMGPU_CURRENT(driver, context);
+  if (static_cast<unsigned int>(config) > kCacheConfigMax) return CUDA_ERROR_INVALID_VALUE;
+  std::lock_guard guard(driver->mutex);
+  Function* function = nullptr;
+  int raised_to = 0;
+  return FunctionOf(driver, context, handle, &function, &raised_to);
+}
+
+CUresult cuFuncSetSharedMemConfig(CUfunction handle, CUsharedconfig config) {
+  SIMGPU_CURRENT(driver, context);
+  if (static_cast<unsigned int>(config) > kSharedConfigMax) return CUDA_ERROR_INVALID_VALUE;
+  std::lock_guard guard(driver->mutex);
+  Function* function = nullptr;
+  int raised_to = 0;
+  return FunctionOf(driver, context, handle, &function, &raised_to);
+}
+
+// Loading is eager (cuModuleGetLoadingMode): what has a handle is loaded.
+CUresult cuFuncLoad(CUfunction handle) {
+  SIMGPU_CURRENT(driver, context);
+  std::lock_guard guard(driver->mutex);
+  Function* function = nullptr;
+  int raised_to = 0;
+  return FunctionOf(driver, context, handle, &function, &raised_to);
+}
+
+CUresult cuFuncIsLoaded(CUfunctionLoadingState* state, CUfunction handle) {
+  SIMGPU_CURRENT(driver, context);
+  if (state == nullptr) return CUDA_ERROR_INVALID_VALUE;
+  std::lock_guard guard(driver->mutex);
+  Function* function = nullptr;
+  int raised_to = 0;
+  if (CUresult bad = FunctionOf(driver, context, handle, &function, &raised_to)) return bad;
+  *state = CUfunctionLoadingState{1};
+  return CUDA_SUCCESS;
 }
 
 CUresult cuFuncGetName(const char** name, CUfunction handle) {

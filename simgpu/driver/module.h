@@ -24,7 +24,8 @@ struct Module : Object {
   Context* context = nullptr;
   // Shared with launches under way, which may outlive an unload by another thread.
   std::shared_ptr<ptx::Module> code;
-  uint64_t base = 0;  // of its memory; 0 when it takes none
+  uint64_t base = 0;              // of its memory; 0 when it takes none
+  std::vector<uint64_t> managed;  // bases of its managed variables, which have memory of their own
   std::vector<uint64_t> globals;
   std::map<std::string, std::unique_ptr<Function>, std::less<>> functions;
   Library* library = nullptr;  // when it is a library's instance

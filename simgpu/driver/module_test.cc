@@ -296,6 +296,7 @@ TEST_F(DriverTest, ALaunchIsBusyTime) {
     ASSERT_EQ(witness->Processes(0, 0).size(), 1u);
     const uint64_t before = witness->Processes(0, 0)[0].busy_ns;
     ASSERT_EQ(cuLaunchKernel(bump, 1, 1, 1, 1, 1, 1, 0, nullptr, nullptr, nullptr), CUDA_SUCCESS);
+    ASSERT_EQ(cuCtxSynchronize(), CUDA_SUCCESS);
     EXPECT_GT(witness->Processes(0, 0)[0].busy_ns, before);
   });
 }

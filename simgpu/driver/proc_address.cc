@@ -1,32 +1,13 @@
-// cuGetProcAddress: the table comes from the manifest, so what is handed out is what is exported.
-#include <string.h>
-
-#include <algorithm>
+// cuGetProcAddress: the front's table comes from the manifest, so what is handed out is what is
+// exported.
 #include <atomic>
 
 #include "simgpu/cudart/detect_static.h"
 #include "simgpu/driver/driver.h"
-
-namespace tessera::abi {
-#include "simgpu/cuda_declarations.inc"
-}  // namespace tessera::abi
+#include "simgpu/front/front.h"
 
 namespace simgpu {
 namespace {
-
-struct Proc {
-  const char* base;
-  int version;
-  bool per_thread;
-  void* function;
-};
-
-const Proc kProcs[] = {
-#define TESSERA_PROC(base, version, per_thread, symbol) \
-  {#base, version, per_thread, reinterpret_cast<void*>(&tessera::abi::symbol)},
-#include "simgpu/cuda_table.inc"
-#undef TESSERA_PROC
-};
 
 CUresult Find(const char* name, void** function, int version, cuuint64_t flags,
               CUdriverProcAddressQueryResult* status) {
@@ -36,18 +17,8 @@ CUresult Find(const char* name, void** function, int version, cuuint64_t flags,
     return CUDA_ERROR_INVALID_VALUE;
   }
   const bool per_thread = (flags & CU_GET_PROC_ADDRESS_PER_THREAD_DEFAULT_STREAM) != 0;
-  const Proc* end = std::end(kProcs);
-  const Proc* at = std::lower_bound(
-      std::begin(kProcs), end, name,
-      [](const Proc& proc, const char* key) { return strcmp(proc.base, key) < 0; });
-  const Proc* legacy = nullptr;
-  const Proc* flagged = nullptr;
   bool known = false;
-  for (; at != end && strcmp(at->base, name) == 0; ++at) {
-    known = true;
-    if (at->version <= version) (at->per_thread ? flagged : legacy) = at;
-  }
-  const Proc* found = per_thread && flagged != nullptr ? flagged : legacy;
+  const front::Proc* found = front::FindProc(name, version, per_thread, &known);
   *function = found != nullptr ? found->function : nullptr;
   if (status != nullptr) {
     *status = found != nullptr ? CU_GET_PROC_ADDRESS_SUCCESS

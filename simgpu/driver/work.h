@@ -4,8 +4,8 @@
 // one, Put and PutAfter turn one into a Command. Commands form a graph: each waits for those it
 // depends on. A command has two halves. Its function (the bytes it moves, the kernel it interprets)
 // is computed by a host thread as soon as the functions before it are done; its time (what it takes
-// of the card's engines, state/engine.h) passes in device time. A command is done when both are, and
-// only that is what programs can observe: synchronising, events, host functions and stream
+// of the card's engines, state/engine.h) passes in device time. A command is done when both are,
+// and only that is what programs can observe: synchronising, events, host functions and stream
 // memory operations wait for it.
 //
 // With SIMGPU_SEED set, ready functions are computed one at a time in an order drawn from that
@@ -25,7 +25,8 @@
 
 namespace simgpu {
 
-inline constexpr size_t kStreamDepthMax = 1024;  // commands in one stream before a call that adds waits
+inline constexpr size_t kStreamDepthMax =
+    1024;  // commands in one stream before a call that adds waits
 inline constexpr size_t kExecutorThreadsMax = 16;  // host threads that compute functions
 
 struct Array;
@@ -95,7 +96,8 @@ struct WordAction {
 };
 
 // Stream-ordered memory: the address was chosen when the action was made; these are the moments at
-// which it begins and ceases to exist.
+// which it begins and ceases to exist (BeginLife as soon as the functions before it are done,
+// EndLife when everything before it is finished; pool.h).
 struct AllocAction {
   uint64_t address = 0;
 };
@@ -110,9 +112,9 @@ struct ChildAction {
   std::shared_ptr<Graph> graph;
 };
 
-using Action = std::variant<EmptyAction, KernelAction, CopyAction, FillAction, HostAction,
-                            EventRecordAction, EventWaitAction, WordAction, AllocAction, FreeAction,
-                            ChildAction>;
+using Action =
+    std::variant<EmptyAction, KernelAction, CopyAction, FillAction, HostAction, EventRecordAction,
+                 EventWaitAction, WordAction, AllocAction, FreeAction, ChildAction>;
 
 struct Command;
 using CommandRef = std::shared_ptr<Command>;
@@ -124,11 +126,36 @@ enum class StreamForm { kLegacy, kPerThread };
 // Adds the action to a stream of the current context, behind what the stream's rules put before it
 // (its own last command; the legacy default stream and blocking streams wait for each other). On a
 // stream that captures, the action becomes a node of its graph instead. Mutex free. May wait for
-// room (kStreamDepthMax).
+// room (kStreamDepthMax). Capture: asks Captured (capture.h) first; the other calls that have to
+// ask something there are named there.
 CUresult Put(CUstream stream, StreamForm form, Action action);
-// As Put, and returns when it is done.
+// As Put, and answers the command; null when a capture took the action.
+CUresult Put(CUstream stream, StreamForm form, Action action, CommandRef* command);
+// As Put, and returns when it is done, or when its function is.
 CUresult PutAndWait(CUstream stream, StreamForm form, Action action);
+CUresult PutAndCompute(CUstream stream, StreamForm form, Action action);
 
+// Makers of actions, with the checks and answers of the calls that take the same things. Mutex
+// held. For streams (launch.cc, copy.cc) and for graph nodes alike.
+struct LaunchShape {
+  uint32_t grid[3] = {1, 1, 1};
+  uint32_t block[3] = {1, 1, 1};
+  uint32_t shared_bytes = 0;
+  bool cooperative = false;
+};
+CUresult MakeKernel(Driver* driver, Context* context, CUfunction handle, const LaunchShape& shape,
+                    void** parameters, void** extra, KernelAction* action);
+CUresult MakeCopy(Driver* driver, const CUDA_MEMCPY3D& copy, CopyAction* action);
+CUresult WordsOf(Driver* driver, Context* context, unsigned int count,
+                 const CUstreamBatchMemOpParams* operations,
+                 std::vector<WordAction>* words);            // mutex free
+CUresult CheckFill(Driver* driver, const FillAction& fill);  // of at least one element
+
+// A call whose legacy and per-thread forms differ: write its body as a function that takes the
+// form, and both entry points with it, e.g.
+//   CUresult cuX(CUstream stream) { return X(stream, StreamForm::kLegacy); }
+//   CUresult cuX_ptsz(CUstream stream) { return X(stream, StreamForm::kPerThread); }
+//
 // For graphs: adds a command that waits for `after` and for nothing else. It counts as work of
 // `context`. Actions of a launched graph reach a stream through Fork and Join: Fork makes a command
 // that stands where the stream is now, Join makes the stream continue when all of `last` are done.
@@ -136,15 +163,26 @@ CommandRef PutAfter(Context* context, std::span<const CommandRef> after, Action 
 CUresult Fork(CUstream stream, StreamForm form, CommandRef* at);
 CUresult Join(CUstream stream, StreamForm form, std::span<const CommandRef> last);
 
-// Waiting. Mutex free. Each answers the context's sticky error if it has one by then.
+// Waiting. Mutex free. Each answers the context's sticky error if it has one by then. WaitContext
+// is what calls that free memory, unload code or destroy things use: it waits for all work of the
+// context, in both halves, whatever stream or graph it stands in, and may be called with any
+// context of the process.
 CUresult WaitFor(const CommandRef& command);
 CUresult WaitStream(CUstream stream, StreamForm form);
 CUresult WaitContext(Context* context);
+// May be called with the mutex held, as DoneAtNs may.
 bool Done(const CommandRef& command);
 // When a done command was finished, in device time.
 uint64_t DoneAtNs(const CommandRef& command);
 
-// Whether the handle names a stream of this context (0, 1 and 2 name the default streams).
+// A command that is finished when what was put into the stream so far is (for the legacy default
+// stream: into all blocking ones); null when that is nothing. Mutex held.
+CommandRef StreamEnd(Context* context, Stream* stream);
+bool StreamDone(Context* context, Stream* stream);
+
+// The stream that a handle names for a call made in this context: 0 is the legacy default stream
+// or, in the per-thread form, the calling thread's; 1 and 2 are those in either form. Other handles
+// may name a stream of another context (Stream::context), as most calls allow. Mutex held.
 CUresult FindStream(Driver* driver, Context* context, CUstream handle, StreamForm form,
                     Stream** stream);
 

@@ -102,3 +102,28 @@ SIMGPU_KERNEL busy(uint32_t* out, uint64_t iterations) {
   for (uint64_t i = 0; i < iterations; ++i) x = x * 1664525u + 1013904223u;
   out[GlobalX()] = x;
 }
+
+// 0 on a real card; the simulated one makes it 1 when it loads the module.
+extern "C" __attribute__((device)) uint32_t simgpu_present = 0;
+
+// Waits until `ns` have passed. A simulated card lets that time pass by itself: it reads the pragma
+// of the kernels below, which a real card's assembler ignores, so waiting here too would double it.
+SIMGPU_DEVICE void Take(uint64_t ns) {
+  if (*static_cast<volatile uint32_t*>(&simgpu_present) != 0) return;
+  const uint64_t start = GlobalTimer();
+  while (GlobalTimer() - start < ns) {
+  }
+}
+
+// Occupies the card for `ns`.
+SIMGPU_KERNEL busy_ns(uint64_t ns) {
+  asm volatile(".pragma \"simgpu.time_ns param0\";");
+  Take(ns);
+}
+
+// Occupies the card for `ns` and adds 1 to every word of data[0..n), which proves that it ran once.
+SIMGPU_KERNEL busy_touch(uint64_t ns, uint32_t* data, uint64_t n) {
+  asm volatile(".pragma \"simgpu.time_ns param0\";");
+  for (uint64_t i = GlobalX(); i < n; i += StrideX()) data[i] += 1;
+  Take(ns);
+}

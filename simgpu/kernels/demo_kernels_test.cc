@@ -66,6 +66,7 @@ class Demo : public testing::Test {
     module_ = Load(kernels::kDemoKernelsPtx);
     ASSERT_NE(module_, nullptr);
     for (const KernelInfo& kernel : module_->kernels()) EXPECT_EQ(kernel.refusal, "");
+    Place(module_.get(), &device_);
   }
   void Run(const char* kernel, const Arguments& arguments, Shape shape) {
     const LaunchResult result = RunOn(*module_, &device_, kernel, arguments, shape);
@@ -168,6 +169,43 @@ TEST_F(Demo, BusyRunsItsIterations) {
   uint32_t x = 11;
   for (int i = 0; i < 100; ++i) x = x * 1664525u + 1013904223u;
   EXPECT_EQ(device_.Download<uint32_t>(out, 64)[10], x);
+}
+
+// An hour on the card, at once here; the driver adds the hour to the engine's time.
+TEST_F(Demo, BusyKernelsStateTheirTime) {
+  const uint64_t hour = 3'600'000'000'000;
+  LaunchResult result =
+      RunOn(*module_, &device_, "busy_ns", Arguments().Add(hour), {.grid = 2, .block = 64});
+  EXPECT_EQ(result.status, Status::kOk) << result.message;
+  EXPECT_TRUE(result.has_stated);
+  EXPECT_EQ(result.stated_ns, hour);
+  EXPECT_LT(result.instructions, 128u * 10);
+
+  const uint64_t data = device_.Allocate(1000 * 4);
+  result = RunOn(*module_, &device_, "busy_touch",
+                 Arguments().Add(hour).Add(data).Add(uint64_t{1000}), {.grid = 2, .block = 64});
+  EXPECT_EQ(result.status, Status::kOk) << result.message;
+  EXPECT_EQ(result.stated_ns, hour);
+  EXPECT_EQ(device_.Download<uint32_t>(data, 1000), std::vector<uint32_t>(1000, 1));
+}
+
+// On a card where the variable stays 0 they wait for the clock instead.
+TEST_F(Demo, BusyKernelsSpinOnARealCard) {
+  const int present = module_->FindGlobal("simgpu_present");
+  ASSERT_GE(present, 0);
+  module_->SetGlobalAddress(static_cast<size_t>(present), device_.Upload<uint32_t>({0}));
+  LaunchConfig config;
+  const Arguments arguments = Arguments().Add(uint64_t{1'000'000});
+  config.params = arguments.bytes().data();
+  config.param_bytes = arguments.bytes().size();
+  config.memory = &device_;
+  uint64_t now = 5, first = 0;
+  config.clock = [&] {
+    if (first == 0) first = now;
+    return now += 1000;
+  };
+  ASSERT_EQ(module_->Launch("busy_ns", config).status, Status::kOk);
+  EXPECT_GE(now - first, 1'000'000u);
 }
 
 // ---- PTX made by nvcc 13.0 from testdata/features.cu ----

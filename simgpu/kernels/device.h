@@ -17,3 +17,9 @@ SIMGPU_DEVICE uint32_t GridSizeX() { return __nvvm_read_ptx_sreg_nctaid_x(); }
 SIMGPU_DEVICE uint64_t GlobalX() { return uint64_t{BlockX()} * BlockSizeX() + ThreadX(); }
 SIMGPU_DEVICE uint64_t StrideX() { return uint64_t{GridSizeX()} * BlockSizeX(); }
 SIMGPU_DEVICE void Sync() { __syncthreads(); }
+// Nanoseconds of the card's clock.
+SIMGPU_DEVICE uint64_t GlobalTimer() {
+  uint64_t ns;
+  asm volatile("mov.u64 %0, %%globaltimer;" : "=l"(ns));
+  return ns;
+}

@@ -7,6 +7,7 @@
 #include <mutex>
 
 #include "abi/cuda.h"
+#include "simgpu/state/faults.h"
 
 namespace simgpu::nvml {
 namespace {
@@ -41,13 +42,56 @@ nvmlDevice_t HandleOf(const Card& card) {
   return reinterpret_cast<nvmlDevice_t>(const_cast<Card*>(&card));
 }
 
-CardRef Find(nvmlDevice_t device) {
+CardRef FindEvenLost(nvmlDevice_t device) {
   State* const state = Ready();
   if (state == nullptr) return {nullptr, nullptr, NVML_ERROR_UNINITIALIZED};
   for (std::uint32_t i = 0; i < state->card_count(); ++i) {
     if (HandleOf(state->card(i)) == device) return {state, &state->card(i), NVML_SUCCESS};
   }
-  return {state, nullptr, NVML_ERROR_INVALID_ARGUMENT};
+  const bool mig = FindMig(device).card != nullptr;
+  return {state, nullptr, mig ? NVML_ERROR_NOT_SUPPORTED : NVML_ERROR_INVALID_ARGUMENT};
+}
+
+CardRef Find(nvmlDevice_t device) {
+  CardRef ref = FindEvenLost(device);
+  if (ref.card != nullptr && Faults::Get().Lost(ref.card->index)) {
+    ref = {ref.state, nullptr, NVML_ERROR_GPU_IS_LOST};
+  }
+  return ref;
+}
+
+namespace {
+// Only their addresses count.
+char mig_marks[kCardsMax][kGpuInstanceIds][kComputeInstanceIds];
+}  // namespace
+
+Mig* Instances() {
+  static Mig* const mig = new Mig(Ready());
+  return mig;
+}
+
+nvmlDevice_t MigHandleOf(std::uint32_t card, std::uint32_t gpu_instance, std::uint32_t instance) {
+  return reinterpret_cast<nvmlDevice_t>(&mig_marks[card][gpu_instance][instance]);
+}
+
+MigRef FindMig(nvmlDevice_t device) {
+  State* const state = Ready();
+  const auto address = reinterpret_cast<std::uintptr_t>(device);
+  const auto first = reinterpret_cast<std::uintptr_t>(&mig_marks);
+  if (state == nullptr || address < first || address >= first + sizeof mig_marks) return {};
+  const auto place = static_cast<std::uint32_t>(address - first);
+  const std::uint32_t card = place / (kGpuInstanceIds * kComputeInstanceIds);
+  MigRef ref;
+  if (card >= state->card_count() ||
+      !Instances()->FindGpuInstance(card, place / kComputeInstanceIds % kGpuInstanceIds,
+                                    &ref.gpu_instance) ||
+      !Instances()->FindComputeInstance(card, ref.gpu_instance.id, place % kComputeInstanceIds,
+                                        &ref.instance)) {
+    return {};
+  }
+  ref.state = state;
+  ref.card = &state->card(card);
+  return ref;
 }
 
 nvmlReturn_t Answer(std::string_view text, char* out, unsigned length) {
@@ -117,6 +161,12 @@ extern "C" __attribute__((visibility("default"))) const char* nvmlErrorString(nv
       return "GPU is lost";
     case NVML_ERROR_ARGUMENT_VERSION_MISMATCH:
       return "Argument Version Mismatch";
+    case NVML_ERROR_IN_USE:
+      return "In use by another client";
+    case NVML_ERROR_MEMORY:
+      return "Insufficient Memory";
+    case NVML_ERROR_INSUFFICIENT_RESOURCES:
+      return "Insufficient Resources";
     default:
       return "Unknown Error";
   }

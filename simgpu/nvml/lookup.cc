@@ -4,7 +4,24 @@
 
 #include "simgpu/nvml/core.h"
 
+// Who a card is, is also told of a lost one.
+#define IDENTITY(ref, device)               \
+  const CardRef ref = FindEvenLost(device); \
+  if (ref.card == nullptr) return ref.code
+
 namespace simgpu::nvml {
+
+void LegacyBusId(unsigned domain, unsigned bus, unsigned slot, char* out) {
+  // A domain beyond 16 bits has no legacy form; ours are small.
+  std::snprintf(out, NVML_DEVICE_PCI_BUS_ID_BUFFER_V2_SIZE, "%04X:%02X:%02X.0", domain & 0xffffu,
+                bus & 0xffu, slot & 0x1fu);
+}
+
+void BusId(unsigned domain, unsigned bus, unsigned slot, char* out) {
+  std::snprintf(out, NVML_DEVICE_PCI_BUS_ID_BUFFER_SIZE, "%08X:%02X:%02X.0", domain, bus & 0xffu,
+                slot & 0x1fu);
+}
+
 namespace {
 
 nvmlReturn_t Count(unsigned* count) {
@@ -61,28 +78,37 @@ nvmlReturn_t ByBusId(const char* text, nvmlDevice_t* device) {
   });
 }
 
-void LegacyBusId(const Card& card, char* out) {
-  // A domain beyond 16 bits has no legacy form; ours are small.
-  std::snprintf(out, NVML_DEVICE_PCI_BUS_ID_BUFFER_V2_SIZE, "%04X:%02X:%02X.0",
-                card.pci_domain & 0xffffu, card.pci_bus & 0xffu, card.pci_slot & 0x1fu);
-}
-
-void BusId(const Card& card, char* out) {
-  std::snprintf(out, NVML_DEVICE_PCI_BUS_ID_BUFFER_SIZE, "%08X:%02X:%02X.0", card.pci_domain,
-                card.pci_bus & 0xffu, card.pci_slot & 0x1fu);
+// The members all layouts share.
+template <typename Info>
+void FillPci(const Card& card, Info* pci) {
+  pci->domain = card.pci_domain;
+  pci->bus = card.pci_bus;
+  pci->device = card.pci_slot;
+  pci->pciDeviceId = card.profile.pci_device;
+  pci->pciSubSystemId = card.profile.pci_subsystem;
 }
 
 nvmlReturn_t LegacyPci(nvmlDevice_t device, nvmlPciInfoLegacy_t* pci) {
-  NVML_CARD(ref, device);
+  IDENTITY(ref, device);
   if (pci == nullptr) return NVML_ERROR_INVALID_ARGUMENT;
   // Only what every old caller has room for: the reserved words are left alone.
-  LegacyBusId(*ref.card, pci->busId);
-  pci->domain = ref.card->pci_domain;
-  pci->bus = ref.card->pci_bus;
-  pci->device = ref.card->pci_slot;
-  pci->pciDeviceId = ref.card->profile.pci_device;
-  pci->pciSubSystemId = ref.card->profile.pci_subsystem;
+  LegacyBusId(ref.card->pci_domain, ref.card->pci_bus, ref.card->pci_slot, pci->busId);
+  FillPci(*ref.card, pci);
   return NVML_SUCCESS;
+}
+
+// A MIG device by its UUID, on whatever card it lies; null when there is none.
+nvmlDevice_t MigByUuid(State* state, const char* uuid) {
+  for (std::uint32_t card = 0; card < state->card_count(); ++card) {
+    for (const GpuInstance& gpu : Instances()->GpuInstances(card)) {
+      for (const ComputeInstance& one : Instances()->ComputeInstances(card, gpu.id)) {
+        if (Instances()->Uuid(card, gpu.id, one.id) == uuid) {
+          return MigHandleOf(card, gpu.id, one.id);
+        }
+      }
+    }
+  }
+  return nullptr;
 }
 
 }  // namespace
@@ -100,6 +126,12 @@ NVML_CALL nvmlDeviceGetHandleByIndex_v2(unsigned index, nvmlDevice_t* device) {
 NVML_CALL nvmlDeviceGetHandleByUUID(const char* uuid, nvmlDevice_t* device) {
   if (Ready() == nullptr) return NVML_ERROR_UNINITIALIZED;
   if (uuid == nullptr || device == nullptr) return NVML_ERROR_INVALID_ARGUMENT;
+  if (std::strncmp(uuid, "MIG-", 4) == 0) {
+    const nvmlDevice_t found = MigByUuid(Ready(), uuid);
+    if (found == nullptr) return NVML_ERROR_NOT_FOUND;
+    *device = found;
+    return NVML_SUCCESS;
+  }
   return ByMatch(device, [&](const Card& card) { return std::strcmp(card.uuid, uuid) == 0; });
 }
 
@@ -125,29 +157,49 @@ NVML_CALL nvmlDeviceGetHandleByPciBusId_v2(const char* bus_id, nvmlDevice_t* dev
   return ByBusId(bus_id, device);
 }
 
+// A MIG device's index is the one nvmlDeviceGetMigDeviceHandleByIndex finds it by.
 NVML_CALL nvmlDeviceGetIndex(nvmlDevice_t device, unsigned* index) {
-  NVML_CARD(ref, device);
+  if (const MigRef mig = FindMig(device); mig.card != nullptr) {
+    unsigned before = 0;
+    for (const GpuInstance& gpu : Instances()->GpuInstances(mig.card->index)) {
+      if (gpu.id > mig.gpu_instance.id) break;
+      for (const ComputeInstance& one : Instances()->ComputeInstances(mig.card->index, gpu.id)) {
+        if (gpu.id < mig.gpu_instance.id || one.id < mig.instance.id) ++before;
+      }
+    }
+    return Give(index, before);
+  }
+  IDENTITY(ref, device);
   if (index == nullptr) return NVML_ERROR_INVALID_ARGUMENT;
   *index = ref.card->index;
   return NVML_SUCCESS;
 }
 
 NVML_CALL nvmlDeviceGetMinorNumber(nvmlDevice_t device, unsigned* minor) {
-  return nvmlDeviceGetIndex(device, minor);
+  IDENTITY(ref, device);
+  return Give(minor, static_cast<unsigned>(ref.card->index));
 }
 
 NVML_CALL nvmlDeviceGetName(nvmlDevice_t device, char* name, unsigned length) {
-  NVML_CARD(ref, device);
+  if (const MigRef mig = FindMig(device); mig.card != nullptr) {
+    return Answer(mig.card->profile.name + (" " + Mig::Name(mig.gpu_instance, mig.instance)), name,
+                  length);
+  }
+  IDENTITY(ref, device);
   return Answer(ref.card->profile.name, name, length);
 }
 
 NVML_CALL nvmlDeviceGetUUID(nvmlDevice_t device, char* uuid, unsigned length) {
-  NVML_CARD(ref, device);
+  if (const MigRef mig = FindMig(device); mig.card != nullptr) {
+    return Answer(Instances()->Uuid(mig.card->index, mig.gpu_instance.id, mig.instance.id), uuid,
+                  length);
+  }
+  IDENTITY(ref, device);
   return Answer(ref.card->uuid, uuid, length);
 }
 
 NVML_CALL nvmlDeviceGetVbiosVersion(nvmlDevice_t device, char* version, unsigned length) {
-  NVML_CARD(ref, device);
+  IDENTITY(ref, device);
   return Answer(ref.card->profile.vbios, version, length);
 }
 
@@ -159,31 +211,23 @@ NVML_CALL nvmlDeviceGetPciInfo_v2(nvmlDevice_t device, nvmlPciInfoLegacy_t* pci)
 }
 
 NVML_CALL nvmlDeviceGetPciInfo_v3(nvmlDevice_t device, nvmlPciInfo_t* pci) {
-  NVML_CARD(ref, device);
+  IDENTITY(ref, device);
   if (pci == nullptr) return NVML_ERROR_INVALID_ARGUMENT;
   *pci = {};
-  LegacyBusId(*ref.card, pci->busIdLegacy);
-  BusId(*ref.card, pci->busId);
-  pci->domain = ref.card->pci_domain;
-  pci->bus = ref.card->pci_bus;
-  pci->device = ref.card->pci_slot;
-  pci->pciDeviceId = ref.card->profile.pci_device;
-  pci->pciSubSystemId = ref.card->profile.pci_subsystem;
+  LegacyBusId(ref.card->pci_domain, ref.card->pci_bus, ref.card->pci_slot, pci->busIdLegacy);
+  BusId(ref.card->pci_domain, ref.card->pci_bus, ref.card->pci_slot, pci->busId);
+  FillPci(*ref.card, pci);
   return NVML_SUCCESS;
 }
 
 NVML_CALL nvmlDeviceGetPciInfoExt(nvmlDevice_t device, nvmlPciInfoExt_v1_t* pci) {
-  NVML_CARD(ref, device);
+  IDENTITY(ref, device);
   if (pci == nullptr) return NVML_ERROR_INVALID_ARGUMENT;
   if (pci->version != NvmlVersion<nvmlPciInfoExt_v1_t>(1)) {
     return NVML_ERROR_ARGUMENT_VERSION_MISMATCH;
   }
-  BusId(*ref.card, pci->busId);
-  pci->domain = ref.card->pci_domain;
-  pci->bus = ref.card->pci_bus;
-  pci->device = ref.card->pci_slot;
-  pci->pciDeviceId = ref.card->profile.pci_device;
-  pci->pciSubSystemId = ref.card->profile.pci_subsystem;
+  BusId(ref.card->pci_domain, ref.card->pci_bus, ref.card->pci_slot, pci->busId);
+  FillPci(*ref.card, pci);
   pci->baseClass = 0x03;  // display controller
   pci->subClass = 0x02;   // 3D
   return NVML_SUCCESS;

@@ -1,7 +1,6 @@
 // Who uses a card, in the three layouts the suffixes promise, and how busy each process keeps it.
 #include <algorithm>
 #include <cstring>
-#include <vector>
 
 #include "simgpu/nvml/core.h"
 
@@ -16,49 +15,24 @@ std::vector<ProcessUse> Visible(const CardRef& ref) {
   return uses;
 }
 
-// The size-query protocol: too small an array answers INSUFFICIENT_SIZE with the number needed.
-template <typename Entry, typename Fill>
-nvmlReturn_t List(const std::vector<ProcessUse>& uses, unsigned* count, Entry* entries, Fill fill) {
-  if (count == nullptr) return NVML_ERROR_INVALID_ARGUMENT;
-  const unsigned room = *count;
-  *count = static_cast<unsigned>(uses.size());
-  if (uses.empty()) return NVML_SUCCESS;
-  if (room < uses.size()) return NVML_ERROR_INSUFFICIENT_SIZE;
-  if (entries == nullptr) return NVML_ERROR_INVALID_ARGUMENT;
-  for (std::size_t i = 0; i < uses.size(); ++i) {
-    entries[i] = {};
-    fill(uses[i], &entries[i]);
-  }
-  return NVML_SUCCESS;
-}
+enum class Kind { kCompute, kGraphics, kMPSCompute };
 
-nvmlReturn_t List1(nvmlDevice_t device, unsigned* count, nvmlProcessInfo_v1_t* entries) {
-  NVML_CARD(ref, device);
-  return List(Visible(ref), count, entries, [](const ProcessUse& use, nvmlProcessInfo_v1_t* out) {
-    out->pid = static_cast<unsigned>(use.pid);
-    out->usedGpuMemory = use.usage.Total();
-  });
-}
-
+// All layouts: members that only some have are filled where they are. A simulated card runs no
+// graphics and no MPS processes, and nothing inside MIG devices.
 template <typename Entry>
-void FillDetail(const ProcessUse& use, Entry* out) {
-  out->pid = static_cast<unsigned>(use.pid);
-  out->usedGpuMemory = use.usage.Total();
-  out->gpuInstanceId = kNvmlNoInstance;
-  out->computeInstanceId = kNvmlNoInstance;
-}
-
-nvmlReturn_t List2(nvmlDevice_t device, unsigned* count, nvmlProcessInfo_v2_t* entries) {
+nvmlReturn_t Running(nvmlDevice_t device, Kind kind, unsigned* count, Entry* entries) {
+  if (FindMig(device).card != nullptr) return Give(count, 0u);
   NVML_CARD(ref, device);
-  return List(Visible(ref), count, entries, FillDetail<nvmlProcessInfo_v2_t>);
-}
-
-// Graphics and MPS processes: a simulated card has none.
-nvmlReturn_t None(nvmlDevice_t device, unsigned* count) {
-  NVML_CARD(ref, device);
-  if (count == nullptr) return NVML_ERROR_INVALID_ARGUMENT;
-  *count = 0;
-  return NVML_SUCCESS;
+  if (kind != Kind::kCompute) return Give(count, 0u);
+  return GiveList(Visible(ref), count, entries, NVML_ERROR_INSUFFICIENT_SIZE,
+                  [](const ProcessUse& use, Entry* out) {
+                    out->pid = static_cast<unsigned>(use.pid);
+                    out->usedGpuMemory = use.usage.Total();
+                    if constexpr (requires { out->gpuInstanceId; }) {
+                      out->gpuInstanceId = kNvmlNoInstance;
+                      out->computeInstanceId = kNvmlNoInstance;
+                    }
+                  });
 }
 
 unsigned PercentOfWindow(std::uint64_t busy_ns) {
@@ -66,55 +40,44 @@ unsigned PercentOfWindow(std::uint64_t busy_ns) {
       std::min<std::uint64_t>((busy_ns * 100 + kLoadWindowNs - 1) / kLoadWindowNs, 100));
 }
 
-// The processes that worked in the window that ends now; a caller that has seen this moment gets
-// none.
-std::vector<ProcessUse> Busy(const CardRef& ref, unsigned long long last_seen,
-                             unsigned long long now) {
-  if (last_seen >= now) return {};
-  std::vector<ProcessUse> uses = Visible(ref);
-  std::erase_if(uses, [](const ProcessUse& use) { return use.busy_recent_ns == 0; });
-  return uses;
+// The processes that worked in the window that ends now, in either layout; a caller that has seen
+// this moment hears NOT_FOUND, as on an idle card.
+template <typename Entry>
+nvmlReturn_t Busy(const CardRef& ref, unsigned long long last_seen, unsigned* count,
+                  Entry* entries) {
+  if (count == nullptr) return NVML_ERROR_INVALID_ARGUMENT;
+  const unsigned long long now = WallMicros();
+  std::vector<ProcessUse> busy;
+  if (last_seen < now) busy = Visible(ref);
+  std::erase_if(busy, [](const ProcessUse& use) { return use.busy_recent_ns == 0; });
+  if (busy.empty()) {
+    *count = 0;
+    return NVML_ERROR_NOT_FOUND;
+  }
+  return GiveList(busy, count, entries, NVML_ERROR_INSUFFICIENT_SIZE,
+                  [&](const ProcessUse& use, Entry* out) {
+                    out->pid = static_cast<unsigned>(use.pid);
+                    out->timeStamp = now;
+                    out->smUtil = PercentOfWindow(use.busy_recent_ns);
+                  });
 }
 
 }  // namespace
 
-NVML_CALL nvmlDeviceGetComputeRunningProcesses(nvmlDevice_t device, unsigned* count,
-                                               nvmlProcessInfo_v1_t* entries) {
-  return List1(device, count, entries);
-}
-NVML_CALL nvmlDeviceGetComputeRunningProcesses_v2(nvmlDevice_t device, unsigned* count,
-                                                  nvmlProcessInfo_v2_t* entries) {
-  return List2(device, count, entries);
-}
-NVML_CALL nvmlDeviceGetComputeRunningProcesses_v3(nvmlDevice_t device, unsigned* count,
-                                                  nvmlProcessInfo_v2_t* entries) {
-  return List2(device, count, entries);
-}
+// The unsuffixed form of each has the first layout, the suffixed ones the second.
+#define RUNNING_PROCESSES(kind, suffix, Entry)                                                  \
+  NVML_CALL nvmlDeviceGet##kind##RunningProcesses##suffix(nvmlDevice_t device, unsigned* count, \
+                                                          Entry* entries) {                     \
+    return Running(device, Kind::k##kind, count, entries);                                      \
+  }
+#define ALL_RUNNING_PROCESSES(kind)                  \
+  RUNNING_PROCESSES(kind, , nvmlProcessInfo_v1_t)    \
+  RUNNING_PROCESSES(kind, _v2, nvmlProcessInfo_v2_t) \
+  RUNNING_PROCESSES(kind, _v3, nvmlProcessInfo_v2_t)
 
-NVML_CALL nvmlDeviceGetGraphicsRunningProcesses(nvmlDevice_t device, unsigned* count,
-                                                nvmlProcessInfo_v1_t*) {
-  return None(device, count);
-}
-NVML_CALL nvmlDeviceGetGraphicsRunningProcesses_v2(nvmlDevice_t device, unsigned* count,
-                                                   nvmlProcessInfo_v2_t*) {
-  return None(device, count);
-}
-NVML_CALL nvmlDeviceGetGraphicsRunningProcesses_v3(nvmlDevice_t device, unsigned* count,
-                                                   nvmlProcessInfo_v2_t*) {
-  return None(device, count);
-}
-NVML_CALL nvmlDeviceGetMPSComputeRunningProcesses(nvmlDevice_t device, unsigned* count,
-                                                  nvmlProcessInfo_v1_t*) {
-  return None(device, count);
-}
-NVML_CALL nvmlDeviceGetMPSComputeRunningProcesses_v2(nvmlDevice_t device, unsigned* count,
-                                                     nvmlProcessInfo_v2_t*) {
-  return None(device, count);
-}
-NVML_CALL nvmlDeviceGetMPSComputeRunningProcesses_v3(nvmlDevice_t device, unsigned* count,
-                                                     nvmlProcessInfo_v2_t*) {
-  return None(device, count);
-}
+ALL_RUNNING_PROCESSES(Compute)
+ALL_RUNNING_PROCESSES(Graphics)
+ALL_RUNNING_PROCESSES(MPSCompute)
 
 NVML_CALL nvmlDeviceGetRunningProcessDetailList(nvmlDevice_t device,
                                                 nvmlProcessDetailList_v1_t* list) {
@@ -123,29 +86,16 @@ NVML_CALL nvmlDeviceGetRunningProcessDetailList(nvmlDevice_t device,
   if (list->version != NvmlVersion<nvmlProcessDetailList_v1_t>(1)) {
     return NVML_ERROR_ARGUMENT_VERSION_MISMATCH;
   }
+  constexpr Kind kKinds[] = {Kind::kCompute, Kind::kGraphics, Kind::kMPSCompute};
   if (list->mode > 2) return NVML_ERROR_INVALID_ARGUMENT;
-  if (list->mode != 0) return None(device, &list->numProcArrayEntries);
-  return List(Visible(ref), &list->numProcArrayEntries, list->procArray,
-              FillDetail<nvmlProcessDetail_v1_t>);
+  return Running(device, kKinds[list->mode], &list->numProcArrayEntries, list->procArray);
 }
 
 NVML_CALL nvmlDeviceGetProcessUtilization(nvmlDevice_t device,
                                           nvmlProcessUtilizationSample_t* samples, unsigned* count,
                                           unsigned long long last_seen) {
   NVML_CARD(ref, device);
-  if (count == nullptr) return NVML_ERROR_INVALID_ARGUMENT;
-  const unsigned long long now = WallMicros();
-  const std::vector<ProcessUse> busy = Busy(ref, last_seen, now);
-  if (busy.empty()) {
-    *count = 0;
-    return NVML_ERROR_NOT_FOUND;
-  }
-  return List(busy, count, samples,
-              [&](const ProcessUse& use, nvmlProcessUtilizationSample_t* out) {
-                out->pid = static_cast<unsigned>(use.pid);
-                out->timeStamp = now;
-                out->smUtil = PercentOfWindow(use.busy_recent_ns);
-              });
+  return Busy(ref, last_seen, count, samples);
 }
 
 NVML_CALL nvmlDeviceGetProcessesUtilizationInfo(nvmlDevice_t device,
@@ -155,18 +105,7 @@ NVML_CALL nvmlDeviceGetProcessesUtilizationInfo(nvmlDevice_t device,
   if (info->version != NvmlVersion<nvmlProcessesUtilizationInfo_v1_t>(1)) {
     return NVML_ERROR_ARGUMENT_VERSION_MISMATCH;
   }
-  const unsigned long long now = WallMicros();
-  const std::vector<ProcessUse> busy = Busy(ref, info->lastSeenTimeStamp, now);
-  if (busy.empty()) {
-    info->processSamplesCount = 0;
-    return NVML_ERROR_NOT_FOUND;
-  }
-  return List(busy, &info->processSamplesCount, info->procUtilArray,
-              [&](const ProcessUse& use, nvmlProcessUtilizationInfo_v1_t* out) {
-                out->pid = static_cast<unsigned>(use.pid);
-                out->timeStamp = now;
-                out->smUtil = PercentOfWindow(use.busy_recent_ns);
-              });
+  return Busy(ref, info->lastSeenTimeStamp, &info->processSamplesCount, info->procUtilArray);
 }
 
 // The name of a process that uses some card; of others the driver knows nothing.

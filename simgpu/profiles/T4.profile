@@ -1,9 +1,11 @@
 # NVIDIA T4 16 GB.
 name Tesla T4
 architecture turing
+brand tesla
 vbios 90.04.96.00.01
 memory_mib 15360
 context_mib 106
+bar1_mib 256
 l2_kib 4096
 capability 7.5
 sm_count 40
@@ -22,12 +24,24 @@ pci_device 0x1EB810DE
 pci_subsystem 0x12A210DE
 pcie_generation 3
 pcie_width 16
+p2p_pcie 1
+nvlink_links 0
+nvlink_version none
+nvlink_mb_s 0
+ecc on
+memory_repair pages
 power_idle_mw 10000
+power_min_mw 60000
 power_limit_mw 70000
+power_max_mw 70000
 temperature_idle_c 34
 temperature_load_c 68
+temperature_max_c 85
 temperature_slowdown_c 93
 temperature_shutdown_c 96
-has_fan 0
+temperature_memory_idle_c 0
+temperature_memory_load_c 0
+temperature_memory_max_c 0
+fans 0
 time_slice_us 2000
 switch_us 100

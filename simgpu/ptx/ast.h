@@ -42,6 +42,7 @@ struct Variable {
   bool external = false;
   bool managed = false;
   bool unsized = false;  // `x[]`
+  bool opaque = false;   // A texture, surface or sampler reference.
   std::vector<uint8_t> init;
   std::vector<Relocation> relocations;
 };
@@ -80,6 +81,9 @@ enum class Special : uint8_t {
   kLaneMaskGt,
   kDynamicSmemSize,
   kTotalSmemSize,
+  kGridWorkspaceLow,
+  kGridWorkspaceHigh,
+  kOne,
   kZero,
 };
 
@@ -129,6 +133,9 @@ struct FunctionAst {
   std::vector<int> returns;
   uint32_t max_threads = 0;
   uint32_t required_block[3] = {0, 0, 0};
+  bool states_time = false;  // `.pragma "simgpu.time_ns ..."`
+  int time_param = -1;
+  uint64_t time_ns = 0;
   std::vector<Register> registers;
   std::vector<Statement> statements;
   std::vector<int> scope_parent;                                // Scope 0 is the body.

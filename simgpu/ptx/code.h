@@ -71,14 +71,18 @@ struct Constant {
 };
 
 struct CallSite {
-  enum Builtin : uint8_t { kNoBuiltin, kPrintf, kAssert };
-  int function = -1;
+  enum Builtin : uint8_t { kNoBuiltin, kPrintf, kAssert, kMalloc, kFree };
+  int function = -1;  // -1: indirect, the register `a` of the instruction says which.
   Builtin builtin = kNoBuiltin;
   struct Copy {
     uint32_t from, to, bytes;
   };
   std::vector<Copy> arguments;  // From caller frame offsets to callee frame offsets.
   std::vector<Copy> results;    // From callee frame offsets to caller frame offsets.
+  // Indirect: the caller's variables by index, -1 for a result nobody wants; the callee's are known
+  // when it is called.
+  std::vector<int> argument_variables;
+  std::vector<int> result_variables;
 };
 
 struct Function {
@@ -93,21 +97,21 @@ struct Function {
   std::vector<std::string> names;             // Opcode texts, for messages.
   std::vector<int> params, returns;           // Variable indices.
   std::vector<int> used_variables;            // .global, .const and .shared ones.
+  std::vector<int> address_taken;             // Functions.
   uint32_t register_bytes = 0;                // Registers and constants of one warp.
   uint32_t register_words = 0;                // 32-bit registers of one thread, as declared.
   uint32_t frame_bytes = 0;                   // .local and .param bytes of one thread.
-  uint32_t sites = 0;  // First range cache of this function is added at link time.
-  uint32_t first_site = 0;
+  uint32_t sites = 0;                         // Range caches its instructions use.
   std::string refusal;
 };
 
 struct Kernel {
   int function = -1;
-  std::vector<int> closure;  // Functions reachable by calls, itself first.
+  std::vector<int> closure;  // Functions reachable by calls and itself, ascending.
   std::map<int, uint32_t>
       shared_offsets;  // Variable index to address in the block's shared memory.
   uint32_t static_shared_bytes = 0;
-  bool recursive = false;
+  bool recursive = false;  // Or calls what only a register knows.
   uint32_t local_bytes = 0;
 };
 
@@ -118,7 +122,6 @@ struct Module::Impl {
   std::vector<KernelInfo> kernels;
   std::vector<Global> globals;      // Beside ast.module_variables.
   std::vector<uint64_t> addresses;  // By variable index.
-  uint32_t sites = 0;
 };
 
 struct RangeCache {
@@ -130,6 +133,7 @@ struct RangeCache {
 
 struct Frame {
   const Function* function = nullptr;
+  uint32_t slot = 0;  // Of the function, in Kernel::closure.
   Frame* parent = nullptr;
   std::vector<uint64_t> storage;
   uint8_t* registers = nullptr;
@@ -166,11 +170,15 @@ struct Exec {
 
   uint32_t ctaid[3] = {0, 0, 0};
   const LaunchConfig* config = nullptr;
-  uint64_t instructions = 0;  // Thread instructions of this worker so far; also %clock.
+  uint8_t* grid_workspace = nullptr;  // kGridWorkspaceBytes; null unless cooperative.
+  uint64_t grid_id = 0;
+  uint64_t instructions = 0;  // Thread instructions of this worker so far.
   uint32_t worker = 0;
+  bool interrupt = false;  // A memory handler has set `fault`, or wants other warps to run.
   Fault fault;
 
   void Fail(Status status, int lane, std::string what) {
+    interrupt = true;
     if (fault.status == Status::kOk) fault = {status, lane, std::move(what)};
   }
 };
@@ -200,9 +208,14 @@ inline void ForLanes(uint32_t mask, Body body) {
   }
 }
 
-// Where [address, address + bytes) lies on the host, or null with e.fault set.
+// Where [address, address + bytes) lies on the host, or null with e.fault set. The address must be
+// a multiple of `align`, a power of two.
 uint8_t* TranslateSlow(Exec& e, const Instr& i, Space space, uint64_t address, uint32_t bytes,
-                       int lane, bool write);
+                       int lane, bool write, uint32_t align);
+inline uint8_t* TranslateSlow(Exec& e, const Instr& i, Space space, uint64_t address,
+                              uint32_t bytes, int lane, bool write) {
+  return TranslateSlow(e, i, space, address, bytes, lane, write, bytes);
+}
 
 // Runs device printf for one lane; false with e.fault set when an argument is out of reach.
 bool DevicePrintf(Exec& e, const Instr& i, uint64_t format, uint64_t arguments, int lane,

@@ -127,7 +127,11 @@ void Modifiers::TakeMemoryHints() {
                     "L1::no_allocate",
                     "L2::64B",
                     "L2::128B",
-                    "L2::256B"}) >= 0) {
+                    "L2::256B",
+                    "L2::evict_last",
+                    "L2::evict_normal",
+                    "L2::evict_first",
+                    "mmio"}) >= 0) {
   }
 }
 
@@ -321,7 +325,13 @@ uint32_t Decoder::Source(const Operand& operand, RegClass cls, bool floating) {
       return kNoReg;
     }
     case Operand::kName:
-      if (module_.function_index.find(operand.name) != module_.function_index.end()) {
+      if (const auto it = module_.function_index.find(operand.name);
+          it != module_.function_index.end()) {
+        if (cls == RegClass::k64) {
+          out_.address_taken.push_back(it->second);
+          return ConstantOffset(
+              cls, kFunctionWindow + static_cast<uint64_t>(it->second) * kFunctionStep, -1);
+        }
         Unsupported("address of function '" + std::string(operand.name) + "'");
       } else if (operand.name.starts_with("%")) {
         Unsupported("register '" + std::string(operand.name) + "' is not declared");
@@ -465,487 +475,9 @@ void Decoder::EmitHelper(Instr i, Handler fn) {
   out_.code.push_back(i);
 }
 
-// ---- moves, memory ----
-
-bool Decoder::Mov(Modifiers& m) {
-  const Type type = m.TakeType();
-  if (!NothingLeft(m) || !Count(2)) return false;
-  if (type == Type::kNone) return Unsupported("no type");
-  if (Arg(0).kind == Operand::kVector || Arg(1).kind == Operand::kVector) return MovVector(type);
-  Instr i = New();
-  if (type == Type::kPred) {
-    i.dst = Destination(Arg(0), RegClass::kPred);
-    i.a = Source(Arg(1), RegClass::kPred);
-    return Emit(i, PickPredicate(4));
-  }
-  const RegClass cls = ClassOf(type);
-  i.dst = Destination(Arg(0), cls);
-  if (Arg(1).kind == Operand::kSpecial && (cls == RegClass::k32 || cls == RegClass::k64)) {
-    i.aux = static_cast<uint16_t>(Arg(1).special);
-    return Emit(i, SpecialHandler(Arg(1).special, cls == RegClass::k64));
-  }
-  if (Arg(1).kind == Operand::kVariable && cls == RegClass::k64) {
-    const Variable& variable = module_.variables[static_cast<size_t>(Arg(1).index)];
-    if ((variable.space == Space::kLocal || variable.space == Space::kParam) &&
-        variable.entry_offset < 0) {
-      i.imm = static_cast<int64_t>(variable.frame_offset) + Arg(1).integer;
-      i.aux = variable.space == Space::kParam ? 1 : 0;
-      return Emit(i, LocalAddressHandler());
-    }
-  }
-  i.a = Source(Arg(1), type);
-  return Emit(i, PickInteger(Op::kMov, type));
-}
-
-bool Decoder::MovVector(Type type) {
-  const bool pack = Arg(1).kind == Operand::kVector;
-  const Operand& vector = pack ? Arg(1) : Arg(0);
-  const int parts = static_cast<int>(vector.items.size());
-  const uint32_t bytes = parts == 0 ? 0 : Bytes(type) / static_cast<uint32_t>(parts);
-  if (bytes != 2 && bytes != 4) return Unsupported("parts of this width");
-  Instr i = New();
-  if (!VectorParts(vector, pack, parts, bytes == 2 ? RegClass::k16 : RegClass::k32, &i))
-    return false;
-  if (pack) {
-    i.dst = Destination(Arg(0), ClassOf(type));
-    return Emit(i, PackHandler(type, parts));
-  }
-  i.a = Source(Arg(1), ClassOf(type));
-  return Emit(i, UnpackHandler(type, parts));
-}
-
-namespace {
-
-Space TakeSpace(Modifiers& m) {
-  if (m.Take("global")) return Space::kGlobal;
-  if (m.Take("shared") || m.Take("shared::cta")) return Space::kShared;
-  if (m.Take("local")) return Space::kLocal;
-  if (m.Take("const")) return Space::kConst;
-  if (m.Take("param") || m.Take("param::entry") || m.Take("param::func")) return Space::kParam;
-  return Space::kGeneric;
-}
-
-}  // namespace
-
-bool Decoder::Load(Modifiers& m) {
-  Space space = TakeSpace(m);
-  m.TakeMemoryHints();
-  const int count = m.Take("v2") ? 2 : m.Take("v4") ? 4 : 1;
-  const Type type = m.TakeType();
-  if (!NothingLeft(m) || !Count(2)) return false;
-  if (type == Type::kNone || type == Type::kPred) return Unsupported("type");
-  const Operand& first = count == 1                        ? Arg(0)
-                         : Arg(0).kind == Operand::kVector ? Arg(0).items[0]
-                                                           : Arg(0);
-  // Registers may be wider than the memory type; a sink has none, so it takes the type's own width.
-  RegClass cls = ClassOf(type);
-  if (count > 1 && Arg(0).kind == Operand::kVector) {
-    for (const Operand& item : Arg(0).items) {
-      if (item.kind == Operand::kRegister)
-        cls = ast_.registers[static_cast<size_t>(item.index)].cls;
-    }
-  } else if (first.kind == Operand::kRegister) {
-    cls = ast_.registers[static_cast<size_t>(first.index)].cls;
-  }
-  Instr i = New();
-  if (count == 1) {
-    i.dst = Destination(Arg(0), cls);
-  } else if (!VectorParts(Arg(0), false, count, cls, &i)) {
-    return false;
-  }
-  if (failed_) return false;
-  const Operand& address = Arg(1);
-  if (space == Space::kParam && address.kind == Operand::kAddress &&
-      address.items[0].kind == Operand::kVariable) {
-    const Variable& variable = module_.variables[static_cast<size_t>(address.items[0].index)];
-    if (variable.entry_offset >= 0) {
-      const int64_t offset = variable.entry_offset + address.integer;
-      const int64_t bytes = static_cast<int64_t>(Bytes(type)) * count;
-      if (address.integer < 0 || address.integer + bytes > static_cast<int64_t>(variable.size)) {
-        return Invalid("reads outside of parameter '" + variable.name + "'");
-      }
-      i.imm = offset;
-      return Emit(i, LoadParamHandler(type, cls));
-    }
-  }
-  if (!Address(address, &space, &i)) return false;
-  return Emit(i, PickLoad(space, type, cls));
-}
-
-bool Decoder::Store(Modifiers& m) {
-  Space space = TakeSpace(m);
-  m.TakeMemoryHints();
-  const int count = m.Take("v2") ? 2 : m.Take("v4") ? 4 : 1;
-  const Type type = m.TakeType();
-  if (!NothingLeft(m) || !Count(2)) return false;
-  if (type == Type::kNone || type == Type::kPred) return Unsupported("type");
-  RegClass cls = ClassOf(type);
-  Instr i = New();
-  if (count == 1) {
-    if (Arg(1).kind == Operand::kRegister)
-      cls = ast_.registers[static_cast<size_t>(Arg(1).index)].cls;
-    i.b = Source(Arg(1), cls, IsFloat(type));
-  } else {
-    if (Arg(1).kind == Operand::kVector) {
-      for (const Operand& item : Arg(1).items) {
-        if (item.kind == Operand::kRegister)
-          cls = ast_.registers[static_cast<size_t>(item.index)].cls;
-      }
-    }
-    if (!VectorParts(Arg(1), true, count, cls, &i)) return false;
-  }
-  if (failed_ || !Address(Arg(0), &space, &i)) return false;
-  return Emit(i, PickStore(space, type, cls));
-}
-
-bool Decoder::Cvta(Modifiers& m) {
-  const bool to = m.Take("to");
-  Space space = TakeSpace(m);
-  const Type type = m.TakeType();
-  if (!NothingLeft(m) || !Count(2)) return false;
-  if (type != Type::kU64) return Unsupported("only .u64 addresses");
-  if (space == Space::kGeneric) return Unsupported("state space");
-  Instr i = New();
-  i.dst = Destination(Arg(0), RegClass::k64);
-  i.a = Source(Arg(1), RegClass::k64);
-  // A device function's parameters live in local memory and their addresses already carry that
-  // window.
-  if (space == Space::kParam && !ast_.entry) return Emit(i, PickInteger(Op::kMov, Type::kB64));
-  return Emit(i, CvtaHandler(space, to));
-}
-
-bool Decoder::Isspacep(Modifiers& m) {
-  const Space space = TakeSpace(m);
-  if (!NothingLeft(m) || !Count(2)) return false;
-  if (space == Space::kGeneric) return Unsupported("state space");
-  Instr i = New();
-  RegClass cls;
-  i.dst = Destination(Arg(0), RegClass::kPred);
-  i.a = AnySource(Arg(1), RegClass::k64, &cls);
-  if (cls == RegClass::k16) return Unsupported("width of the address register");
-  i.aux = static_cast<uint16_t>(space);
-  return Emit(i, IsspacepHandler(space, cls == RegClass::k32));
-}
-
-bool Decoder::AtomOrRed(Modifiers& m) {
-  const bool red = m.opcode() == "red";
-  Space space = TakeSpace(m);
-  m.TakeMemoryHints();
-  const int op =
-      m.TakeOneOf({"add", "min", "max", "exch", "cas", "and", "or", "xor", "inc", "dec"});
-  const Type type = m.TakeType();
-  if (!NothingLeft(m)) return false;
-  if (op < 0) return Unsupported("operation");
-  const bool cas = op == 4;
-  if (!Count((red ? 2 : 3) + (cas ? 1 : 0))) return false;
-  const size_t first = red ? 0 : 1;
-  const RegClass cls = ClassOf(type);
-  Instr i = New();
-  if (!red && Arg(0).kind != Operand::kSink) i.dst = Destination(Arg(0), cls);
-  if (failed_ || !Address(Arg(first), &space, &i)) return false;
-  i.b = Source(Arg(first + 1), type);
-  if (cas) i.c = Source(Arg(first + 2), type);
-  return Emit(i, PickAtomic(space, static_cast<Atom>(op), type));
-}
-
-// ---- control ----
-
-bool Decoder::Label(std::string_view name, uint32_t* statement) {
-  for (int scope = statement_->scope; scope >= 0;
-       scope = ast_.scope_parent[static_cast<size_t>(scope)]) {
-    const auto it = ast_.labels.find({scope, name});
-    if (it != ast_.labels.end()) {
-      *statement = it->second;
-      return true;
-    }
-  }
-  return Invalid("label '" + std::string(name) + "' is not declared");
-}
-
-bool Decoder::Branch(Modifiers& m) {
-  m.Take("uni");
-  if (!NothingLeft(m) || !Count(1)) return false;
-  Instr i = New(Kind::kBranch);
-  if (Arg(0).kind != Operand::kName) return Invalid("a label is expected");
-  if (!Label(Arg(0).name, &i.target)) return false;
-  return Emit(i, nullptr);
-}
-
-bool Decoder::BranchTable(Modifiers& m) {
-  m.Take("uni");
-  m.Take("idx");
-  if (!NothingLeft(m) || !Count(2)) return false;
-  const std::vector<std::string_view>* table = nullptr;
-  for (int scope = statement_->scope; scope >= 0 && table == nullptr;
-       scope = ast_.scope_parent[static_cast<size_t>(scope)]) {
-    const auto it = ast_.branch_tables.find({scope, Arg(1).name});
-    if (it != ast_.branch_tables.end()) table = &it->second;
-  }
-  if (table == nullptr)
-    return Invalid("branch targets '" + std::string(Arg(1).name) + "' are not declared");
-  std::vector<uint32_t> targets;
-  for (std::string_view name : *table) {
-    uint32_t target;
-    if (!Label(name, &target)) return false;
-    targets.push_back(target);
-  }
-  Instr i = New(Kind::kBranchTable);
-  i.a = Source(Arg(0), RegClass::k32);
-  i.target = static_cast<uint32_t>(out_.tables.size());
-  out_.tables.push_back(std::move(targets));
-  return Emit(i, nullptr);
-}
-
-bool Decoder::ResolveCopies(const Operand& list, const std::vector<int>& formal, bool results,
-                            std::vector<CallSite::Copy>* copies) {
-  if (list.items.size() != formal.size()) {
-    return Unsupported("call passes " + std::to_string(list.items.size()) +
-                       " values, the function has " + std::to_string(formal.size()));
-  }
-  for (size_t k = 0; k < formal.size(); ++k) {
-    const Operand& item = list.items[k];
-    if (item.kind == Operand::kSink && results) continue;
-    if (item.kind != Operand::kVariable)
-      return Unsupported("call operands must be .param variables");
-    const Variable& mine = module_.variables[static_cast<size_t>(item.index)];
-    const Variable& theirs = module_.variables[static_cast<size_t>(formal[k])];
-    if (mine.space != Space::kParam || mine.entry_offset >= 0)
-      return Unsupported("call operands must be .param variables");
-    const uint32_t bytes = static_cast<uint32_t>(std::min(mine.size, theirs.size));
-    copies->push_back(results ? CallSite::Copy{theirs.frame_offset, mine.frame_offset, bytes}
-                              : CallSite::Copy{mine.frame_offset, theirs.frame_offset, bytes});
-  }
-  return true;
-}
-
-bool Decoder::Call(Modifiers& m) {
-  m.Take("uni");
-  if (!NothingLeft(m) || !Count(1, 4)) return false;
-  size_t at = 0;
-  static const Operand kEmpty;
-  const Operand* results = &kEmpty;
-  const Operand* arguments = &kEmpty;
-  if (Arg(0).kind == Operand::kList) results = &Arg(at++);
-  if (at >= statement_->operands.size()) return Invalid("a function name is expected");
-  const Operand& name = Arg(at++);
-  if (name.kind == Operand::kRegister) return Unsupported("indirect call");
-  if (name.kind != Operand::kName) return Invalid("a function name is expected");
-  const auto it = module_.function_index.find(name.name);
-  if (it == module_.function_index.end())
-    return Invalid("function '" + std::string(name.name) + "' is not declared");
-  if (at < statement_->operands.size()) {
-    arguments = &Arg(at++);
-    if (arguments->kind != Operand::kList) return Unsupported("indirect call");
-  }
-  if (at < statement_->operands.size()) return Unsupported("call operands");
-  const FunctionAst& callee = module_.functions[static_cast<size_t>(it->second)];
-  if (callee.register_params) return Unsupported("functions with .reg parameters");
-  if (callee.entry) return Unsupported("a call of a kernel");
-  CallSite site;
-  if (!ResolveCopies(*results, callee.returns, true, &site.results) ||
-      !ResolveCopies(*arguments, callee.params, false, &site.arguments)) {
-    return false;
-  }
-  if (!callee.defined) {
-    if (callee.name == "vprintf" && site.arguments.size() == 2) {
-      site.builtin = CallSite::kPrintf;
-    } else if (callee.name == "__assertfail" && site.arguments.size() == 5) {
-      site.builtin = CallSite::kAssert;
-    } else {
-      return Unsupported("function '" + callee.name + "' is not defined in this module");
-    }
-    const auto whole = [](const CallSite::Copy& copy, uint32_t bytes) {
-      return copy.bytes == bytes;
-    };
-    const bool sizes = site.builtin == CallSite::kPrintf
-                           ? whole(site.arguments[0], 8) && whole(site.arguments[1], 8) &&
-                                 (site.results.empty() || whole(site.results[0], 4))
-                           : whole(site.arguments[0], 8) && whole(site.arguments[1], 8) &&
-                                 whole(site.arguments[2], 4) && whole(site.arguments[3], 8);
-    if (!sizes) return Unsupported("parameter sizes of '" + callee.name + "'");
-  }
-  site.function = it->second;
-  Instr i = New(Kind::kCall);
-  i.target = static_cast<uint32_t>(out_.calls.size());
-  i.site = out_.sites++;
-  out_.calls.push_back(std::move(site));
-  return Emit(i, nullptr);
-}
-
-bool Decoder::Ret(Modifiers& m) {
-  m.Take("uni");
-  if (!NothingLeft(m) || !Count(0)) return false;
-  return Emit(New(Kind::kRet), nullptr);
-}
-
-bool Decoder::Exit(Modifiers& m) {
-  if (!NothingLeft(m) || !Count(0)) return false;
-  return Emit(New(Kind::kExit), nullptr);
-}
-
-bool Decoder::Trap(Modifiers& m) {
-  if (!NothingLeft(m) || !Count(0)) return false;
-  return Emit(New(Kind::kTrap), nullptr);
-}
-
-bool Decoder::Nothing(Modifiers&) {
-  Instr i = New();
-  return Emit(i, FenceHandler());
-}
-
-bool Decoder::Nanosleep(Modifiers& m) {
-  m.TakeType();
-  if (!NothingLeft(m) || !Count(1)) return false;
-  return Emit(New(Kind::kYield), nullptr);
-}
-
-bool Decoder::Fence(Modifiers& m) {
-  if (m.Take("mbarrier_init")) return Unsupported("mbarrier");
-  return Emit(New(), FenceHandler());
-}
-
-bool Decoder::Bar(Modifiers& m) {
-  m.Take("cta");
-  if (m.Take("warp")) {
-    if (!m.Take("sync") || !NothingLeft(m) || !Count(1)) return Unsupported("");
-    Instr i = New(Kind::kWarpSync);
-    i.a = Source(Arg(0), RegClass::k32);
-    return Emit(i, nullptr);
-  }
-  m.Take("aligned");
-  Instr i = New(Kind::kBarrier);
-  size_t at = 0;
-  size_t end = statement_->operands.size();
-  if (m.Take("sync")) {
-    if (!Count(1, 2)) return false;
-  } else if (m.Take("arrive")) {
-    if (!Count(2)) return false;
-    i.aux = 1;
-  } else if (m.Take("red")) {
-    const int op = m.TakeOneOf({"popc", "and", "or"});
-    const Type type = m.TakeType();
-    if (op < 0 || type != (op == 0 ? Type::kU32 : Type::kPred)) return Unsupported("reduction");
-    if (!Count(3, 4)) return false;
-    i.dst = Destination(Arg(0), op == 0 ? RegClass::k32 : RegClass::kPred);
-    Operand p = Arg(--end);
-    i.aux = static_cast<uint16_t>((op + 1) << 1 | (p.negated ? 8 : 0));
-    p.negated = false;
-    i.c = Source(p, RegClass::kPred);
-    at = 1;
-  } else {
-    return Unsupported("barrier form");
-  }
-  if (!NothingLeft(m) || failed_) return false;
-  i.a = Source(Arg(at), RegClass::k32);
-  if (at + 1 < end) i.b = Source(Arg(at + 1), RegClass::k32);
-  return Emit(i, nullptr);
-}
-
-// ---- across lanes ----
-
-bool Decoder::Shfl(Modifiers& m) {
-  const bool sync = m.Take("sync");
-  const int mode = m.TakeOneOf({"up", "down", "bfly", "idx"});
-  const Type type = m.TakeType();
-  if (!NothingLeft(m)) return false;
-  if (!sync || mode < 0 || Bytes(type) != 4)
-    return Unsupported("only shfl.sync.{up,down,bfly,idx}.b32");
-  if (!Count(5)) return false;
-  Instr i = New(Kind::kWarpSync);
-  const uint32_t predicate = Pair(Arg(0), RegClass::kPred);
-  Operand d = Arg(0);
-  d.pair = -1;
-  i.dst = Destination(d, RegClass::k32);
-  i.b = Source(Arg(1), RegClass::k32);
-  i.c = Source(Arg(2), RegClass::k32);
-  i.d = Source(Arg(3), RegClass::k32);
-  i.a = Source(Arg(4), RegClass::k32);
-  i.extra = static_cast<uint32_t>(out_.extra.size());
-  out_.extra.push_back(predicate);
-  return Emit(i, ShflHandler(mode));
-}
-
-bool Decoder::Vote(Modifiers& m) {
-  const bool sync = m.Take("sync");
-  const int mode = m.TakeOneOf({"all", "any", "uni", "ballot"});
-  const Type type = m.TakeType();
-  if (!NothingLeft(m)) return false;
-  if (!sync || mode < 0 || type != (mode == 3 ? Type::kB32 : Type::kPred))
-    return Unsupported("only vote.sync");
-  if (!Count(3)) return false;
-  Instr i = New(Kind::kWarpSync);
-  i.dst = Destination(Arg(0), mode == 3 ? RegClass::k32 : RegClass::kPred);
-  Operand p = Arg(1);
-  i.aux = p.negated ? 1 : 0;
-  p.negated = false;
-  i.b = Source(p, RegClass::kPred);
-  i.a = Source(Arg(2), RegClass::k32);
-  return Emit(i, VoteHandler(mode));
-}
-
-bool Decoder::Match(Modifiers& m) {
-  const bool all = m.Take("all");
-  if (!all && !m.Take("any")) return Unsupported("");
-  const bool sync = m.Take("sync");
-  const Type type = m.TakeType();
-  if (!NothingLeft(m)) return false;
-  if (!sync || (Bytes(type) != 4 && Bytes(type) != 8))
-    return Unsupported("only match.sync of 32 and 64 bits");
-  if (!Count(3)) return false;
-  Instr i = New(Kind::kWarpSync);
-  const uint32_t predicate = all ? Pair(Arg(0), RegClass::kPred) : kNoReg;
-  Operand d = Arg(0);
-  if (all) d.pair = -1;
-  i.dst = Destination(d, RegClass::k32);
-  i.b = Source(Arg(1), ClassOf(type));
-  i.a = Source(Arg(2), RegClass::k32);
-  i.extra = static_cast<uint32_t>(out_.extra.size());
-  out_.extra.push_back(predicate);
-  return Emit(i, all ? MatchAllHandler(type) : MatchAnyHandler(type));
-}
-
-bool Decoder::Redux(Modifiers& m) {
-  const bool sync = m.Take("sync");
-  const int op = m.TakeOneOf({"add", "min", "max", "and", "or", "xor"});
-  const Type type = m.TakeType();
-  if (!NothingLeft(m)) return false;
-  if (!sync || op < 0 || !Count(3)) return Unsupported("");
-  static constexpr Atom kOps[] = {Atom::kAdd, Atom::kMin, Atom::kMax,
-                                  Atom::kAnd, Atom::kOr,  Atom::kXor};
-  const Handler handler = ReduxHandler(kOps[op], type);
-  if (handler == nullptr) return Unsupported("type");
-  Instr i = New(Kind::kWarpSync);
-  i.dst = Destination(Arg(0), RegClass::k32);
-  i.b = Source(Arg(1), RegClass::k32);
-  i.a = Source(Arg(2), RegClass::k32);
-  return Emit(i, handler);
-}
-
-bool Decoder::Activemask(Modifiers& m) {
-  const Type type = m.TakeType();
-  if (!NothingLeft(m) || !Count(1)) return false;
-  if (type != Type::kB32) return Unsupported("type");
-  Instr i = New();
-  i.dst = Destination(Arg(0), RegClass::k32);
-  return Emit(i, ActivemaskHandler());
-}
-
-bool Decoder::Elect(Modifiers& m) {
-  if (!m.Take("sync") || !NothingLeft(m) || !Count(2)) return Unsupported("");
-  Instr i = New(Kind::kWarpSync);
-  const uint32_t predicate = Pair(Arg(0), RegClass::kPred);
-  Operand d = Arg(0);
-  d.pair = -1;
-  i.dst = Destination(d, RegClass::k32);
-  i.a = Source(Arg(1), RegClass::k32);
-  i.extra = static_cast<uint32_t>(out_.extra.size());
-  out_.extra.push_back(predicate);
-  return Emit(i, ElectHandler());
-}
-
 // ---- the function ----
 
-Decoder::Method Decoder::Find(std::string_view opcode) {
+const std::unordered_map<std::string_view, Decoder::Method>& Decoder::Methods() {
   static const std::unordered_map<std::string_view, Method> kMethods = {
       {"mov", &Decoder::Mov},
       {"ld", &Decoder::Load},
@@ -966,11 +498,15 @@ Decoder::Method Decoder::Find(std::string_view opcode) {
       {"barrier", &Decoder::Bar},
       {"membar", &Decoder::Fence},
       {"fence", &Decoder::Fence},
+      {"griddepcontrol", &Decoder::Nothing},
       {"prefetch", &Decoder::Nothing},
       {"prefetchu", &Decoder::Nothing},
       {"discard", &Decoder::Nothing},
       {"applypriority", &Decoder::Nothing},
       {"pmevent", &Decoder::Nothing},
+      {"createpolicy", &Decoder::CreatePolicy},
+      {"cp", &Decoder::AsyncCopy},
+      {"mbarrier", &Decoder::MemoryBarrier},
       {"nanosleep", &Decoder::Nanosleep},
       {"shfl", &Decoder::Shfl},
       {"vote", &Decoder::Vote},
@@ -1013,6 +549,21 @@ Decoder::Method Decoder::Find(std::string_view opcode) {
       {"bmsk", &Decoder::MaskOp},
       {"szext", &Decoder::MaskOp},
       {"dp4a", &Decoder::Dot},
+      {"dp2a", &Decoder::Dot},
+      {"vadd2", &Decoder::Video},
+      {"vsub2", &Decoder::Video},
+      {"vavrg2", &Decoder::Video},
+      {"vabsdiff2", &Decoder::Video},
+      {"vmin2", &Decoder::Video},
+      {"vmax2", &Decoder::Video},
+      {"vset2", &Decoder::Video},
+      {"vadd4", &Decoder::Video},
+      {"vsub4", &Decoder::Video},
+      {"vavrg4", &Decoder::Video},
+      {"vabsdiff4", &Decoder::Video},
+      {"vmin4", &Decoder::Video},
+      {"vmax4", &Decoder::Video},
+      {"vset4", &Decoder::Video},
       {"fns", &Decoder::Fns},
       {"sad", &Decoder::Sad},
       {"selp", &Decoder::Select},
@@ -1030,8 +581,13 @@ Decoder::Method Decoder::Find(std::string_view opcode) {
       {"tanh", &Decoder::Math},
       {"copysign", &Decoder::Copysign},
       {"cvt", &Decoder::Cvt}};
-  const auto it = kMethods.find(opcode);
-  return it == kMethods.end() ? nullptr : it->second;
+  return kMethods;
+}
+
+std::vector<std::string_view> Decoder::Opcodes() {
+  std::vector<std::string_view> names;
+  for (const auto& [name, method] : Methods()) names.push_back(name);
+  return names;
 }
 
 bool Decoder::Run() {
@@ -1049,8 +605,9 @@ bool Decoder::Run() {
     failed_ = false;
     pc_of.push_back(static_cast<uint32_t>(out_.code.size()));
     Modifiers modifiers(statement.text);
-    const Method method = Find(modifiers.opcode());
-    const bool ok = method != nullptr ? (this->*method)(modifiers) : Unsupported("");
+    const auto method = Methods().find(modifiers.opcode());
+    const bool ok =
+        method != Methods().end() ? (this->*method->second)(modifiers) : Unsupported("");
     if (!error_->message.empty()) return false;
     if (!ok && out_.refusal.empty()) return Invalid("malformed");
   }
@@ -1065,6 +622,7 @@ bool Decoder::Run() {
   if (!out_.refusal.empty()) {
     out_.code.clear();
     out_.calls.clear();
+    out_.constants.clear();
     return true;
   }
   for (Instr& i : out_.code) {
@@ -1075,6 +633,8 @@ bool Decoder::Run() {
   }
   return true;
 }
+
+std::vector<std::string_view> Opcodes() { return Decoder::Opcodes(); }
 
 bool DecodeFunction(const ModuleAst& module, const FunctionAst& ast, Function* out,
                     ParseError* error) {

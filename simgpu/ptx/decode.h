@@ -1,6 +1,9 @@
 // Turns the parsed statements of one function into handlers and register offsets.
 #pragma once
 
+#include <string_view>
+#include <vector>
+
 #include "simgpu/ptx/code.h"
 
 namespace simgpu::ptx {
@@ -9,5 +12,8 @@ namespace simgpu::ptx {
 // becomes Function::refusal.
 bool DecodeFunction(const ModuleAst& module, const FunctionAst& ast, Function* out,
                     ParseError* error);
+
+// Every opcode the decoder's table holds, in no order. For tests.
+std::vector<std::string_view> Opcodes();
 
 }  // namespace simgpu::ptx

@@ -1,4 +1,5 @@
-// The decoder's inside, shared by decode.cc (operands, control, memory) and decode_arithmetic.cc.
+// The decoder's inside, shared by decode.cc (operands, the table of opcodes) and its other files by
+// theme.
 #pragma once
 
 #include <algorithm>
@@ -7,6 +8,7 @@
 #include <string>
 #include <string_view>
 #include <tuple>
+#include <unordered_map>
 #include <vector>
 
 #include "simgpu/ptx/code.h"
@@ -15,6 +17,8 @@
 namespace simgpu::ptx {
 
 RegClass ClassOf(Type type);
+class Modifiers;
+Space TakeSpace(Modifiers& m);          // kGeneric when none is named.
 Type ParseType(std::string_view name);  // kNone when it is no type.
 
 // The parts of "ld.global.v2.f32" after the opcode; each decode method takes what it knows, and
@@ -49,10 +53,11 @@ class Decoder {
       : module_(module), ast_(ast), out_(*out), error_(error) {}
 
   bool Run();
+  static std::vector<std::string_view> Opcodes();
 
  private:
   using Method = bool (Decoder::*)(Modifiers&);
-  static Method Find(std::string_view opcode);
+  static const std::unordered_map<std::string_view, Method>& Methods();
 
   // ---- errors ----
   bool Unsupported(std::string why);
@@ -75,6 +80,8 @@ class Decoder {
                      RegClass* cls);  // Any register width.
   uint32_t VariableAddress(int index, int64_t offset);
   bool Address(const Operand& operand, Space* space, Instr* i);
+  // A 64-bit register that holds the whole address, for instructions that take more than one.
+  uint32_t AddressRegister(const Operand& operand, Space* space);
   bool VectorParts(const Operand& operand, bool is_source, int count, RegClass cls, Instr* i);
   void Use(int variable);
 
@@ -83,7 +90,7 @@ class Decoder {
   void EmitHelper(Instr i, Handler fn);
   const Operand& Arg(size_t n) const { return statement_->operands[n]; }
 
-  // ---- decode.cc ----
+  // ---- decode_memory.cc and decode_control.cc ----
   bool Mov(Modifiers& m);
   bool MovVector(Type type);
   bool Load(Modifiers& m);
@@ -94,6 +101,7 @@ class Decoder {
   bool Branch(Modifiers& m);
   bool BranchTable(Modifiers& m);
   bool Call(Modifiers& m);
+  bool IndirectCall(const Operand& results, const Operand& target, size_t at);
   bool ResolveCopies(const Operand& list, const std::vector<int>& formal, bool results,
                      std::vector<CallSite::Copy>* copies);
   bool Ret(Modifiers& m);
@@ -107,6 +115,10 @@ class Decoder {
   bool Vote(Modifiers& m);
   bool Match(Modifiers& m);
   bool Redux(Modifiers& m);
+  bool CreatePolicy(Modifiers& m);
+  bool AsyncCopy(Modifiers& m);
+  bool BulkCopy(Modifiers& m);
+  bool MemoryBarrier(Modifiers& m);
   bool Activemask(Modifiers& m);
   bool Elect(Modifiers& m);
   bool Label(std::string_view name, uint32_t* statement);
@@ -130,6 +142,7 @@ class Decoder {
   bool Shf(Modifiers& m);
   bool MaskOp(Modifiers& m);
   bool Dot(Modifiers& m);
+  bool Video(Modifiers& m);
   bool Fns(Modifiers& m);
   bool Sad(Modifiers& m);
   bool Select(Modifiers& m);
@@ -139,6 +152,9 @@ class Decoder {
   bool Math(Modifiers& m);
   bool Copysign(Modifiers& m);
   bool Cvt(Modifiers& m);
+  bool CvtPack(Modifiers& m);
+  static bool ConversionFits(Type to, Type from, Round round, uint16_t aux);
+  bool ComparisonFits(int compare, Type type, bool flush);
   bool Combining(Modifiers& m, Instr* i);
   bool EmitFloat(Op op, Type type, Instr i, Round round);
 

@@ -5,12 +5,17 @@
 // reconverges structured code. After kGroupQuantum instructions of that the group that waited
 // longest runs kFavourQuantum, so lanes that spin on another lane of their warp make progress, as
 // on Volta and later. Barriers count threads, not warps.
+//
+// Blocks run one after the other on each worker, in order of their number, so a block may wait for
+// lower ones. In a cooperative launch every block is resident on one worker and they take turns.
 #include <algorithm>
+#include <chrono>
 #include <cstdio>
 #include <mutex>
 #include <thread>
 
 #include "simgpu/ptx/code.h"
+#include "simgpu/ptx/helpers.h"
 
 namespace simgpu::ptx {
 namespace {
@@ -20,6 +25,8 @@ constexpr uint32_t kGroupQuantum =
 constexpr uint32_t kFavourQuantum = 1024;  // Warp instructions of such a turn.
 constexpr uint32_t kWarpQuantum =
     65536;  // Warp instructions of one warp before the next warp gets its turn.
+constexpr uint32_t kCooperativeQuantum = 1024;  // The same where other blocks are waited for.
+constexpr uint64_t kSleepNsMax = 100'000;       // The host sleeps no longer for one nanosleep.
 constexpr int kBarriers = 16;
 
 enum class GroupState : uint8_t { kReady, kBarrier, kWarpSync };
@@ -54,7 +61,9 @@ struct Launch {
   const Kernel* kernel;
   const Function* function;
   const LaunchConfig* config;
-  std::vector<std::vector<uint64_t>> constants;  // By function index, beside Function::constants.
+  std::vector<std::vector<uint64_t>> constants;  // By slot, beside Function::constants.
+  alignas(64) uint8_t grid_workspace[kGridWorkspaceBytes] = {};
+  uint64_t grid_id = 0;
   uint32_t local_bytes = 0;
   uint32_t shared_bytes = 0;
   uint32_t threads = 0;
@@ -64,8 +73,16 @@ struct Launch {
   std::atomic<bool> stop{false};
   std::mutex mutex;  // Guards `result` and the print sink.
   LaunchResult result;
+
+  uint32_t SlotOf(int index) const {
+    const std::vector<int>& closure = kernel->closure;
+    return static_cast<uint32_t>(std::lower_bound(closure.begin(), closure.end(), index) -
+                                 closure.begin());
+  }
 };
 
+// The state in which one host thread runs blocks: any number one after the other, or one of a
+// cooperative launch a turn at a time.
 class Worker {
  public:
   Worker(Launch* launch, uint32_t number) : launch_(*launch) {
@@ -73,12 +90,14 @@ class Worker {
     shared_.resize((launch_.shared_bytes + 7) / 8 + 1);
     local_.reset(static_cast<uint8_t*>(
         std::calloc(1, static_cast<size_t>(launch_.local_bytes) * launch_.threads + 16)));
-    caches_.resize(launch_.module->sites + 1);
+    caches_.resize(launch_.kernel->closure.size());
+    free_frames_.resize(caches_.size());
+    const uint32_t root = launch_.SlotOf(launch_.kernel->function);
     const uint32_t warps = (launch_.threads + kWarpSize - 1) / kWarpSize;
     warps_.resize(warps);
     for (uint32_t w = 0; w < warps; ++w) {
       Warp& warp = warps_[w];
-      warp.root = NewFrame(*launch_.function);
+      warp.root = NewFrame(root);
       for (int lane = 0; lane < kWarpSize; ++lane) {
         const uint32_t t = w * kWarpSize + static_cast<uint32_t>(lane);
         warp.tid[0][lane] = t % config.block[0];
@@ -91,32 +110,54 @@ class Worker {
     e_.local_bytes = launch_.local_bytes;
     e_.params = static_cast<const uint8_t*>(config.params);
     e_.param_bytes = static_cast<uint32_t>(config.param_bytes);
-    e_.caches = caches_.data();
+    if (config.cooperative) e_.grid_workspace = launch_.grid_workspace;
+    e_.grid_id = launch_.grid_id;
+    quantum_ = config.cooperative ? kCooperativeQuantum : kWarpQuantum;
     e_.memory = config.memory;
     e_.config = &config;
     e_.worker = number;
   }
 
+  // Runs blocks until there are no more.
   void Run() {
-    if (!local_) {
-      e_.Fail(Status::kLaunchFailed, 0, "the host has no memory for the threads' local memory");
-      Report();
-      return;
-    }
-    const LaunchConfig& config = *launch_.config;
     while (!launch_.stop.load(std::memory_order_relaxed)) {
       const uint64_t block = launch_.next_block.fetch_add(1, std::memory_order_relaxed);
       if (block >= launch_.blocks) break;
-      e_.ctaid[0] = static_cast<uint32_t>(block % config.grid[0]);
-      e_.ctaid[1] = static_cast<uint32_t>(block / config.grid[0] % config.grid[1]);
-      e_.ctaid[2] = static_cast<uint32_t>(block / config.grid[0] / config.grid[1]);
-      RunBlock();
-      if (e_.fault.status != Status::kOk) {
-        Report();
-        break;
+      Begin(block);
+      while (Step()) {
       }
     }
+  }
+
+  void Begin(uint64_t block) {
+    const LaunchConfig& config = *launch_.config;
+    e_.ctaid[0] = static_cast<uint32_t>(block % config.grid[0]);
+    e_.ctaid[1] = static_cast<uint32_t>(block / config.grid[0] % config.grid[1]);
+    e_.ctaid[2] = static_cast<uint32_t>(block / config.grid[0] / config.grid[1]);
+    live_threads_ = launch_.threads;
+    for (Barrier& barrier : barriers_) barrier = {};
+    for (size_t w = 0; w < warps_.size(); ++w) {
+      Warp& warp = warps_[w];
+      const uint32_t lanes =
+          std::min<uint32_t>(kWarpSize, launch_.threads - static_cast<uint32_t>(w) * kWarpSize);
+      warp.live = lanes == 32 ? kFullMask : (1u << lanes) - 1;
+      warp.root->lanes = warp.live;
+      warp.groups.assign(1, Group{warp.root, 0, warp.live, GroupState::kReady, 0, 0});
+    }
+    if (!local_) {
+      e_.Fail(Status::kLaunchFailed, -1, "the host has no memory for the threads' local memory");
+    }
+  }
+
+  // One turn for every warp of the block. False: the block is finished, or the launch has ended.
+  bool Step() {
+    if (e_.fault.status == Status::kOk) Turn();
     Account();
+    if (e_.fault.status != Status::kOk) {
+      Report();
+      return false;
+    }
+    return live_threads_ > 0 && !launch_.stop.load(std::memory_order_relaxed);
   }
 
  private:
@@ -124,22 +165,24 @@ class Worker {
     void operator()(uint8_t* p) const { std::free(p); }
   };
 
-  Frame* NewFrame(const Function& function) {
-    const size_t index = static_cast<size_t>(&function - launch_.module->functions.data());
-    if (free_frames_.size() <= index) free_frames_.resize(launch_.module->functions.size());
-    if (!free_frames_[index].empty()) {
-      Frame* frame = free_frames_[index].back();
-      free_frames_[index].pop_back();
+  Frame* NewFrame(uint32_t slot) {
+    if (!free_frames_[slot].empty()) {
+      Frame* frame = free_frames_[slot].back();
+      free_frames_[slot].pop_back();
       return frame;
     }
+    const Function& function =
+        launch_.module->functions[static_cast<size_t>(launch_.kernel->closure[slot])];
+    if (caches_[slot].empty()) caches_[slot].resize(function.sites + 1);
     frames_.push_back(std::make_unique<Frame>());
     Frame* frame = frames_.back().get();
     frame->function = &function;
+    frame->slot = slot;
     frame->storage.resize(function.register_bytes / 8 + 8);
     // Aligned to a cache line so that a register's lanes never straddle one more than they must.
     frame->registers = reinterpret_cast<uint8_t*>(
         (reinterpret_cast<uintptr_t>(frame->storage.data()) + 63) & ~uintptr_t{63});
-    const std::vector<uint64_t>& values = launch_.constants[index];
+    const std::vector<uint64_t>& values = launch_.constants[slot];
     for (size_t i = 0; i < values.size(); ++i) {
       const Constant& constant = function.constants[i];
       uint8_t* to = frame->registers + constant.offset;
@@ -163,10 +206,7 @@ class Worker {
     return frame;
   }
 
-  void FreeFrame(Frame* frame) {
-    free_frames_[static_cast<size_t>(frame->function - launch_.module->functions.data())].push_back(
-        frame);
-  }
+  void FreeFrame(Frame* frame) { free_frames_[frame->slot].push_back(frame); }
 
   void Account() {
     const uint64_t fresh = e_.instructions - accounted_;
@@ -206,31 +246,23 @@ class Worker {
     launch_.stop.store(true, std::memory_order_relaxed);
   }
 
-  void RunBlock() {
-    live_threads_ = launch_.threads;
-    for (Barrier& barrier : barriers_) barrier = {};
+  void Turn() {
+    bool progress = false;
+    sleep_ns_ = 0;
+    bool all_sleep = true;
     for (size_t w = 0; w < warps_.size(); ++w) {
-      Warp& warp = warps_[w];
-      const uint32_t lanes =
-          std::min<uint32_t>(kWarpSize, launch_.threads - static_cast<uint32_t>(w) * kWarpSize);
-      warp.live = lanes == 32 ? kFullMask : (1u << lanes) - 1;
-      warp.root->lanes = warp.live;
-      warp.groups.assign(1, Group{warp.root, 0, warp.live, GroupState::kReady, 0, 0});
-    }
-    while (live_threads_ > 0) {
-      bool progress = false;
-      for (size_t w = 0; w < warps_.size(); ++w) {
-        if (warps_[w].live == 0) continue;
-        if (RunWarp(warps_[w], static_cast<uint32_t>(w))) progress = true;
-        if (e_.fault.status != Status::kOk) return;
+      if (warps_[w].live == 0) continue;
+      bool sleeps = false;
+      if (RunWarp(warps_[w], static_cast<uint32_t>(w), &sleeps)) {
+        progress = true;
+        all_sleep = all_sleep && sleeps;
       }
-      Account();
       if (e_.fault.status != Status::kOk) return;
-      if (launch_.stop.load(std::memory_order_relaxed)) return;
-      if (!progress && !ReleaseWarpBarriers()) {
-        DescribeDeadlock();
-        return;
-      }
+    }
+    if (!progress && live_threads_ > 0 && !ReleaseWarpBarriers()) {
+      DescribeDeadlock();
+    } else if (progress && all_sleep && sleep_ns_ > 0) {
+      std::this_thread::sleep_for(std::chrono::nanoseconds(sleep_ns_));
     }
   }
 
@@ -335,8 +367,8 @@ class Worker {
     return -1;
   }
 
-  // Answers whether anything ran.
-  bool RunWarp(Warp& warp, uint32_t number) {
+  // Answers whether anything ran; `sleeps`: and it ended in a nanosleep of all that could run.
+  bool RunWarp(Warp& warp, uint32_t number, bool* sleeps) {
     for (int d = 0; d < 3; ++d) e_.tid[d] = warp.tid[d];
     e_.warp_id = number;
     e_.live = warp.live;
@@ -344,7 +376,7 @@ class Worker {
     e_.local = local_.get() + static_cast<size_t>(number) * kWarpSize * launch_.local_bytes;
     fault_warp_ = &warp;
     bool ran = false;
-    int64_t quantum = kWarpQuantum;
+    int64_t quantum = quantum_;
     int64_t turn = kGroupQuantum;  // What is left of the present way to pick.
     uint32_t favoured = 0;         // A lane whose group has its turn, as a mask.
     while (quantum > 0) {
@@ -374,6 +406,7 @@ class Worker {
           turn = kFavourQuantum;
         }
       } else if (gives_way) {
+        *sleeps = true;
         break;  // Nothing else to run in this warp: the next warp's turn.
       }
     }
@@ -392,6 +425,7 @@ class Worker {
     warp.groups[index].last_run = ++turn_;
     e_.r = frame->registers;
     e_.frame = frame;
+    e_.caches = caches_[frame->slot].data();
     const bool alone = warp.groups.size() == 1;
     uint32_t meet = UINT32_MAX;  // The nearest pc ahead where another group of this frame stands.
     if (!alone) {
@@ -427,13 +461,20 @@ class Worker {
       }
       if (i.kind == Kind::kMemory) {
         i.fn(e_, i, mask);
+        if (!e_.interrupt) [[likely]] {
+          ++pc;
+          continue;
+        }
         if (e_.fault.status != Status::kOk) {
           fault_instr_ = &i;
           fault_function_ = frame->function;
           break;
         }
-        ++pc;
-        continue;
+        e_.interrupt = false;
+        warp.groups[index].pc = pc + 1;
+        Merge(warp, index);
+        *slice = left;
+        return true;
       }
       if (i.kind == Kind::kBranch && (alone || i.target > pc) && mask == active &&
           i.target <= meet) {
@@ -556,7 +597,12 @@ class Worker {
         const CallSite& call =
             frame->parent->function
                 ->calls[frame->parent->function->code[frame->return_pc - 1].target];
-        CopyFrameBytes(call.results, frame->local_base, frame->parent->local_base, mask);
+        if (call.function < 0) {
+          CopyFrameBytes(Copies(call.result_variables, frame->function->returns, true),
+                         frame->local_base, frame->parent->local_base, mask);
+        } else {
+          CopyFrameBytes(call.results, frame->local_base, frame->parent->local_base, mask);
+        }
         group.frame = frame->parent;
         group.pc = frame->return_pc;
         frame->lanes &= ~mask;
@@ -591,10 +637,14 @@ class Worker {
       case Kind::kTrap:
         e_.Fail(Status::kLaunchFailed, __builtin_ctz(mask), "trap");
         return false;
-      case Kind::kYield:
+      case Kind::kYield: {
+        const uint64_t ns = Reg<uint32_t>(e_, i.a)[__builtin_ctz(mask)];
+        const uint64_t bounded = std::min(std::max<uint64_t>(ns, 1), kSleepNsMax);
+        sleep_ns_ = sleep_ns_ == 0 ? bounded : std::min(sleep_ns_, bounded);
         ++warp.groups[index].pc;
         Merge(warp, index);
         return true;
+      }
       case Kind::kPlain:
       case Kind::kMemory:
         break;
@@ -639,8 +689,26 @@ class Worker {
       return false;
     }
     index = SplitOff(warp, index, mask);
+    int target = call.function;
+    if (target < 0) {
+      // Lanes that call something else stay where they are, for their own turn.
+      const uint64_t* addresses = Reg<uint64_t>(e_, i.a);
+      const int first = __builtin_ctz(mask);
+      uint32_t same = 0;
+      for (uint32_t m = mask; m != 0; m &= m - 1) {
+        if (addresses[__builtin_ctz(m)] == addresses[first]) same |= m & (0 - m);
+      }
+      target = IndirectTarget(call, addresses[first], first);
+      if (target < 0) return false;
+      if (same != mask) {
+        Group others = warp.groups[index];
+        others.mask = mask & ~same;
+        warp.groups[index].mask = mask = same;
+        warp.groups.push_back(others);
+      }
+    }
     Group& group = warp.groups[index];
-    const Function& callee = launch_.module->functions[static_cast<size_t>(call.function)];
+    const Function& callee = launch_.module->functions[static_cast<size_t>(target)];
     Frame* caller = group.frame;
     if (caller->depth + 1 > kMaxCallDepth) {
       e_.Fail(Status::kLaunchFailed, __builtin_ctz(mask), "call depth exceeds kMaxCallDepth");
@@ -652,16 +720,62 @@ class Worker {
               "stack overflow: stack_bytes is " + std::to_string(launch_.config->stack_bytes));
       return false;
     }
-    Frame* frame = NewFrame(callee);
+    Frame* frame = NewFrame(launch_.SlotOf(target));
     frame->parent = caller;
     frame->return_pc = group.pc + 1;
     frame->lanes = mask;
     frame->local_base = base;
     frame->depth = caller->depth + 1;
-    CopyFrameBytes(call.arguments, caller->local_base, base, mask);
+    if (call.function < 0) {
+      CopyFrameBytes(Copies(call.argument_variables, callee.params, false), caller->local_base,
+                     base, mask);
+    } else {
+      CopyFrameBytes(call.arguments, caller->local_base, base, mask);
+    }
     group.frame = frame;
     group.pc = 0;
     return false;
+  }
+
+  // The function at an address that a register holds, or -1 with the fault set.
+  int IndirectTarget(const CallSite& call, uint64_t address, int lane) {
+    const uint64_t number = (address - kFunctionWindow) / kFunctionStep;
+    const std::vector<int>& closure = launch_.kernel->closure;
+    if (address < kFunctionWindow || number >= launch_.module->functions.size() ||
+        (address - kFunctionWindow) % kFunctionStep != 0 ||
+        !std::binary_search(closure.begin(), closure.end(), static_cast<int>(number))) {
+      e_.Fail(Status::kInvalidPc, lane, "call of an address where no function is");
+      return -1;
+    }
+    const Function& callee = launch_.module->functions[number];
+    if (!callee.defined || !callee.refusal.empty()) {
+      e_.Fail(Status::kUnsupported, lane,
+              callee.defined ? callee.refusal
+                             : "function '" + callee.name + "' is not defined in this module");
+      return -1;
+    }
+    if (callee.entry || callee.params.size() != call.argument_variables.size() ||
+        callee.returns.size() != call.result_variables.size()) {
+      e_.Fail(Status::kInvalidPc, lane,
+              "call of '" + callee.name + "' with another number of parameters");
+      return -1;
+    }
+    return static_cast<int>(number);
+  }
+
+  // What moves between a caller's variables and a callee's, one by one.
+  std::vector<CallSite::Copy> Copies(const std::vector<int>& mine, const std::vector<int>& theirs,
+                                     bool results) const {
+    std::vector<CallSite::Copy> copies;
+    for (size_t k = 0; k < mine.size(); ++k) {
+      if (mine[k] < 0) continue;
+      const Variable& a = launch_.module->ast.variables[static_cast<size_t>(mine[k])];
+      const Variable& b = launch_.module->ast.variables[static_cast<size_t>(theirs[k])];
+      const uint32_t bytes = static_cast<uint32_t>(std::min(a.size, b.size));
+      copies.push_back(results ? CallSite::Copy{b.frame_offset, a.frame_offset, bytes}
+                               : CallSite::Copy{a.frame_offset, b.frame_offset, bytes});
+    }
+    return copies;
   }
 
   template <class T>
@@ -689,6 +803,24 @@ class Worker {
           std::memcpy(e_.local + static_cast<size_t>(lane) * launch_.local_bytes +
                           e_.frame->local_base + call.results[0].to,
                       &one, sizeof one);
+        }
+        continue;
+      }
+      if (call.builtin == CallSite::kMalloc) {
+        const uint64_t address = launch_.config->memory->HeapAllocate(
+            FrameValue<uint64_t>(call.arguments[0].from, lane));
+        if (!call.results.empty()) {
+          std::memcpy(e_.local + static_cast<size_t>(lane) * launch_.local_bytes +
+                          e_.frame->local_base + call.results[0].to,
+                      &address, sizeof address);
+        }
+        continue;
+      }
+      if (call.builtin == CallSite::kFree) {
+        const uint64_t address = FrameValue<uint64_t>(call.arguments[0].from, lane);
+        if (address != 0 && !launch_.config->memory->HeapFree(address)) {
+          e_.Fail(Status::kLaunchFailed, lane, "free of an address that malloc did not give");
+          return;
         }
         continue;
       }
@@ -797,18 +929,39 @@ class Worker {
   Exec e_;
   std::vector<uint64_t> shared_;
   std::unique_ptr<uint8_t[], Free> local_;
-  std::vector<RangeCache> caches_;
+  std::vector<std::vector<RangeCache>> caches_;  // By slot.
   std::vector<Warp> warps_;
   std::vector<std::unique_ptr<Frame>> frames_;
-  std::vector<std::vector<Frame*>> free_frames_;  // By function index.
+  std::vector<std::vector<Frame*>> free_frames_;  // By slot.
   Barrier barriers_[kBarriers];
   uint32_t live_threads_ = 0;
+  int64_t quantum_ = kWarpQuantum;
+  uint64_t sleep_ns_ = 0;  // The shortest nanosleep of this turn, 0: none.
   uint64_t turn_ = 0;
   uint64_t accounted_ = 0;
   const Instr* fault_instr_ = nullptr;
   const Function* fault_function_ = nullptr;
   const Warp* fault_warp_ = nullptr;
 };
+
+// The worker of a cooperative launch: all blocks resident, in turns. One host thread only, because
+// blocks that wait for those of a thread that cannot start would wait for ever.
+void RunResident(Launch* launch) {
+  std::vector<std::unique_ptr<Worker>> blocks;
+  for (uint64_t block = 0; block < launch->blocks; ++block) {
+    blocks.push_back(std::make_unique<Worker>(launch, 0));
+    blocks.back()->Begin(block);
+  }
+  while (!blocks.empty()) {
+    for (size_t i = 0; i < blocks.size();) {
+      if (blocks[i]->Step()) {
+        ++i;
+      } else {
+        blocks.erase(blocks.begin() + static_cast<std::ptrdiff_t>(i));
+      }
+    }
+  }
+}
 
 bool Invalid(LaunchResult* result, std::string message) {
   result->status = Status::kInvalidValue;
@@ -848,6 +1001,11 @@ bool CheckConfig(const KernelInfo& info, const LaunchConfig& config, LaunchResul
   if (config.memory == nullptr) return Invalid(result, "memory is null");
   if (config.workers == 0 || config.workers > 1024)
     return Invalid(result, "workers must be 1 to 1024");
+  if (config.cooperative && blocks > kMaxCooperativeBlocks) {
+    return Invalid(result, "a cooperative launch of " + std::to_string(blocks) +
+                               " blocks exceeds kMaxCooperativeBlocks (" +
+                               std::to_string(kMaxCooperativeBlocks) + ")");
+  }
   return true;
 }
 
@@ -876,10 +1034,14 @@ LaunchResult RunKernel(const Module::Impl& module, size_t kernel_index,
         std::max(launch.local_bytes, std::min(config.stack_bytes, kMaxLocalBytesPerThread));
   }
   launch.local_bytes = (launch.local_bytes + 15) & ~15u;
-  launch.constants.resize(module.functions.size());
-  for (int index : launch.kernel->closure) {
-    const Function& function = module.functions[static_cast<size_t>(index)];
-    std::vector<uint64_t>& values = launch.constants[static_cast<size_t>(index)];
+  static std::atomic<uint64_t> grids{0};
+  launch.grid_id = grids.fetch_add(1, std::memory_order_relaxed) + 1;
+  launch.result.has_stated =
+      StatedTime(info, config.params, config.param_bytes, &launch.result.stated_ns);
+  launch.constants.resize(launch.kernel->closure.size());
+  for (size_t slot = 0; slot < launch.constants.size(); ++slot) {
+    const Function& function = module.functions[static_cast<size_t>(launch.kernel->closure[slot])];
+    std::vector<uint64_t>& values = launch.constants[slot];
     values.reserve(function.constants.size());
     for (const Constant& constant : function.constants) {
       uint64_t value = constant.value;
@@ -901,15 +1063,12 @@ LaunchResult RunKernel(const Module::Impl& module, size_t kernel_index,
     }
   }
   const uint32_t workers = static_cast<uint32_t>(std::min<uint64_t>(config.workers, launch.blocks));
-  if (workers <= 1) {
+  if (config.cooperative) {
+    RunResident(&launch);
+  } else if (workers <= 1) {
     Worker(&launch, 0).Run();
   } else {
-    std::vector<std::thread> threads;
-    for (uint32_t w = 1; w < workers; ++w) {
-      threads.emplace_back([&launch, w] { Worker(&launch, w).Run(); });
-    }
-    Worker(&launch, 0).Run();
-    for (std::thread& thread : threads) thread.join();
+    RunWithHelpers(workers, [&launch](uint32_t number) { Worker(&launch, number).Run(); });
   }
   launch.result.instructions = launch.instructions.load();
   return launch.result;

@@ -698,14 +698,14 @@ TEST(Refusal, IsPerKernelAndNamesOpcodeAndLine) {
   wmma.load.a.sync.aligned.row.m16n16k16.global.f16 {%r1, %r2}, [%r3];
   ret;
 }
-.extern .func (.param .b64 p) malloc (.param .b64 n);
+.extern .func (.param .b64 p) cudaGetParameterBuffer (.param .b64 n);
 .visible .entry heap()
 {
   .reg .b64 %d<2>;
   {
   .param .b64 n; st.param.b64 [n], 8;
   .param .b64 p;
-  call.uni (p), malloc, (n);
+  call.uni (p), cudaGetParameterBuffer, (n);
   }
   ret;
 }
@@ -715,7 +715,8 @@ TEST(Refusal, IsPerKernelAndNamesOpcodeAndLine) {
   EXPECT_EQ(module->FindKernel("bad")->refusal,
             "'wmma.load.a.sync.aligned.row.m16n16k16.global.f16' at PTX line 15 of 'bad' is not "
             "supported");
-  EXPECT_NE(module->FindKernel("heap")->refusal.find("'malloc'"), std::string::npos);
+  EXPECT_NE(module->FindKernel("heap")->refusal.find("'cudaGetParameterBuffer'"),
+            std::string::npos);
   TestDevice device;
   const uint64_t out = device.Allocate(4);
   EXPECT_EQ(RunOn(*module, &device, "good", Arguments().Add(out), {.block = 1}).status,

@@ -1,11 +1,12 @@
 // Mutated kernels: parsing and running them must end, in bounds and in budget, whatever the text
-// says. Deterministic: the seed is printed and fixed unless SIMGPU_FUZZ_SEED says otherwise
-// (SIMGPU_FUZZ_ROUNDS makes it longer).
+// says; and so must unpacking damaged images. Deterministic: the seed is printed and fixed unless
+// SIMGPU_FUZZ_SEED says otherwise. TESSERA_SOAK, a number of inputs, makes it longer.
 #include <cstdlib>
 #include <iostream>
 #include <random>
 
 #include "simgpu/kernels/demo_kernels.h"
+#include "simgpu/ptx/link.h"
 #include "simgpu/ptx/test_device.h"
 
 namespace simgpu::ptx {
@@ -63,6 +64,20 @@ B:
   st.shared.b64 [%r9], %d5;
   vote.sync.ballot.b32 %r11, %p1, -1;
   bar.warp.sync -1;
+  mov.u64 %d6, twice;
+  {
+    .param .b32 x; .param .b32 y;
+    st.param.b32 [x], %r1;
+    call (y), %d6, (x), prototype;
+    prototype: .callprototype (.param .b32 _) _ (.param .b32 _);
+  }
+  mbarrier.init.shared.b64 [tile], 48;
+  cp.async.ca.shared.global [tile+16], [%d1], 8, 4;
+  mbarrier.arrive.shared.b64 %d7, [tile];
+  mbarrier.test_wait.shared.b64 %p1, [tile], %d7;
+  fma.rn.relu.f16x2 %r1, %r2, %r3, %r4;
+  vabsdiff4.u32.u32.u32.add %r1, %r2, %r3, %r4;
+  nanosleep.u32 1;
   ret;
 }
 )";
@@ -176,8 +191,8 @@ class Mutator {
 
 TEST(Fuzz, MutatedTextsNeitherCrashNorHang) {
   const uint64_t seed = FromEnvironment("SIMGPU_FUZZ_SEED", 20261124);
-  const uint64_t rounds = FromEnvironment("SIMGPU_FUZZ_ROUNDS", 3000);
-  std::cout << "SIMGPU_FUZZ_SEED=" << seed << " SIMGPU_FUZZ_ROUNDS=" << rounds << std::endl;
+  const uint64_t rounds = FromEnvironment("TESSERA_SOAK", 3000);
+  std::cout << "SIMGPU_FUZZ_SEED=" << seed << " inputs " << rounds << std::endl;
   // Alternately all the demo kernels and the short kernel that holds the rarer forms.
   Mutator demo(std::string(kernels::kDemoKernelsPtx) + kExtra, seed);
   Mutator mixed(kHeader + kExtra, seed + 1);
@@ -199,10 +214,21 @@ TEST(Fuzz, MutatedTextsNeitherCrashNorHang) {
     const uint64_t buffer = device.Allocate(65536);
     const Arguments arguments =
         Arguments().Add(buffer).Add(buffer).Add(buffer).Add(uint64_t{64}).Add(buffer);
+    // The texts also go through the linker, alone and with another.
+    if (round % 16 == 0) {
+      std::string merged, why;
+      const bool linked =
+          Link({{"a", text}, {"b", kHeader + ".visible .global .u32 other;\n"}}, &merged, &why);
+      EXPECT_EQ(linked, why.empty());
+      if (linked) {
+        EXPECT_NE(Module::Parse(merged, &error), nullptr) << error.ToString();
+      }
+    }
     for (const KernelInfo& kernel : module->kernels()) {
       if (kernel.local_bytes > 4096 || !kernel.refusal.empty()) continue;
-      const LaunchResult result = RunOn(*module, &device, kernel.name, arguments,
-                                        {.grid = 2, .block = 48, .budget = 20000});
+      const LaunchResult result =
+          RunOn(*module, &device, kernel.name, arguments,
+                {.grid = 2, .block = 48, .budget = 20000, .cooperative = round % 8 == 1});
       ++ran;
       ended_well += result.status == Status::kOk;
       EXPECT_EQ(result.status == Status::kOk, result.message.empty());

@@ -106,7 +106,7 @@ class Lexer {
         ++at_;
       } else if (kind == Tok::kWord && c == '.' && (IsIdent(Peek(1)) && Peek(1) != '%')) {
         ++at_;
-      } else if (c == ':' && Peek(1) == ':' && IsIdentStart(Peek(2))) {
+      } else if (c == ':' && Peek(1) == ':' && IsIdent(Peek(2)) && Peek(2) != '%') {
         at_ += 2;
       } else {
         break;

@@ -3,6 +3,7 @@
 #include <cmath>
 #include <limits>
 
+#include "simgpu/ptx/opcode_rows.h"
 #include "simgpu/ptx/test_device.h"
 
 namespace simgpu::ptx {
@@ -403,4 +404,14 @@ INSTANTIATE_TEST_SUITE_P(Float, Opcodes, testing::ValuesIn(kFloat));
 INSTANTIATE_TEST_SUITE_P(Convert, Opcodes, testing::ValuesIn(kConvert));
 
 }  // namespace
+
+std::vector<std::string> OpcodeRowTexts() {
+  std::vector<std::string> texts;
+  for (const Row& row : kInteger) texts.emplace_back(row.text);
+  for (const Row& row : kCompare) texts.emplace_back(row.text);
+  for (const Row& row : kFloat) texts.emplace_back(row.text);
+  for (const Row& row : kConvert) texts.emplace_back(row.text);
+  return texts;
+}
+
 }  // namespace simgpu::ptx

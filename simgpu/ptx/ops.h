@@ -52,6 +52,7 @@ enum class Round : uint8_t {
 // aux of float handlers: bits 0..3 Round, then flags.
 inline constexpr uint16_t kFtz = 16;
 inline constexpr uint16_t kSat = 32;
+inline constexpr uint16_t kRelu = 64;  // fma and cvt to halves: negative results become 0.
 
 enum class Op : uint8_t {
   // Integer, two sources unless said otherwise.
@@ -133,6 +134,10 @@ enum class Op : uint8_t {
   kCopysign,
   kMinNan,
   kMaxNan,
+  kMinXor,  // .xorsign.abs
+  kMaxXor,
+  kMinNanXor,
+  kMaxNanXor,
 };
 
 Handler PickInteger(Op op, Type type);
@@ -162,8 +167,10 @@ enum class Compare : uint8_t {
   kNan
 };
 Handler PickSetp(Type type);
-// set: dst gets all ones or 1.0f; aux as setp, bit 9 = float result.
-Handler PickSet(Type destination, Type source);
+// setp of two halves: dst of the low ones, d of the high ones.
+Handler PickSetpPair(Type type);
+// set: dst gets imm or 0; aux as setp. A pair of halves gives imm's halves or 0 each.
+Handler PickSet(RegClass destination, Type source);
 
 // testp: aux 0 finite, 1 infinite, 2 number, 3 notanumber, 4 normal, 5 subnormal.
 Handler PickTestp(Type type);
@@ -172,6 +179,9 @@ Handler PickTestp(Type type);
 Handler PickConvert(Type destination, Type source, RegClass destination_class,
                     RegClass source_class, uint16_t aux);
 Handler PickConvertPack(Type destination);  // cvt.rn.{f16x2,bf16x2}.f32 d, a, b
+Handler ConvertTf32Handler();               // dst b32, a f32
+// cvt.pack.sat: a above b in parts of the type, 8-bit ones above c's low half.
+Handler PackSaturatedHandler(Type part);
 
 // Predicates: a, b, c are predicate masks; aux: and, or, xor, not, mov, in this order.
 Handler PickPredicate(int op);
@@ -183,6 +193,34 @@ Handler LoadParamHandler(Type type,
                          RegClass cls);  // Uniform: imm is the offset in the parameter buffer.
 enum class Atom : uint8_t { kAdd, kMin, kMax, kExch, kCas, kAnd, kOr, kXor, kInc, kDec };
 Handler PickAtomic(Space space, Atom op, Type type);  // dst kNoReg: red.
+
+// Asynchronous copies and their barriers: ops_async.cc. Destination address in a (plus imm).
+Handler AddressHandler();  // dst (64-bit) = a + imm, the width of a as address32 says.
+Handler
+AsyncCopyHandler();  // aux bytes to shared a from global c, of which b are read (kNoReg: all).
+Handler
+BulkCopyHandler();  // b bytes to a from c; d: the barrier in shared memory that counts them.
+// A barrier in a: b a count, bytes or a state; dst a state, a predicate or a count.
+enum class Mbarrier : uint8_t {
+  kInit,
+  kInvalidate,
+  kArrive,        // aux 1: and leaves the barrier's later phases.
+  kArriveExpect,  // b: the bytes.
+  kExpect,
+  kComplete,
+  kWait,
+  kWaitParity,
+  kPending,
+};
+Handler MbarrierHandler(Mbarrier op);
+
+// Two or four small integers in a word: ops_video.cc. aux bits 0..3 = the operation in the order of
+// kVideoNames, bit 4 = adds the lanes to c, bit 5 = saturates, bits 6..8 = a, b, d signed,
+// bits 9..11 = vset's comparison (eq ne lt le gt ge).
+Handler VideoHandler(int parts);
+inline constexpr const char* kVideoNames[] = {"vadd", "vsub", "vavrg", "vabsdiff",
+                                              "vmin", "vmax", "vset"};
+Handler Dp2aHandler(bool signed_a, bool signed_b, bool high);
 
 // Moves and special registers: ops_warp.cc.
 Handler SpecialHandler(Special special, bool wide);

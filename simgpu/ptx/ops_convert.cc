@@ -153,6 +153,7 @@ void IntToFloat(Exec& e, const Instr& i, uint32_t mask, Type to) {
       if (static_cast<__int128>(v) != static_cast<__int128>(s)) {
         v = std::bit_cast<double>(std::bit_cast<uint64_t>(v) | 1);
       }
+      if (clamp) v = v > 0 ? (v < 1 ? v : 1.0) : 0.0;
       Reg<uint16_t>(e, i.dst)[lane] = to == Type::kF16 ? ToHalf(v, round) : ToBf16(v, round);
     }
   }
@@ -182,6 +183,7 @@ void FloatToFloat(Exec& e, const Instr& i, uint32_t mask, Type to) {
     double v = FloatSource<S>::Value(a[lane], flush);
     if (IsIntegral(round)) v = RoundIntegral(v, round);
     if (clamp) v = v > 0 ? (v < 1 ? v : 1.0) : 0.0;
+    if ((i.aux & kRelu) != 0 && v <= 0) v = 0;
     const Round mode = IsIntegral(round) || round == Round::kNone ? Round::kNearest : round;
     switch (to) {
       case Type::kF64:
@@ -215,14 +217,53 @@ void Pack2(Exec& e, const Instr& i, uint32_t mask) {
   uint32_t* d = Reg<uint32_t>(e, i.dst);
   Round round = static_cast<Round>(i.aux & 15);
   if (round == Round::kNone) round = Round::kNearest;
-  const bool relu = (i.aux & 64) != 0;
+  const bool relu = (i.aux & kRelu) != 0;
   for (uint32_t m = mask; m != 0; m &= m - 1) {
     const int lane = __builtin_ctz(m);
     const auto one = [&](float f) -> uint32_t {
-      if (relu && f < 0) f = 0;
+      if (relu && f <= 0) f = 0;
       return kBrain ? ToBf16(f, round) : ToHalf(f, round);
     };
     d[lane] = one(a[lane]) << 16 | one(b[lane]);
+  }
+}
+
+// tf32 is a float whose mantissa keeps 10 bits.
+void ConvertTf32(Exec& e, const Instr& i, uint32_t mask) {
+  const uint32_t* a = Reg<uint32_t>(e, i.a);
+  uint32_t* d = Reg<uint32_t>(e, i.dst);
+  const Round round = static_cast<Round>(i.aux & 15);
+  for (uint32_t m = mask; m != 0; m &= m - 1) {
+    const int lane = __builtin_ctz(m);
+    uint32_t bits = a[lane];
+    const bool nan = (bits & 0x7fffffffu) > 0x7f800000u;
+    if ((i.aux & kRelu) != 0 && !nan && (bits >> 31) != 0) bits = 0;
+    if (nan) {
+      bits = 0x7fffffffu;
+    } else if ((bits & 0x7f800000u) != 0x7f800000u) {
+      // Carries run into the exponent, up to infinity, as they should.
+      if (round == Round::kNearestAway) bits += 0x1000u;
+      if (round == Round::kNearest) bits += 0x0fffu + (bits >> 13 & 1);
+      bits &= ~0x1fffu;
+    }
+    d[lane] = bits;
+  }
+}
+
+template <class P>
+void PackSaturated(Exec& e, const Instr& i, uint32_t mask) {
+  const int32_t* a = Reg<int32_t>(e, i.a);
+  const int32_t* b = Reg<int32_t>(e, i.b);
+  uint32_t* d = Reg<uint32_t>(e, i.dst);
+  constexpr int kBits = 8 * sizeof(P);
+  const auto clamped = [](int32_t v) -> uint32_t {
+    constexpr int32_t kLow = std::numeric_limits<P>::min(), kHigh = std::numeric_limits<P>::max();
+    return static_cast<std::make_unsigned_t<P>>(v < kLow ? kLow : v > kHigh ? kHigh : v);
+  };
+  for (uint32_t m = mask; m != 0; m &= m - 1) {
+    const int lane = __builtin_ctz(m);
+    const uint32_t packed = clamped(a[lane]) << kBits | clamped(b[lane]);
+    d[lane] = sizeof(P) == 2 ? packed : Reg<uint32_t>(e, i.c)[lane] << 16 | packed;
   }
 }
 
@@ -395,6 +436,23 @@ Handler PickConvert(Type to, Type from, RegClass rd, RegClass rs, uint16_t aux) 
       return rs == RegClass::k32 ? FloatFrom<float>(to, rd) : nullptr;
     case Type::kF64:
       return rs == RegClass::k64 ? FloatFrom<double>(to, rd) : nullptr;
+    default:
+      return nullptr;
+  }
+}
+
+Handler ConvertTf32Handler() { return ConvertTf32; }
+
+Handler PackSaturatedHandler(Type part) {
+  switch (part) {
+    case Type::kU8:
+      return PackSaturated<uint8_t>;
+    case Type::kS8:
+      return PackSaturated<int8_t>;
+    case Type::kU16:
+      return PackSaturated<uint16_t>;
+    case Type::kS16:
+      return PackSaturated<int16_t>;
     default:
       return nullptr;
   }

@@ -28,6 +28,11 @@ inline T NanOf() {
   return static_cast<T>(NAN);
 }
 
+template <class T>
+inline T XorSign(T a, T b) {
+  return std::signbit(a) != std::signbit(b) ? T{-1} : T{1};
+}
+
 #define SIMGPU_FLOAT(name, arity, expression)                                       \
   struct name {                                                                     \
     static constexpr int kArity = arity;                                            \
@@ -44,7 +49,10 @@ SIMGPU_FLOAT(FMin, 2, MinNumber(a, b));
 SIMGPU_FLOAT(FMax, 2, MaxNumber(a, b));
 SIMGPU_FLOAT(FMinNan, 2, a != a || b != b ? NanOf<T>() : MinNumber(a, b));
 SIMGPU_FLOAT(FMaxNan, 2, a != a || b != b ? NanOf<T>() : MaxNumber(a, b));
-SIMGPU_FLOAT(FCopysign, 2, std::copysign(b, a));
+SIMGPU_FLOAT(FMinXor, 2, std::copysign(MinNumber(std::fabs(a), std::fabs(b)), XorSign(a, b)));
+SIMGPU_FLOAT(FMaxXor, 2, std::copysign(MaxNumber(std::fabs(a), std::fabs(b)), XorSign(a, b)));
+SIMGPU_FLOAT(FMinNanXor, 2, a != a || b != b ? NanOf<T>() : FMinXor::Do<T>(a, b, c));
+SIMGPU_FLOAT(FMaxNanXor, 2, a != a || b != b ? NanOf<T>() : FMaxXor::Do<T>(a, b, c));
 SIMGPU_FLOAT(FFma, 3, std::fma(a, b, c));
 SIMGPU_FLOAT(FSqrt, 1, std::sqrt(a));
 SIMGPU_FLOAT(FRcp, 1, T{1} / a);
@@ -110,6 +118,31 @@ void SignBits(Exec& e, const Instr& i, uint32_t mask) {
   const W* a = Reg<W>(e, i.a);
   ForLanes(mask, [=](int lane) { d[lane] = static_cast<W>((a[lane] & ~kClear) ^ kFlip); });
 }
+template <class W, W kSign>
+void CopySign(Exec& e, const Instr& i, uint32_t mask) {
+  W* d = Reg<W>(e, i.dst);
+  const W* a = Reg<W>(e, i.a);
+  const W* b = Reg<W>(e, i.b);
+  ForLanes(mask,
+           [=](int lane) { d[lane] = static_cast<W>((b[lane] & ~kSign) | (a[lane] & kSign)); });
+}
+// Of one or two halves in a word.
+template <class W, bool kAbs>
+void SignFtzHalf(Exec& e, const Instr& i, uint32_t mask) {
+  W* d = Reg<W>(e, i.dst);
+  const W* a = Reg<W>(e, i.a);
+  for (uint32_t m = mask; m != 0; m &= m - 1) {
+    const int lane = __builtin_ctz(m);
+    W out = 0;
+    for (size_t k = 0; k < sizeof(W) / 2; ++k) {
+      uint16_t half = static_cast<uint16_t>(a[lane] >> (16 * k));
+      if ((half & 0x7c00) == 0) half &= 0x8000;
+      half = static_cast<uint16_t>(kAbs ? half & 0x7fff : half ^ 0x8000);
+      out = static_cast<W>(out | static_cast<W>(half) << (16 * k));
+    }
+    d[lane] = out;
+  }
+}
 template <bool kAbs>
 void SignFtz(Exec& e, const Instr& i, uint32_t mask) {
   uint32_t* d = Reg<uint32_t>(e, i.dst);
@@ -120,19 +153,44 @@ void SignFtz(Exec& e, const Instr& i, uint32_t mask) {
   });
 }
 
+// The sum rounded to odd: what is lost shows in the last bit, so that a second rounding, to half,
+// does not take a value just off the middle for the middle.
+inline double FusedToOdd(double product, double c) {
+  const double sum = product + c;
+  if (!std::isfinite(sum)) return sum;
+  const double part = sum - product;
+  const double lost = (product - (sum - part)) + (c - part);
+  if (lost == 0) return sum;
+  uint64_t bits = std::bit_cast<uint64_t>(sum);
+  if ((lost > 0) != (sum > 0)) --bits;  // Towards zero.
+  return std::bit_cast<double>(bits | 1);
+}
+
 // Half precision runs in double, which holds sums and products of halves closely enough that the
 // one rounding to half is the correct one.
 template <class F, bool kBrain, bool kPair>
 void Small(Exec& e, const Instr& i, uint32_t mask) {
+  constexpr uint16_t kExponent = kBrain ? 0x7f80 : 0x7c00;
+  const bool flush = (i.aux & kFtz) != 0;
+  const auto flushed = [&](uint16_t h) {
+    return static_cast<uint16_t>(flush && (h & kExponent) == 0 ? h & 0x8000 : h);
+  };
   const auto one = [&](uint16_t x, uint16_t y, uint16_t z) {
+    x = flushed(x);
+    y = flushed(y);
+    z = flushed(z);
     const auto in = [](uint16_t h) {
       return static_cast<double>(kBrain ? Bf16ToFloat(h) : HalfToFloat(h));
     };
-    double out = F::template Do<double>(in(x), in(y), in(z));
+    double out;
+    if constexpr (std::is_same_v<F, FFma>) {
+      out = FusedToOdd(in(x)*in(y), in(z));
+    } else {
+      out = F::template Do<double>(in(x), in(y), in(z));
+    }
     if ((i.aux & kSat) != 0) out = Saturate(out);
-    uint16_t bits = kBrain ? ToBf16(out) : ToHalf(out);
-    if (!kBrain && (i.aux & kFtz) != 0 && (bits & 0x7c00) == 0) bits &= 0x8000;
-    return bits;
+    if ((i.aux & kRelu) != 0 && out <= 0) out = 0;  // Also -0.
+    return flushed(kBrain ? ToBf16(out) : ToHalf(out));
   };
   for (uint32_t m = mask; m != 0; m &= m - 1) {
     const int lane = __builtin_ctz(m);
@@ -298,14 +356,22 @@ uint32_t Compared(Exec& e, const Instr& i) {
   return 0;
 }
 
+// A half as comparisons see it: flushed when they say so (bit 8 of aux).
+template <bool kBrain>
+inline float ComparedHalf(uint16_t half, uint16_t aux) {
+  if (kBrain) return Bf16ToFloat(half);
+  if ((aux & 256) != 0 && (half & 0x7c00) == 0) half &= 0x8000;
+  return HalfToFloat(half);
+}
+
 template <bool kBrain>
 uint32_t ComparedSmall(Exec& e, const Instr& i) {
   const uint16_t* a = Reg<uint16_t>(e, i.a);
   const uint16_t* b = Reg<uint16_t>(e, i.b);
   uint32_t out = 0;
   for (int lane = 0; lane < kWarpSize; ++lane) {
-    const float x = kBrain ? Bf16ToFloat(a[lane]) : HalfToFloat(a[lane]);
-    const float y = kBrain ? Bf16ToFloat(b[lane]) : HalfToFloat(b[lane]);
+    const float x = ComparedHalf<kBrain>(a[lane], i.aux);
+    const float y = ComparedHalf<kBrain>(b[lane], i.aux);
     if (CompareFloat<float>(static_cast<Compare>(i.aux & 31), x, y)) out |= 1u << lane;
   }
   return out;
@@ -335,12 +401,56 @@ void Setp(Exec& e, const Instr& i, uint32_t mask) {
   }
 }
 
-template <CompareFn kFn>
+template <class D, CompareFn kFn>
 void Set(Exec& e, const Instr& i, uint32_t mask) {
   const uint32_t p = Combine(e, i, kFn(e, i));
+  D* d = Reg<D>(e, i.dst);
+  const D yes = static_cast<D>(i.imm);
+  ForLanes(mask, [=](int lane) { d[lane] = (p >> lane & 1) != 0 ? yes : D{0}; });
+}
+
+// Of pairs of halves: one bit a lane for the low ones, one for the high ones.
+template <bool kBrain>
+void ComparePairs(Exec& e, const Instr& i, uint32_t* low, uint32_t* high) {
+  const uint32_t* a = Reg<uint32_t>(e, i.a);
+  const uint32_t* b = Reg<uint32_t>(e, i.b);
+  *low = *high = 0;
+  const auto value = [&](uint32_t bits) {
+    return ComparedHalf<kBrain>(static_cast<uint16_t>(bits), i.aux);
+  };
+  const Compare compare = static_cast<Compare>(i.aux & 31);
+  for (int lane = 0; lane < kWarpSize; ++lane) {
+    if (CompareFloat<float>(compare, value(a[lane]), value(b[lane]))) *low |= 1u << lane;
+    if (CompareFloat<float>(compare, value(a[lane] >> 16), value(b[lane] >> 16)))
+      *high |= 1u << lane;
+  }
+  *low = Combine(e, i, *low);
+  *high = Combine(e, i, *high);
+}
+
+template <bool kBrain>
+void SetpPair(Exec& e, const Instr& i, uint32_t mask) {
+  uint32_t low, high;
+  ComparePairs<kBrain>(e, i, &low, &high);
+  uint32_t& p = *Reg<uint32_t>(e, i.dst);
+  p = (p & ~mask) | (low & mask);
+  if (i.d != kNoReg) {
+    uint32_t& q = *Reg<uint32_t>(e, i.d);
+    q = (q & ~mask) | (high & mask);
+  }
+}
+
+template <bool kBrain>
+void SetPair(Exec& e, const Instr& i, uint32_t mask) {
+  uint32_t low, high;
+  ComparePairs<kBrain>(e, i, &low, &high);
   uint32_t* d = Reg<uint32_t>(e, i.dst);
-  const uint32_t yes = (i.aux & 512) != 0 ? 0x3f800000u : kFullMask;
-  ForLanes(mask, [=](int lane) { d[lane] = (p >> lane & 1) != 0 ? yes : 0; });
+  const uint32_t yes = static_cast<uint32_t>(i.imm);
+  for (uint32_t m = mask; m != 0; m &= m - 1) {
+    const int lane = __builtin_ctz(m);
+    d[lane] = ((low >> lane & 1) != 0 ? yes & 0xffffu : 0) |
+              ((high >> lane & 1) != 0 ? yes & 0xffff0000u : 0);
+  }
 }
 
 template <class T>
@@ -411,7 +521,11 @@ struct PickSetpFor {
 };
 template <CompareFn kFn>
 struct PickSetFor {
-  static constexpr Handler kHandler = Set<kFn>;
+  static constexpr Handler kHandler = Set<uint32_t, kFn>;
+};
+template <CompareFn kFn>
+struct PickSet16For {
+  static constexpr Handler kHandler = Set<uint16_t, kFn>;
 };
 
 Handler Sign(bool abs, Type type, uint16_t aux) {
@@ -423,9 +537,15 @@ Handler Sign(bool abs, Type type, uint16_t aux) {
       return abs ? SignBits<uint64_t, uint64_t{1} << 63, 0>
                  : SignBits<uint64_t, 0, uint64_t{1} << 63>;
     case Type::kF16:
+      if ((aux & kFtz) != 0)
+        return abs ? SignFtzHalf<uint16_t, true> : SignFtzHalf<uint16_t, false>;
+      [[fallthrough]];
     case Type::kBf16:
       return abs ? SignBits<uint16_t, 0x8000, 0> : SignBits<uint16_t, 0, 0x8000>;
     case Type::kF16x2:
+      if ((aux & kFtz) != 0)
+        return abs ? SignFtzHalf<uint32_t, true> : SignFtzHalf<uint32_t, false>;
+      [[fallthrough]];
     case Type::kBf16x2:
       return abs ? SignBits<uint32_t, 0x80008000u, 0> : SignBits<uint32_t, 0, 0x80008000u>;
     default:
@@ -453,8 +573,17 @@ Handler PickFloat(Op op, Type type, uint16_t aux) {
       return ForType<FMinNan>(type, aux);
     case Op::kMaxNan:
       return ForType<FMaxNan>(type, aux);
+    case Op::kMinXor:
+      return ForType<FMinXor>(type, aux);
+    case Op::kMaxXor:
+      return ForType<FMaxXor>(type, aux);
+    case Op::kMinNanXor:
+      return ForType<FMinNanXor>(type, aux);
+    case Op::kMaxNanXor:
+      return ForType<FMaxNanXor>(type, aux);
     case Op::kCopysign:
-      return ForType<FCopysign>(type, aux);
+      if (type == Type::kF32) return CopySign<uint32_t, 0x80000000u>;
+      return type == Type::kF64 ? CopySign<uint64_t, uint64_t{1} << 63> : nullptr;
     case Op::kFma:
 #if defined(__x86_64__)
       if (type == Type::kF32 && (aux & (kFtz | kSat)) == 0 && __builtin_cpu_supports("fma") &&
@@ -490,8 +619,12 @@ Handler PickFloat(Op op, Type type, uint16_t aux) {
 
 Handler PickSetp(Type type) { return ByType<PickSetpFor>(type); }
 
-Handler PickSet(Type destination, Type source) {
-  return Bytes(destination) == 4 ? ByType<PickSetFor>(source) : nullptr;
+Handler PickSetpPair(Type type) { return type == Type::kF16x2 ? SetpPair<false> : SetpPair<true>; }
+
+Handler PickSet(RegClass destination, Type source) {
+  if (source == Type::kF16x2) return SetPair<false>;
+  if (source == Type::kBf16x2) return SetPair<true>;
+  return destination == RegClass::k16 ? ByType<PickSet16For>(source) : ByType<PickSetFor>(source);
 }
 
 Handler PickTestp(Type type) {

@@ -762,6 +762,7 @@ uint32_t Bytes(Type t) {
 }
 
 Handler PickInteger(Op op, Type type) {
+  if (IsFloat(type) && op != Op::kMov && op != Op::kSelp && op != Op::kSlct) return nullptr;
   switch (type) {
     case Type::kU16:
       if (Handler h = Arithmetic<uint16_t>(op)) return h;

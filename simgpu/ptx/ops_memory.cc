@@ -2,6 +2,7 @@
 // space.
 #include <cstdio>
 
+#include "simgpu/ptx/half.h"
 #include "simgpu/ptx/ops.h"
 
 namespace simgpu::ptx {
@@ -61,12 +62,66 @@ inline void Addresses(Exec& e, const Instr& i, uint64_t* out) {
   }
 }
 
+// How the lanes of a whole warp address memory, most often.
+enum class Pattern { kAny, kSame, kRow };
+
+inline Pattern PatternOf(const uint64_t* address, uint64_t bytes) {
+  uint64_t same = 0, row = 0;
+  for (int lane = 0; lane < kWarpSize; ++lane) {
+    same |= address[lane] ^ address[0];
+    row |= address[lane] ^ (address[0] + static_cast<uint64_t>(lane) * bytes);
+  }
+  return row == 0 ? Pattern::kRow : same == 0 ? Pattern::kSame : Pattern::kAny;
+}
+
+// The host's bytes of a row of elements that one look at the range finds within bounds, or null:
+// then the lanes are looked at one by one, which also finds who is at fault.
+template <Space S>
+inline uint8_t* Row(Exec& e, const Instr& i, uint64_t address, uint32_t element, bool write) {
+  const uint64_t bytes = uint64_t{element} * kWarpSize;
+  if ((address & (element - 1)) != 0) return nullptr;
+  if constexpr (S == Space::kShared) {
+    return address <= e.shared_bytes && bytes <= e.shared_bytes - address ? e.shared + address
+                                                                          : nullptr;
+  } else if constexpr (S == Space::kGlobal || S == Space::kGeneric) {
+    const RangeCache& cache = e.caches[i.site];
+    const uint64_t offset = address - cache.base;
+    return offset < cache.size && bytes <= cache.size - offset && (!write || cache.writable)
+               ? cache.host + offset
+               : nullptr;
+  }
+  return nullptr;
+}
+
 template <class M, class D, Space S>
 void Load(Exec& e, const Instr& i, uint32_t mask) {
   uint64_t address[kWarpSize];
   Addresses(e, i, address);
   if (i.count <= 1) {
     D* d = Reg<D>(e, i.dst);
+    if (S != Space::kLocal && mask == kFullMask) {
+      const Pattern pattern = PatternOf(address, sizeof(M));
+      if (pattern == Pattern::kRow) {
+        if (const uint8_t* p = Row<S>(e, i, address[0], sizeof(M), false)) {
+          M values[kWarpSize];
+          std::memcpy(values, p, sizeof values);
+          SIMGPU_VECTORIZE
+          for (int lane = 0; lane < kWarpSize; ++lane) d[lane] = static_cast<D>(values[lane]);
+          return;
+        }
+      } else if (pattern == Pattern::kSame &&
+                 (S != Space::kGeneric || address[0] < kSharedWindow)) {
+        // Not through a generic address of local memory: that is another place for every lane.
+        const uint8_t* p = Translate<S>(e, i, address[0], sizeof(M), 0, false);
+        if (p == nullptr) return;
+        M value;
+        std::memcpy(&value, p, sizeof value);
+        const D wide = static_cast<D>(value);
+        SIMGPU_VECTORIZE
+        for (int lane = 0; lane < kWarpSize; ++lane) d[lane] = wide;
+        return;
+      }
+    }
     for (uint32_t m = mask; m != 0; m &= m - 1) {
       const int lane = __builtin_ctz(m);
       const uint8_t* p = Translate<S>(e, i, address[lane], sizeof(M), lane, false);
@@ -98,6 +153,15 @@ void Store(Exec& e, const Instr& i, uint32_t mask) {
   Addresses(e, i, address);
   if (i.count <= 1) {
     const D* b = Reg<D>(e, i.b);
+    if (S != Space::kLocal && mask == kFullMask && PatternOf(address, sizeof(M)) == Pattern::kRow) {
+      if (uint8_t* p = Row<S>(e, i, address[0], sizeof(M), true)) {
+        M values[kWarpSize];
+        SIMGPU_VECTORIZE
+        for (int lane = 0; lane < kWarpSize; ++lane) values[lane] = static_cast<M>(b[lane]);
+        std::memcpy(p, values, sizeof values);
+        return;
+      }
+    }
     for (uint32_t m = mask; m != 0; m &= m - 1) {
       const int lane = __builtin_ctz(m);
       uint8_t* p = Translate<S>(e, i, address[lane], sizeof(M), lane, true);
@@ -322,6 +386,39 @@ void Atomic(Exec& e, const Instr& i, uint32_t mask) {
   }
 }
 
+// One or two halves in a word; each is rounded on its own, in one exchange of the word.
+template <class U, bool kBrain, Space S>
+void AtomicHalf(Exec& e, const Instr& i, uint32_t mask) {
+  uint64_t address[kWarpSize];
+  Addresses(e, i, address);
+  const U* b = Reg<U>(e, i.b);
+  const auto add = [](uint16_t x, uint16_t y) {
+    const auto in = [](uint16_t h) {
+      return static_cast<double>(kBrain ? Bf16ToFloat(h) : HalfToFloat(h));
+    };
+    const double sum = in(x) + in(y);
+    return kBrain ? ToBf16(sum) : ToHalf(sum);
+  };
+  for (uint32_t m = mask; m != 0; m &= m - 1) {
+    const int lane = __builtin_ctz(m);
+    uint8_t* p = Translate<S>(e, i, address[lane], sizeof(U), lane, true);
+    if (p == nullptr) return;
+    U* word = reinterpret_cast<U*>(p);
+    U old = __atomic_load_n(word, __ATOMIC_RELAXED);
+    while (true) {
+      U next = add(static_cast<uint16_t>(old), static_cast<uint16_t>(b[lane]));
+      if constexpr (sizeof(U) == 4) {
+        next |= static_cast<U>(
+                    add(static_cast<uint16_t>(old >> 16), static_cast<uint16_t>(b[lane] >> 16)))
+                << 16;
+      }
+      if (__atomic_compare_exchange_n(word, &old, next, false, __ATOMIC_SEQ_CST, __ATOMIC_RELAXED))
+        break;
+    }
+    if (i.dst != kNoReg) Reg<U>(e, i.dst)[lane] = old;
+  }
+}
+
 template <class U, Space S>
 void CompareAndSwap(Exec& e, const Instr& i, uint32_t mask) {
   uint64_t address[kWarpSize];
@@ -386,6 +483,14 @@ Handler AtomicIn(Atom op, Type type) {
       return op == Atom::kAdd ? Atomic<float, AAdd, S> : nullptr;
     case Type::kF64:
       return op == Atom::kAdd ? Atomic<double, AAdd, S> : nullptr;
+    case Type::kF16:
+      return op == Atom::kAdd ? AtomicHalf<uint16_t, false, S> : nullptr;
+    case Type::kF16x2:
+      return op == Atom::kAdd ? AtomicHalf<uint32_t, false, S> : nullptr;
+    case Type::kBf16:
+      return op == Atom::kAdd ? AtomicHalf<uint16_t, true, S> : nullptr;
+    case Type::kBf16x2:
+      return op == Atom::kAdd ? AtomicHalf<uint32_t, true, S> : nullptr;
     default:
       return nullptr;
   }
@@ -394,23 +499,26 @@ Handler AtomicIn(Atom op, Type type) {
 }  // namespace
 
 uint8_t* TranslateSlow(Exec& e, const Instr& i, Space space, uint64_t address, uint32_t bytes,
-                       int lane, bool write) {
+                       int lane, bool write, uint32_t align) {
   if (space == Space::kGeneric) {
     const uint64_t window = address >> 48;
     const uint64_t offset = address & ((uint64_t{1} << 48) - 1);
     if (window == kSharedWindow >> 48)
-      return TranslateSlow(e, i, Space::kShared, offset, bytes, lane, write);
+      return TranslateSlow(e, i, Space::kShared, offset, bytes, lane, write, align);
     if (window == kLocalWindow >> 48)
-      return TranslateSlow(e, i, Space::kLocal, offset, bytes, lane, write);
+      return TranslateSlow(e, i, Space::kLocal, offset, bytes, lane, write, align);
     if (window == kParamWindow >> 48)
-      return TranslateSlow(e, i, Space::kParam, offset, bytes, lane, write);
+      return TranslateSlow(e, i, Space::kParam, offset, bytes, lane, write, align);
+    if (window == kGridWindow >> 48 && e.grid_workspace != nullptr && (offset & (align - 1)) == 0 &&
+        offset + bytes <= kGridWorkspaceBytes)
+      return e.grid_workspace + offset;
     space = Space::kGlobal;
   }
   const auto what = [&](const char* why) {
     return std::string(why) + " " + SpaceName(space) + " address " + Hex(address) + " (" +
            std::to_string(bytes) + "-byte " + (write ? "write" : "read") + ")";
   };
-  if ((address & (bytes - 1)) != 0) {
+  if ((address & (align - 1)) != 0) {
     e.Fail(Status::kMisalignedAddress, lane, what("misaligned"));
     return nullptr;
   }

@@ -15,6 +15,10 @@ uint64_t UniformSpecial(const Exec& e, Special special) {
                                      std::chrono::steady_clock::now().time_since_epoch())
                                      .count());
   };
+  const auto ticks = [&] {
+    return static_cast<uint64_t>(static_cast<unsigned __int128>(clock()) * config.clock_khz /
+                                 1'000'000);
+  };
   switch (special) {
     case Special::kNtidX:
       return config.block[0];
@@ -45,11 +49,11 @@ uint64_t UniformSpecial(const Exec& e, Special special) {
     case Special::kWarpSize:
       return kWarpSize;
     case Special::kClock:
-      return e.instructions & 0xffffffffu;
+      return ticks() & 0xffffffffu;
     case Special::kClockHi:
-      return e.instructions >> 32;
+      return ticks() >> 32;
     case Special::kClock64:
-      return e.instructions;
+      return ticks();
     case Special::kGlobalTimer:
       return clock();
     case Special::kGlobalTimerLo:
@@ -60,6 +64,14 @@ uint64_t UniformSpecial(const Exec& e, Special special) {
       return config.dynamic_shared_bytes;
     case Special::kTotalSmemSize:
       return e.shared_bytes;
+    case Special::kGridId:
+      return e.grid_id;
+    case Special::kGridWorkspaceLow:
+      return config.cooperative ? kGridWindow & 0xffffffffu : 0;
+    case Special::kGridWorkspaceHigh:
+      return config.cooperative ? kGridWindow >> 32 : 0;
+    case Special::kOne:
+      return 1;
     default:
       return 0;
   }

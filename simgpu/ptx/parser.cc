@@ -50,6 +50,28 @@ constexpr NamedSpecial kSpecials[] = {
     {"%lanemask_gt", Special::kLaneMaskGt},
     {"%dynamic_smem_size", Special::kDynamicSmemSize},
     {"%total_smem_size", Special::kTotalSmemSize},
+    {"%aggr_smem_size", Special::kTotalSmemSize},
+    // Where the runtime library of grid groups finds its workspace: high half, low half.
+    {"%envreg1", Special::kGridWorkspaceHigh},
+    {"%envreg2", Special::kGridWorkspaceLow},
+    // Every block is a cluster of its own.
+    {"%clusterid.x", Special::kCtaidX},
+    {"%clusterid.y", Special::kCtaidY},
+    {"%clusterid.z", Special::kCtaidZ},
+    {"%nclusterid.x", Special::kNctaidX},
+    {"%nclusterid.y", Special::kNctaidY},
+    {"%nclusterid.z", Special::kNctaidZ},
+    {"%cluster_ctaid.x", Special::kZero},
+    {"%cluster_ctaid.y", Special::kZero},
+    {"%cluster_ctaid.z", Special::kZero},
+    {"%cluster_nctaid.x", Special::kOne},
+    {"%cluster_nctaid.y", Special::kOne},
+    {"%cluster_nctaid.z", Special::kOne},
+    {"%cluster_ctarank", Special::kZero},
+    {"%cluster_nctarank", Special::kOne},
+    {"%current_graph_exec", Special::kZero},
+    {"%ntid.w", Special::kOne},
+    {"%nctaid.w", Special::kOne},
 };
 
 // One name of a scope: a register or a variable.
@@ -79,6 +101,13 @@ class Parser {
       if (!TopLevel()) return false;
     }
     if (module_->version == 0) return Fail("a module starts with .version");
+    for (const auto& [name, target] : aliases_) {
+      const auto it = module_->function_index.find(target);
+      if (it == module_->function_index.end())
+        return Fail("alias '" + name + "' names '" + std::string(target) +
+                    "', which is no function");
+      module_->function_index[name] = it->second;
+    }
     return true;
   }
 
@@ -177,7 +206,18 @@ class Parser {
       while (Cur().kind != Tok::kEnd && !Cur().Is('{')) Next();
       return SkipBraces();
     }
-    if (token.Is(".pragma") || token.Is(".alias")) {
+    if (token.Is(".alias")) {
+      Next();
+      if (Cur().kind != Tok::kWord) return Unexpected("a function name");
+      const std::string name(Cur().text);
+      Next();
+      if (!Accept(',')) return Unexpected("','");
+      if (Cur().kind != Tok::kWord) return Unexpected("a function name");
+      aliases_.emplace_back(name, Cur().text);
+      Next();
+      return Expect(';');
+    }
+    if (token.Is(".pragma")) {
       while (Cur().kind != Tok::kEnd && !Cur().Is(';')) Next();
       return Expect(';');
     }
@@ -269,6 +309,7 @@ class Parser {
     uint32_t align = 0;
     uint32_t vector = 1;
     bool managed = false;
+    bool opaque = false;
   };
 
   bool ParseTypeAndAlign(TypeAndAlign* out) {
@@ -291,6 +332,10 @@ class Parser {
           Next();
         }
         Next();
+      } else if (Cur().Is(".texref") || Cur().Is(".surfref") || Cur().Is(".samplerref")) {
+        Next();
+        out->type = "b64";
+        out->opaque = true;
       } else if (Accept(".ptr")) {
         // What follows describes the pointee, not the parameter.
         while (Cur().Is(".global") || Cur().Is(".const") || Cur().Is(".shared") ||
@@ -336,9 +381,11 @@ class Parser {
     }
     variable->size = variable->unsized ? 0 : count * element;
     variable->managed = type.managed;
+    variable->opaque = type.opaque;
     if (Cur().Is('=')) {
       if (!initialisers) return Fail("no initialiser is allowed here");
       Next();
+      if (type.opaque) return SkipBraces();  // How a sampler filters.
       variable->init.reserve(64);
       uint64_t offset = 0;
       if (!Initialiser(type, element, variable, &offset, 0)) return false;
@@ -449,11 +496,11 @@ class Parser {
     if (word == ".shared") space = Space::kShared;
     if (word == ".local") space = Space::kLocal;
     if (word == ".param") space = Space::kParam;
-    if (word == ".tex") return Fail(".tex declarations are not part of this interpreter");
     Next();
     if (Cur().kind == Tok::kDirective && Cur().text.starts_with("::")) Next();
     TypeAndAlign type;
     if (!ParseTypeAndAlign(&type)) return false;
+    if (word == ".tex") type.opaque = true;
     do {
       Variable variable;
       const bool initialisers = space == Space::kGlobal || space == Space::kConst;
@@ -678,8 +725,11 @@ class Parser {
 
   bool BodyDirective(FunctionAst* function) {
     if (Cur().Is(".loc")) return SkipLoc();
-    if (Cur().Is(".pragma")) {
-      while (Cur().kind != Tok::kEnd && !Cur().Is(';')) Next();
+    if (Accept(".pragma")) {
+      while (Cur().kind != Tok::kEnd && !Cur().Is(';')) {
+        if (Cur().kind == Tok::kString && !Pragma(function)) return false;
+        Next();
+      }
       return Expect(';');
     }
     if (Cur().Is(".reg")) return RegisterDeclaration(function);
@@ -691,6 +741,40 @@ class Parser {
     }
     if (Cur().Is(".file")) return TopLevel();
     return Fail("unknown directive '" + std::string(Cur().text) + "'");
+  }
+
+  // The one pragma that is ours: "simgpu.time_ns 500000" or "simgpu.time_ns param1".
+  bool Pragma(FunctionAst* function) {
+    constexpr std::string_view kName = "simgpu.time_ns ";
+    std::string_view text = Cur().text;
+    if (!text.starts_with(kName)) return true;
+    text.remove_prefix(kName.size());
+    const bool param = text.starts_with("param");
+    if (param) text.remove_prefix(5);
+    if (text.empty() || text.size() > 18 ||
+        text.find_first_not_of("0123456789") != std::string_view::npos) {
+      return Fail("pragma simgpu.time_ns takes nanoseconds or paramN, found '" +
+                  std::string(Cur().text.substr(kName.size())) + "'");
+    }
+    if (!function->entry) return Fail("pragma simgpu.time_ns belongs in a kernel");
+    if (function->states_time) return Fail("pragma simgpu.time_ns is given twice");
+    uint64_t value = 0;
+    for (char c : text) value = value * 10 + static_cast<uint64_t>(c - '0');
+    function->states_time = true;
+    if (!param) {
+      function->time_ns = value;
+      return true;
+    }
+    const Variable* variable =
+        value < function->params.size()
+            ? &module_->variables[static_cast<size_t>(function->params[value])]
+            : nullptr;
+    if (variable == nullptr || (variable->size != 4 && variable->size != 8)) {
+      return Fail("pragma simgpu.time_ns: param" + std::string(text) +
+                  " is no parameter of 4 or 8 bytes");
+    }
+    function->time_param = static_cast<int>(value);
+    return true;
   }
 
   bool RegisterDeclaration(FunctionAst* function) {
@@ -877,6 +961,7 @@ class Parser {
   std::vector<Scope> scopes_;                  // Module, function, inline scopes.
   std::vector<std::vector<Family>> families_;  // Beside scopes_.
   std::vector<int> scope_ids_;                 // The open scopes of the current function.
+  std::vector<std::pair<std::string, std::string_view>> aliases_;
 };
 
 }  // namespace
@@ -884,6 +969,11 @@ class Parser {
 Special FindSpecial(std::string_view name) {
   for (const NamedSpecial& entry : kSpecials) {
     if (entry.name == name) return entry.special;
+  }
+  // The other environment registers belong to the driver and hold nothing here.
+  if (name.starts_with("%envreg") && name.size() > 7 && name.size() <= 9 &&
+      name.find_first_not_of("0123456789", 7) == std::string_view::npos) {
+    return Special::kZero;
   }
   return Special::kNone;
 }

@@ -30,12 +30,24 @@ inline constexpr uint32_t kMaxLocalBytesPerThread =
     512 * 1024;                                            // .local, depots and call parameters.
 inline constexpr uint32_t kDefaultStackBytes = 64 * 1024;  // Where device functions recurse.
 inline constexpr uint64_t kDefaultInstructionBudget =
-    400'000'000'000;  // Thread instructions of one launch.
+    400'000'000'000;                                     // Thread instructions of one launch.
+inline constexpr uint64_t kMaxCooperativeBlocks = 8192;  // Blocks of one cooperative launch.
 
 // Generic address windows. Device memory that the driver hands out must stay below kSharedWindow.
 inline constexpr uint64_t kSharedWindow = uint64_t{1} << 48;
 inline constexpr uint64_t kLocalWindow = uint64_t{2} << 48;
 inline constexpr uint64_t kParamWindow = uint64_t{3} << 48;
+// The memory through which the blocks of a cooperative launch meet; the launch owns it.
+inline constexpr uint64_t kGridWindow = uint64_t{4} << 48;
+inline constexpr uint32_t kGridWorkspaceBytes = 256;
+
+// Addresses of device functions, for calls through pointers: one every kFunctionStep bytes.
+inline constexpr uint64_t kFunctionWindow = uint64_t{5} << 48;
+inline constexpr uint64_t kFunctionStep = 16;
+
+// A module variable of this name and 4 bytes starts as 1 here, whatever its initialiser says. A
+// test kernel asks it whether it runs on a simulated card, where a stated time stands for spinning.
+inline constexpr std::string_view kPresentVariable = "simgpu_present";
 
 // Where and why a text was refused, for the JIT log.
 struct ParseError {
@@ -74,9 +86,20 @@ struct KernelInfo {
   uint32_t max_threads = kMaxThreadsPerBlock;  // From .maxntid/.reqntid.
   uint32_t required_block[3] = {0, 0, 0};      // From .reqntid, zeros when absent.
   bool uses_dynamic_shared = false;
+  // The time the kernel says it takes, see StatedTime; none when both are unset.
+  int time_param = -1;
+  uint64_t time_ns = 0;
+  bool states_time = false;
   std::string
       refusal;  // Not empty: Launch answers kUnsupported with this text ("opcode ... at line ...").
 };
+
+// A kernel may say how long it takes of the card: `.pragma "simgpu.time_ns 500000";` anywhere in
+// its body, or `.pragma "simgpu.time_ns param1";` for the value of its parameter number 1 (4 or 8
+// bytes, unsigned, counted from 0). Assemblers of real cards ignore pragmas they do not know. The
+// kernel is interpreted all the same. False: it says nothing, or `params` is shorter than its
+// parameters.
+bool StatedTime(const KernelInfo& info, const void* params, size_t param_bytes, uint64_t* ns);
 
 // A contiguous piece of device memory as the host can reach it.
 struct MemoryRange {
@@ -95,6 +118,10 @@ class Memory {
   // The whole allocation that contains `address`, or false: the kernel then ends with
   // kIllegalAddress.
   virtual bool Resolve(uint64_t address, MemoryRange* range) = 0;
+  // Device-side malloc and free. 0: the device's heap is full, or there is none; false: the address
+  // is not one that HeapAllocate gave and HeapFree has not taken.
+  virtual uint64_t HeapAllocate(uint64_t) { return 0; }
+  virtual bool HeapFree(uint64_t) { return false; }
 };
 
 enum class Status : uint8_t {
@@ -107,6 +134,7 @@ enum class Status : uint8_t {
   kAssert,          // CUDA_ERROR_ASSERT (710)
   kMisalignedAddress,  // CUDA_ERROR_MISALIGNED_ADDRESS (716)
   kLaunchFailed,       // CUDA_ERROR_LAUNCH_FAILED (719): trap, stack overflow.
+  kInvalidPc,          // CUDA_ERROR_INVALID_PC (718): a call through a pointer to no function.
   kCancelled,          // LaunchConfig::cancel was set.
 };
 
@@ -127,10 +155,14 @@ struct LaunchConfig {
       kDefaultStackBytes;  // Per thread, used only by kernels whose functions recurse.
   uint32_t workers = 1;    // Host threads that share the grid's blocks.
   const std::atomic<bool>* cancel = nullptr;  // Polled; set it to stop a launch early.
+  // All blocks are resident and take turns, so that they may wait for each other (grid.sync()).
+  bool cooperative = false;
   // Receives device printf text, whole calls at a time; stdout when empty. Called under a lock.
   std::function<void(std::string_view)> print;
-  // Value of %globaltimer in nanoseconds; the host's steady clock when empty.
+  // Value of %globaltimer in nanoseconds; the host's steady clock when empty. %clock and %clock64
+  // follow it at `clock_khz` ticks a millisecond.
   std::function<uint64_t()> clock;
+  uint64_t clock_khz = 1'000'000;
 };
 
 struct LaunchResult {
@@ -138,6 +170,8 @@ struct LaunchResult {
   std::string
       message;  // Empty when kOk; else what happened, with kernel, PTX line, block and thread.
   uint64_t instructions = 0;  // PTX instructions executed, counted per thread.
+  bool has_stated = false;    // The kernel states its time (StatedTime): stated_ns.
+  uint64_t stated_ns = 0;
 };
 
 // One parsed PTX module.

@@ -80,9 +80,16 @@ inline std::unique_ptr<Module> Load(const std::string& text) {
 
 // Gives every global of the module memory and its initial bytes.
 inline void Place(Module* module, TestDevice* device) {
+  std::vector<uint64_t> addresses;
   for (size_t i = 0; i < module->globals().size(); ++i) {
-    if (module->globals()[i].size > 0)
-      module->SetGlobalAddress(i, device->Allocate(module->globals()[i].size));
+    addresses.push_back(device->Allocate(module->globals()[i].size + 1));
+    module->SetGlobalAddress(i, addresses.back());
+  }
+  for (size_t i = 0; i < addresses.size(); ++i) {
+    const std::vector<uint8_t> image = module->InitialImage(i);
+    MemoryRange range;
+    ASSERT_TRUE(device->Resolve(addresses[i], &range));
+    std::memcpy(range.host, image.data(), image.size());
   }
 }
 
@@ -92,6 +99,7 @@ struct Shape {
   uint32_t shared = 0;
   uint32_t workers = 1;
   uint64_t budget = 100'000'000;
+  bool cooperative = false;
 };
 
 inline LaunchResult RunOn(const Module& module, TestDevice* device, const std::string& kernel,
@@ -102,6 +110,7 @@ inline LaunchResult RunOn(const Module& module, TestDevice* device, const std::s
   config.block[0] = shape.block;
   config.dynamic_shared_bytes = shape.shared;
   config.workers = shape.workers;
+  config.cooperative = shape.cooperative;
   config.instruction_budget = shape.budget;
   config.params = arguments.bytes().data();
   config.param_bytes = arguments.bytes().size();

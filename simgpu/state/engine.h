@@ -33,6 +33,7 @@ struct EngineUse {
   int pid = 0;             // in the asker's pid namespace; 0 when not visible there
   uint64_t served_ns = 0;  // compute
   uint64_t copied_ns = 0;  // all copy engines
+  uint64_t recent_ns = 0;  // of served_ns, within the window asked for
   bool waiting = false;    // has work that is not finished
 };
 
@@ -42,41 +43,61 @@ class Engine {
 
   static uint64_t NowNs();  // device time
 
-  // Work whose length is known. It can be served from `ready_ns` on (which may lie in the past: a
-  // schedule that was played beyond it is not changed). Answers the position at which it is
-  // finished, or 0 when the process has no slot in the shared state.
+  // Work whose length is known. It can be served from `ready_ns` on; 0 means from now. It may lie
+  // in the past, up to kLateMaxNs: what was decided meanwhile is not changed, but an engine that
+  // had nothing to do then served it then, so a host thread that woke up late delays nothing. Takes
+  // at least 1 ns. Answers the position at which it is finished, or 0 when the process has no slot
+  // in the shared state.
   uint64_t Submit(uint64_t ready_ns, uint64_t duration_ns);
 
   // Work whose length shows only when the host has computed it: from Begin to End the process wants
   // the engine without limit. The work then takes what the process was served meanwhile, but no
-  // less than `at_least_ns`. Begin answers a position to hand to End; End the one at which the work
-  // is finished. Several may be open at once.
+  // less than `at_least_ns`. Begin answers what to hand to End, 0 when the process has no slot; End
+  // the position at which the work is finished. Several may be open at once.
   uint64_t Begin(uint64_t ready_ns);
   uint64_t End(uint64_t begin, uint64_t at_least_ns);
 
   struct Progress {
     bool finished = false;
-    uint64_t at_ns = 0;       // finished: when, in device time
-    uint64_t look_again_ns = 0;  // not finished: device time before which it cannot be
+    uint64_t at_ns = 0;          // finished: when, in device time
+    uint64_t look_again_ns = 0;  // not finished: device time at which it may be
   };
-  // Plays the schedule forward to now and says whether this process was served up to `position`.
+  // Plays the schedule forward to now and says whether this process was served up to `position`
+  // (0 always was). `look_again_ns` is when it will be if everybody only does what is queued now;
+  // while others stand before it, never more than kLookAgainMaxNs from now, because they may leave.
   Progress Look(uint64_t position);
 
-  // Forgets what this process has queued: its context is gone or faulted.
+  // Forgets what this process has queued, copies too: its context is gone or faulted. The positions
+  // of that work count as finished now. Open work stays until its End.
   void Cancel();
 
   // Takes a copy engine for `duration_ns`, from `ready_ns` or when it is free. Answers when the
-  // copy ends.
+  // copy ends. What a process took that died or was cancelled is free again for later callers.
   uint64_t Copy(CopyLane lane, uint64_t ready_ns, uint64_t duration_ns);
 
-  // For readers. Each plays the schedule forward to now first.
-  std::vector<EngineUse> Uses();
-  // How long the compute engine served somebody since the state was made, kept apart from the
-  // processes' own sums on purpose: one checks the other. `switching_ns` likewise for switches.
-  uint64_t BusyNs();
-  uint64_t SwitchingNs();
+  // For readers: all of it true at one moment, to which the schedule was played.
+  struct Account {
+    uint64_t at_ns = 0;
+    // How long the compute engine served somebody since the state was made, kept apart from the
+    // processes' own sums on purpose: one checks the other.
+    uint64_t busy_ns = 0;
+    uint64_t switching_ns = 0;        // likewise for switches
+    uint64_t gone_ns = 0;             // what processes that are dead by now were served
+    uint64_t recent_ns = 0;           // of busy_ns, within the window asked for
+    uint64_t lane_copied_ns[3] = {};  // copies by CopyLane since the state was made, done by at_ns
+    std::vector<EngineUse> uses;      // of those alive
+  };
+  Account Read(uint64_t window_ns = 0) const;
+  std::vector<EngineUse> Uses() const { return Read().uses; }
+  uint64_t BusyNs() const { return Read().busy_ns; }
+  uint64_t SwitchingNs() const { return Read().switching_ns; }
 
  private:
+  class Session;
+  int Slot() const;
+  template <typename Operation>
+  uint64_t Change(Operation operation) const;
+
   State* state_;
   uint32_t card_;
 };

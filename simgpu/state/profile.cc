@@ -1,11 +1,14 @@
 #include "simgpu/state/profile.h"
 
+#include <algorithm>
 #include <cstdlib>
 #include <cstring>
 #include <fstream>
 #include <functional>
 #include <iterator>
 #include <vector>
+
+#include "simgpu/state/text.h"
 
 namespace simgpu {
 namespace {
@@ -17,25 +20,6 @@ struct BuiltIn {
 constexpr BuiltIn kBuiltIns[] = {
 #include "simgpu/profiles.inc"
 };
-
-bool ParseNumber(std::string_view text, uint64_t* value) {
-  if (text.empty() || text.size() > 18) return false;
-  uint64_t base = 10;
-  if (text.starts_with("0x")) {
-    base = 16;
-    text.remove_prefix(2);
-  }
-  *value = 0;
-  for (char c : text) {
-    uint64_t digit = c >= '0' && c <= '9'   ? c - '0'
-                     : c >= 'A' && c <= 'F' ? c - 'A' + 10
-                     : c >= 'a' && c <= 'f' ? c - 'a' + 10
-                                            : base;
-    if (digit >= base) return false;
-    *value = *value * base + digit;
-  }
-  return !text.empty();
-}
 
 // One key: sets its field from the value, or answers what was expected.
 struct Key {
@@ -74,13 +58,90 @@ Key Mebibytes(const char* name, uint64_t Profile::* field) {
           }};
 }
 
+// One word of several: its value goes into the field.
+template <typename T>
+Key Word(const char* name, T Profile::* field,
+         std::initializer_list<std::pair<const char*, T>> words, const char* expected) {
+  return {name,
+          [field, words = std::vector(words), expected](std::string_view text,
+                                                        Profile* profile) -> const char* {
+            for (const auto& [word, value] : words) {
+              if (text != word) continue;
+              profile->*field = value;
+              return nullptr;
+            }
+            return expected;
+          }};
+}
+
+// "mig NAME ID KIND SLICES INSTANCES MEMORY SMS COPY DECODERS ENCODERS JPEG OFA SIZE STARTS".
+const char* AddMig(std::string_view text, Profile* profile) {
+  if (profile->mig_count == kMigProfilesMax) return "at most kMigProfilesMax = 8 of them";
+  MigProfile* const mig = &profile->mig[profile->mig_count];
+  const std::string_view name = TakeWord(&text);
+  if (name.empty() || name.size() >= sizeof mig->name) return "a name of 1 to 15 letters first";
+  std::memcpy(mig->name, name.data(), name.size());
+  struct Column {
+    uint32_t MigProfile::* field;
+    uint64_t min, max;
+  };
+  constexpr Column kColumns[] = {{&MigProfile::id, 0, 63},
+                                 {&MigProfile::kind, 0, 17},
+                                 {&MigProfile::compute_slices, 1, 7},
+                                 {&MigProfile::instances, 1, 7},
+                                 {&MigProfile::memory_mib, 1, 1 << 22},
+                                 {&MigProfile::sms, 1, 1024},
+                                 {&MigProfile::copy_engines, 0, 64},
+                                 {&MigProfile::decoders, 0, 64},
+                                 {&MigProfile::encoders, 0, 64},
+                                 {&MigProfile::jpeg, 0, 64},
+                                 {&MigProfile::ofa, 0, 64},
+                                 {&MigProfile::size, 1, kMigSlots}};
+  for (const Column& column : kColumns) {
+    uint64_t value = 0;
+    if (!ParseNumber(TakeWord(&text), &value) || value < column.min || value > column.max) {
+      return "NAME, twelve numbers in range and STARTS";
+    }
+    mig->*column.field = static_cast<uint32_t>(value);
+  }
+  // Instances are numbered by halves, quarters and eighths (state/mig.h).
+  if ((mig->size & (mig->size - 1)) != 0) return "a SIZE of 1, 2, 4 or 8";
+  std::string_view starts = TakeWord(&text);
+  while (!starts.empty()) {
+    uint64_t start = 0;
+    const size_t comma = starts.find(',');
+    if (!ParseNumber(starts.substr(0, comma), &start) || start + mig->size > kMigSlots ||
+        start % mig->size != 0) {
+      return "STARTS that are multiples of SIZE below eight";
+    }
+    mig->starts |= 1u << start;
+    starts.remove_prefix(comma == std::string_view::npos ? starts.size() : comma + 1);
+  }
+  if (mig->starts == 0 || !text.empty()) return "STARTS as the last column";
+  if (mig->sms > profile->sm_count || (uint64_t{mig->memory_mib} << 20) > profile->memory_bytes) {
+    return "no more than the card has; memory_mib and sm_count stand above it";
+  }
+  ++profile->mig_count;
+  return nullptr;
+}
+
 const std::vector<Key>& Keys() {
   static const auto* keys = new std::vector<Key>{
       Text("name", &Profile::name),
       Text("architecture", &Profile::architecture),
+      {"brand",
+       [](std::string_view text, Profile* profile) -> const char* {
+         if (text != "tesla" && text != "nvidia" && text != "geforce") {
+           return "tesla, nvidia or geforce";
+         }
+         std::memcpy(profile->brand, text.data(), text.size());
+         profile->brand[text.size()] = 0;
+         return nullptr;
+       }},
       Text("vbios", &Profile::vbios),
       Mebibytes("memory_mib", &Profile::memory_bytes),
       Mebibytes("context_mib", &Profile::context_bytes),
+      Mebibytes("bar1_mib", &Profile::bar1_bytes),
       {"l2_kib",
        [](std::string_view text, Profile* profile) -> const char* {
          uint64_t value = 0;
@@ -117,25 +178,58 @@ const std::vector<Key>& Keys() {
       Number("pci_subsystem", &Profile::pci_subsystem, 1, UINT32_MAX),
       Number("pcie_generation", &Profile::pcie_generation, 1, 9),
       Number("pcie_width", &Profile::pcie_width, 1, 32),
+      Number("p2p_pcie", &Profile::p2p_pcie, 0, 1),
+      Number("nvlink_links", &Profile::nvlink_links, 0, 18),
+      Word<uint32_t>("nvlink_version", &Profile::nvlink_version,
+                     {{"none", 0}, {"2.0", 2}, {"3.0", 4}, {"4.0", 6}, {"5.0", 7}},
+                     "none, 2.0, 3.0, 4.0 or 5.0"),
+      Number("nvlink_mb_s", &Profile::nvlink_mb_s, 0, 1'000'000),
+      Word<Ecc>("ecc", &Profile::ecc, {{"none", Ecc::kNone}, {"off", Ecc::kOff}, {"on", Ecc::kOn}},
+                "none, off or on"),
+      Word<MemoryRepair>("memory_repair", &Profile::memory_repair,
+                         {{"none", MemoryRepair::kNone},
+                          {"pages", MemoryRepair::kPages},
+                          {"rows", MemoryRepair::kRows}},
+                         "none, pages or rows"),
       Number("power_idle_mw", &Profile::power_idle_mw, 1, 10'000'000),
+      Number("power_min_mw", &Profile::power_min_mw, 1, 10'000'000),
       Number("power_limit_mw", &Profile::power_limit_mw, 1, 10'000'000),
+      Number("power_max_mw", &Profile::power_max_mw, 1, 10'000'000),
       Number("temperature_idle_c", &Profile::temperature_idle_c, 1, 150),
       Number("temperature_load_c", &Profile::temperature_load_c, 1, 150),
+      Number("temperature_max_c", &Profile::temperature_max_c, 1, 150),
       Number("temperature_slowdown_c", &Profile::temperature_slowdown_c, 1, 150),
       Number("temperature_shutdown_c", &Profile::temperature_shutdown_c, 1, 150),
-      Number("has_fan", &Profile::has_fan, 0, 1),
+      Number("temperature_memory_idle_c", &Profile::temperature_memory_idle_c, 0, 150),
+      Number("temperature_memory_load_c", &Profile::temperature_memory_load_c, 0, 150),
+      Number("temperature_memory_max_c", &Profile::temperature_memory_max_c, 0, 150),
+      Number("fans", &Profile::fans, 0, 8),
       Number("time_slice_us", &Profile::time_slice_us, 10, 1'000'000),
       Number("switch_us", &Profile::switch_us, 0, 100'000),
+      {"mig", AddMig},
   };
   return *keys;
 }
 
-std::string_view Trim(std::string_view text) {
-  while (!text.empty() && (text.front() == ' ' || text.front() == '\t')) text.remove_prefix(1);
-  while (!text.empty() && (text.back() == ' ' || text.back() == '\t' || text.back() == '\r')) {
-    text.remove_suffix(1);
+// Figures that must fit each other. Null, or the key and what was expected of it.
+const char* Disagreement(const Profile& profile) {
+  if (profile.context_bytes >= profile.memory_bytes) {
+    return "context_mib: expected less than memory_mib";
   }
-  return text;
+  const bool links = profile.nvlink_links != 0;
+  if (links != (profile.nvlink_version != 0) || links != (profile.nvlink_mb_s != 0)) {
+    return "nvlink_links: expected together with nvlink_version and nvlink_mb_s";
+  }
+  if (profile.power_min_mw > profile.power_limit_mw ||
+      profile.power_limit_mw > profile.power_max_mw) {
+    return "power_limit_mw: expected between power_min_mw and power_max_mw";
+  }
+  if (profile.temperature_load_c > profile.temperature_max_c ||
+      profile.temperature_max_c > profile.temperature_slowdown_c ||
+      profile.temperature_slowdown_c > profile.temperature_shutdown_c) {
+    return "temperature_max_c: expected load, max, slowdown and shutdown to rise";
+  }
+  return nullptr;
 }
 
 }  // namespace
@@ -160,7 +254,7 @@ bool ParseProfile(std::string_view text, Profile* profile, std::string* error) {
       *error = at + "unknown key";
       return false;
     }
-    if (seen[i]) {
+    if (seen[i] && name != "mig") {
       *error = at + "stands there twice";
       return false;
     }
@@ -171,15 +265,31 @@ bool ParseProfile(std::string_view text, Profile* profile, std::string* error) {
     }
   }
   for (size_t i = 0; i < seen.size(); ++i) {
-    if (seen[i]) continue;
+    if (seen[i] || std::string_view(Keys()[i].name) == "mig") continue;
     *error = std::string("key ") + Keys()[i].name + " is missing";
     return false;
   }
-  if (profile->context_bytes >= profile->memory_bytes) {
-    *error = "context_mib: expected less than memory_mib";
+  if (const char* wrong = Disagreement(*profile)) {
+    *error = wrong;
     return false;
   }
   return true;
+}
+
+double PcieBytesPerNs(const Profile& profile) {
+  constexpr double kShare = 0.85;  // of the raw rate
+  // One lane's raw rate by generation; 0 is unused.
+  constexpr double kLane[] = {0.25, 0.25, 0.5, 0.985, 1.969, 3.938, 7.563};
+  const uint32_t generation = std::clamp<uint32_t>(profile.pcie_generation, 1, 6);
+  return kLane[generation] * std::max<uint32_t>(profile.pcie_width, 1) * kShare;
+}
+
+std::string KnownProfiles() {
+  std::string known;
+  for (const BuiltIn& built_in : kBuiltIns) {
+    known += std::string(known.empty() ? "" : ", ") + built_in.key;
+  }
+  return known;
 }
 
 bool FindProfile(std::string_view key, Profile* profile, std::string* error) {
@@ -199,12 +309,10 @@ bool FindProfile(std::string_view key, Profile* profile, std::string* error) {
       return false;
     }
   }
-  std::string known;
   for (const BuiltIn& built_in : kBuiltIns) {
     if (key == built_in.key) return ParseProfile(built_in.text, profile, error);
-    known += std::string(known.empty() ? "" : ", ") + built_in.key;
   }
-  *error = "no profile \"" + std::string(key) + "\": expected one of " + known +
+  *error = "no profile \"" + std::string(key) + "\": expected one of " + KnownProfiles() +
            " or a file of that name in $SIMGPU_PROFILES";
   return false;
 }

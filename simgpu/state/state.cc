@@ -7,53 +7,24 @@
 #include <string.h>
 #include <sys/file.h>
 #include <sys/mman.h>
-#include <sys/random.h>
 #include <sys/stat.h>
-#include <time.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <atomic>
-#include <memory>
 #include <mutex>
 #include <new>
+#include <string_view>
+
+#include "simgpu/state/faults.h"
+#include "simgpu/state/process.h"
+#include "simgpu/state/shared.h"
 
 namespace simgpu {
 namespace {
 
 constexpr uint64_t kMagic = 0x31757067'6d697302;
-constexpr uint32_t kVersion = 1;
-constexpr uint32_t kBuckets = 16;
-constexpr uint64_t kBucketNs = 125'000'000;
-constexpr off_t kAccountByte = kSlotsMax;  // the byte of `locks` that guards Take
-
-uint64_t NowNs() {
-  timespec now;
-  clock_gettime(CLOCK_MONOTONIC, &now);
-  return static_cast<uint64_t>(now.tv_sec) * 1'000'000'000 + now.tv_nsec;
-}
-
-// Busy time of one span of 125 ms of the machine's clock.
-struct Bucket {
-  std::atomic<uint64_t> epoch;
-  std::atomic<uint64_t> ns;
-};
-
-struct CardUse {
-  std::atomic<uint64_t> changes;  // rises with every publication of the words below
-  std::atomic<uint64_t> allocation_bytes;
-  std::atomic<uint64_t> context_bytes;
-  std::atomic<uint64_t> module_bytes;
-  std::atomic<uint32_t> contexts;
-  std::atomic<uint64_t> busy_ns;
-  std::atomic<uint64_t> work_since_ns;  // 0 when nothing runs
-  Bucket buckets[kBuckets];
-};
-
-struct Slot {
-  std::atomic<uint64_t> token;  // 0: never used or being taken; else names one claim of the slot
-  char command[kCommandBytesMax];
-  CardUse cards[kCardsMax];
-};
+constexpr uint32_t kVersion = 2;
 
 uint64_t Fnv(uint64_t hash, const void* data, size_t size) {
   const auto* bytes = static_cast<const unsigned char*>(data);
@@ -79,194 +50,30 @@ void NameCard(const char* machine, Card* card) {
            b[2], b[3], b[4], b[5], b[6], b[7], b[8], b[9], b[10], b[11], b[12], b[13], b[14],
            b[15]);
   card->pci_domain = 0;
-  card->pci_bus = 0x17 + 0x10 * card->index;
   card->pci_slot = 0;
 }
 
-bool MakeCards(const char* spec, Card* cards, uint32_t* count, std::string* error) {
+bool MakeCards(const char* spec, Card* cards, uint32_t* count, Topology* topology,
+               std::string* error) {
   const char* machine = getenv("SIMGPU_MACHINE");
-  std::string_view rest = spec;
-  *count = 0;
-  while (true) {
-    size_t comma = rest.find(',');
-    std::string_view key = rest.substr(0, comma);
-    while (!key.empty() && key.front() == ' ') key.remove_prefix(1);
-    while (!key.empty() && key.back() == ' ') key.remove_suffix(1);
-    if (*count == kCardsMax) {
-      *error = "SIMGPU_CARDS: more than kCardsMax = " + std::to_string(kCardsMax) + " cards";
-      return false;
-    }
-    Card* card = &cards[*count];
-    if (!FindProfile(key, &card->profile, error)) {
-      *error = "SIMGPU_CARDS: " + *error;
-      return false;
-    }
-    card->index = (*count)++;
-    NameCard(machine != nullptr ? machine : "", card);
-    if (comma == std::string_view::npos) return true;
-    rest.remove_prefix(comma + 1);
+  Plan plan;
+  if (!PlanMachine(spec, &plan, error)) {
+    *error = "SIMGPU_CARDS: " + *error;
+    return false;
   }
-}
-
-void ReadCommand(char* command) {
-  memset(command, 0, kCommandBytesMax);
-  snprintf(command, kCommandBytesMax, "%s", program_invocation_name);
-}
-
-struct flock Byte(short type, off_t byte) {
-  struct flock lock = {};
-  lock.l_type = type;
-  lock.l_whence = SEEK_SET;
-  lock.l_start = byte;
-  lock.l_len = 1;
-  return lock;
+  *topology = plan.topology;
+  topology->made_ns = MonotonicNs();
+  *count = topology->card_count;
+  for (uint32_t i = 0; i < *count; ++i) {
+    cards[i].profile = plan.profiles[i];
+    cards[i].index = i;
+    NameCard(machine != nullptr ? machine : "", &cards[i]);
+    cards[i].pci_bus = topology->places[i].pci_bus;
+  }
+  return true;
 }
 
 }  // namespace
-
-struct State::Shared {
-  uint64_t magic;
-  uint32_t version;
-  uint32_t size;
-  uint32_t card_count;
-  std::atomic<uint32_t> slots_high;  // slots from here on were never used
-  char spec[256];
-  Card cards[kCardsMax];
-  Slot slots[kSlotsMax];
-};
-
-// This process's side: its descriptor of `locks`, its slot and its own book, which is the truth the
-// slot is a copy of.
-struct State::Process {
-  // 0 in a process that has not looked yet, also in a fresh child: the page is wiped by fork.
-  std::atomic<uint32_t>* born = nullptr;
-  std::mutex mutex;
-  std::string locks_path;
-  dev_t device = 0;  // which file `locks` is
-  ino_t inode = 0;
-  int fd = -1;
-  int slot = -1;
-  uint64_t token = 0;
-  Usage usage[kCardsMax];
-  uint32_t work_depth[kCardsMax] = {};
-
-  // The mutex of this process, made anew after a fork (another thread of the parent may have held
-  // it).
-  std::mutex& Mutex() {
-    uint32_t seen = born->load(std::memory_order_acquire);
-    while (seen != 2) {
-      if (seen == 0 && born->compare_exchange_strong(seen, 1)) {
-        new (&mutex) std::mutex;
-        slot = -1;
-        token = 0;
-        for (Usage& one : usage) one = Usage();
-        for (uint32_t& depth : work_depth) depth = 0;
-        born->store(2, std::memory_order_release);
-      }
-      seen = born->load(std::memory_order_acquire);
-    }
-    return mutex;
-  }
-
-  // A descriptor of `locks`; the program may have closed ours or put another file in its place, so
-  // it is only trusted after a look at what it is. Never closed: see the class comment.
-  bool Open() {
-    if (IsLocks(fd)) return true;
-    fd = open(locks_path.c_str(), O_RDWR | O_CLOEXEC);
-    return IsLocks(fd);
-  }
-
-  bool IsLocks(int candidate) const {
-    struct stat info;
-    return candidate >= 0 && fstat(candidate, &info) == 0 && info.st_ino == inode &&
-           info.st_dev == device;
-  }
-
-  // Whether a process holds the byte, and its pid as we see it. An open-file-description query,
-  // because only such a one reports the locks of the asking process too.
-  bool Held(uint32_t byte, int* pid) const {
-    struct flock lock = Byte(F_WRLCK, byte);
-    if (fcntl(fd, F_OFD_GETLK, &lock) != 0 || lock.l_type == F_UNLCK) return false;
-    *pid = lock.l_pid;
-    return true;
-  }
-
-  bool LockAccount() {
-    while (true) {
-      struct flock lock = Byte(F_WRLCK, kAccountByte);
-      if (fcntl(fd, F_SETLKW, &lock) == 0) return true;
-      if (errno != EINTR) return false;
-    }
-  }
-
-  void UnlockAccount() {
-    struct flock lock = Byte(F_UNLCK, kAccountByte);
-    fcntl(fd, F_SETLK, &lock);
-  }
-
-  bool Ours(const Shared& shared) const {
-    return slot >= 0 && shared.slots[slot].token.load(std::memory_order_acquire) == token;
-  }
-
-  void Publish(Shared* shared, uint32_t card) const {
-    if (!Ours(*shared)) return;
-    CardUse& use = shared->slots[slot].cards[card];
-    use.allocation_bytes.store(usage[card].allocation_bytes);
-    use.context_bytes.store(usage[card].context_bytes);
-    use.module_bytes.store(usage[card].module_bytes);
-    use.contexts.store(usage[card].contexts);
-    use.changes.fetch_add(1);
-  }
-
-  // Bytes of the card in the other slots; of dead processes too unless `living_only`.
-  uint64_t OthersBytes(const Shared& shared, uint32_t card, bool living_only) const {
-    uint64_t sum = 0;
-    const uint32_t high = shared.slots_high.load(std::memory_order_acquire);
-    for (uint32_t i = 0; i < high; ++i) {
-      const Slot& other = shared.slots[i];
-      if (static_cast<int>(i) == slot || other.token.load(std::memory_order_acquire) == 0) continue;
-      const CardUse& use = other.cards[card];
-      const uint64_t there = use.allocation_bytes.load(std::memory_order_relaxed) +
-                             use.context_bytes.load(std::memory_order_relaxed) +
-                             use.module_bytes.load(std::memory_order_relaxed);
-      int pid = 0;
-      if (there != 0 && (!living_only || Held(i, &pid))) sum += there;
-    }
-    return sum;
-  }
-
-  // Holds a slot whose byte we have locked, under the account lock. A slot of ours whose lock a
-  // program closed away is taken again if nobody else has it by now.
-  bool HoldSlot(Shared* shared) {
-    int pid = 0;
-    if (Ours(*shared) && Held(slot, &pid) && pid == getpid()) return true;
-    if (Ours(*shared) && !Held(slot, &pid)) {
-      struct flock lock = Byte(F_WRLCK, slot);
-      if (fcntl(fd, F_SETLK, &lock) == 0) return true;
-    }
-    for (uint32_t i = 0; i < kSlotsMax; ++i) {
-      Slot& one = shared->slots[i];
-      if (one.token.load(std::memory_order_acquire) != 0 && Held(i, &pid)) continue;
-      // Empty it before the lock makes it count, so that a dead owner's numbers are never ours.
-      one.token.store(0, std::memory_order_release);
-      for (CardUse& use : one.cards) memset(static_cast<void*>(&use), 0, sizeof use);
-      struct flock lock = Byte(F_WRLCK, i);
-      if (fcntl(fd, F_SETLK, &lock) != 0) continue;
-      ReadCommand(one.command);
-      uint64_t fresh = 0;
-      if (getrandom(&fresh, sizeof fresh, 0) != sizeof fresh || fresh == 0) fresh = NowNs() | 1;
-      slot = static_cast<int>(i);
-      token = fresh;
-      one.token.store(fresh, std::memory_order_release);
-      uint32_t high = shared->slots_high.load();
-      while (high < i + 1 && !shared->slots_high.compare_exchange_weak(high, i + 1)) {
-      }
-      for (uint32_t card = 0; card < kCardsMax; ++card) Publish(shared, card);
-      return true;
-    }
-    return false;
-  }
-};
 
 namespace {
 
@@ -299,6 +106,62 @@ int OpenShared(const std::string& path) {
 
 }  // namespace
 
+// Maps the file. Null without a word in `error` when there is none or another version made it.
+State::Shared* State::Map(const std::string& path, bool* other_version, std::string* error) {
+  const int fd = open(path.c_str(), O_RDWR | O_CLOEXEC);
+  if (fd < 0) {
+    if (errno != ENOENT) *error = path + ": " + strerror(errno);
+    return nullptr;
+  }
+  struct stat info;
+  void* mapped = MAP_FAILED;
+  *other_version = fstat(fd, &info) != 0 || info.st_size != static_cast<off_t>(sizeof(Shared));
+  if (!*other_version) {
+    mapped = mmap(nullptr, sizeof(Shared), PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+    if (mapped == MAP_FAILED) *error = path + ": " + strerror(errno);
+  }
+  close(fd);
+  if (mapped == MAP_FAILED) return nullptr;
+  auto* shared = static_cast<Shared*>(mapped);
+  if (shared->magic == kMagic && shared->version == kVersion && shared->size == sizeof(Shared)) {
+    return shared;
+  }
+  *other_version = true;
+  munmap(mapped, sizeof(Shared));
+  return nullptr;
+}
+
+// Puts a fresh file there, whole or not at all.
+bool State::Make(const std::string& path, const char* cards, std::string* error) {
+  static_assert(sizeof(Shared) >> 32 == 0);
+  const std::string part = path + ".new";
+  unlink(part.c_str());
+  const int fd = open(part.c_str(), O_RDWR | O_CLOEXEC | O_CREAT | O_EXCL, 0666);
+  // What is not written stays a hole: the slots and engines, which begin as zeros.
+  void* mapped = MAP_FAILED;
+  if (fd >= 0 && fchmod(fd, 0666) == 0 && ftruncate(fd, sizeof(Shared)) == 0) {
+    mapped = mmap(nullptr, sizeof(Shared), PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+  }
+  if (mapped == MAP_FAILED) *error = path + ": " + strerror(errno);
+  if (fd >= 0) close(fd);
+  if (mapped == MAP_FAILED) return false;
+  auto* fresh = static_cast<Shared*>(mapped);
+  fresh->magic = kMagic;
+  fresh->version = kVersion;
+  fresh->size = sizeof(Shared);
+  bool made = false;
+  if (strlen(cards) >= sizeof fresh->spec) {
+    *error = "SIMGPU_CARDS: longer than 255 bytes";
+  } else if (memcpy(fresh->spec, cards, strlen(cards));
+             MakeCards(cards, fresh->cards, &fresh->card_count, &fresh->topology, error)) {
+    made = rename(part.c_str(), path.c_str()) == 0;
+    if (!made) *error = path + ": " + strerror(errno);
+  }
+  munmap(mapped, sizeof(Shared));
+  if (!made) unlink(part.c_str());
+  return made;
+}
+
 State* State::Open(std::string* error) {
   const char* chosen = getenv("SIMGPU_STATE");
   const std::string folder = chosen != nullptr && *chosen != 0 ? chosen : "/dev/shm/simgpu";
@@ -318,49 +181,39 @@ State* State::Open(std::string* error) {
     close(making);
     return nullptr;
   };
+  // Opened once and never closed: closing a descriptor of `locks` would drop this process's locks.
+  auto* process = new Process;
+  process->locks_path = folder + "/locks";
+  process->fd = OpenShared(process->locks_path);
+  struct stat locks;
+  if (process->fd < 0 || fstat(process->fd, &locks) != 0) {
+    const std::string what = process->locks_path + ": " + strerror(errno);
+    delete process;
+    return fail(what);
+  }
+  process->device = locks.st_dev;
+  process->inode = locks.st_ino;
+
   const std::string path = folder + "/state";
-  int fd = open(path.c_str(), O_RDWR | O_CLOEXEC);
-  if (fd < 0 && errno != ENOENT) return fail(path + ": " + strerror(errno));
-  if (fd < 0) {
-    auto fresh = std::make_unique<Shared>();
-    memset(static_cast<void*>(fresh.get()), 0, sizeof *fresh);
-    fresh->magic = kMagic;
-    fresh->version = kVersion;
-    fresh->size = sizeof *fresh;
-    const char* cards = spec != nullptr ? spec : "A100-80";
-    if (strlen(cards) >= sizeof fresh->spec) return fail("SIMGPU_CARDS: longer than 255 bytes");
-    memcpy(fresh->spec, cards, strlen(cards));
-    std::string why;
-    if (!MakeCards(cards, fresh->cards, &fresh->card_count, &why)) return fail(why);
-    // The slots stay a hole of the file; only the head is written.
-    const std::string part = path + ".new";
-    unlink(part.c_str());
-    int made = open(part.c_str(), O_RDWR | O_CLOEXEC | O_CREAT | O_EXCL, 0666);
-    const size_t head = offsetof(Shared, slots);
-    bool ok = made >= 0 && fchmod(made, 0666) == 0 && ftruncate(made, sizeof *fresh) == 0 &&
-              write(made, fresh.get(), head) == static_cast<ssize_t>(head) &&
-              rename(part.c_str(), path.c_str()) == 0;
-    if (!ok) {
-      std::string what = path + ": " + strerror(errno);
-      if (made >= 0) close(made);
-      return fail(what);
+  std::string why;
+  bool other_version = false;
+  Shared* shared = Map(path, &other_version, &why);
+  if (shared != nullptr && shared->AheadOf(MonotonicNs()) && !process->AnyLock()) {
+    munmap(shared, sizeof(Shared));
+    shared = nullptr;
+  }
+  if (shared == nullptr && why.empty()) {
+    // There is none, or one of another version or another boot of the machine. What nobody uses is
+    // replaced.
+    if (other_version && process->AnyLock()) {
+      why = path + ": made by another version of simgpu and in use; end the processes that use it";
+    } else if (Make(path, spec != nullptr ? spec : "A100-80", &why)) {
+      shared = Map(path, &other_version, &why);
     }
-    fd = made;
   }
-  struct stat info;
-  if (fstat(fd, &info) != 0 || info.st_size != static_cast<off_t>(sizeof(Shared))) {
-    close(fd);
-    return fail(path + ": made by another version of simgpu; remove " + folder +
-                " when no process uses it");
-  }
-  void* mapped = mmap(nullptr, sizeof(Shared), PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
-  close(fd);
-  if (mapped == MAP_FAILED) return fail(path + ": " + strerror(errno));
-  auto* shared = static_cast<Shared*>(mapped);
-  if (shared->magic != kMagic || shared->version != kVersion || shared->size != sizeof(Shared)) {
-    munmap(mapped, sizeof(Shared));
-    return fail(path + ": made by another version of simgpu; remove " + folder +
-                " when no process uses it");
+  if (shared == nullptr) {
+    delete process;
+    return fail(why);
   }
   if (spec != nullptr && strncmp(spec, shared->spec, sizeof shared->spec) != 0 &&
       getenv("SIMGPU_QUIET") == nullptr) {
@@ -368,18 +221,6 @@ State* State::Open(std::string* error) {
             shared->spec);
   }
 
-  auto* process = new Process;
-  process->locks_path = folder + "/locks";
-  process->fd = OpenShared(process->locks_path);
-  struct stat locks;
-  if (process->fd < 0 || fstat(process->fd, &locks) != 0) {
-    std::string what = process->locks_path + ": " + strerror(errno);
-    delete process;
-    munmap(mapped, sizeof(Shared));
-    return fail(what);
-  }
-  process->device = locks.st_dev;
-  process->inode = locks.st_ino;
   void* page = mmap(nullptr, 4096, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
   if (page == MAP_FAILED || madvise(page, 4096, MADV_WIPEONFORK) != 0) {
     return fail("no page that fork wipes: " + std::string(strerror(errno)));
@@ -391,6 +232,9 @@ State* State::Open(std::string* error) {
   state->folder_ = folder;
   state->shared_ = shared;
   state->process_ = process;
+  for (uint32_t card = 0; card < shared->card_count; ++card) {
+    state->engines_.emplace_back(state, card);
+  }
   static std::atomic<State*> all{nullptr};
   state->next_ = all.load();
   while (!all.compare_exchange_weak(state->next_, state)) {
@@ -401,6 +245,8 @@ State* State::Open(std::string* error) {
 uint32_t State::card_count() const { return shared_->card_count; }
 
 const Card& State::card(uint32_t index) const { return shared_->cards[index]; }
+
+const Topology& State::topology() const { return shared_->topology; }
 
 namespace {
 
@@ -467,35 +313,21 @@ std::vector<ProcessUse> State::Processes(uint32_t card, uint64_t window_ns) cons
     }
     if (same) break;
   }
-  const uint64_t now = NowNs();
-  const uint64_t from = now > window_ns ? now - window_ns : 0;
+  const Engine::Account account = engine(card).Read(window_ns);
   for (const Live& found : live) {
     const uint32_t i = found.slot;
-    const Slot& slot = shared_->slots[i];
-    const CardUse& use = slot.cards[card];
     ProcessUse one;
     one.usage = found.words.usage;
     one.pid = found.pid;
     if (one.usage.Total() == 0 && one.usage.contexts == 0) continue;
     one.slot = i;
-    memcpy(one.command, slot.command, kCommandBytesMax);
+    memcpy(one.command, shared_->slots[i].command, kCommandBytesMax);
     one.command[kCommandBytesMax - 1] = 0;
-    one.busy_ns = use.busy_ns.load(std::memory_order_relaxed);
-    for (const Bucket& bucket : use.buckets) {
-      const uint64_t begin = bucket.epoch.load(std::memory_order_relaxed) * kBucketNs;
-      const uint64_t end = begin + kBucketNs;
-      if (end <= from || begin >= now) continue;
-      uint64_t ns = bucket.ns.load(std::memory_order_relaxed);
-      // A bucket the window cuts counts by the part inside.
-      if (begin < from) ns = ns * (end - from) / kBucketNs;
-      one.busy_recent_ns += ns;
+    for (const EngineUse& use : account.uses) {
+      if (use.slot != i) continue;
+      one.busy_ns = use.served_ns;
+      one.busy_recent_ns = use.recent_ns;
     }
-    const uint64_t since = use.work_since_ns.load(std::memory_order_relaxed);
-    if (since != 0 && since < now) {
-      one.busy_ns += now - since;
-      one.busy_recent_ns += now - (since > from ? since : from);
-    }
-    if (one.busy_recent_ns > window_ns) one.busy_recent_ns = window_ns;
     result.push_back(one);
   }
   return result;
@@ -510,9 +342,7 @@ uint64_t State::UsedBytes(uint32_t card) const {
 uint32_t State::UtilisationPermille(uint32_t card, uint64_t window_ns) const {
   if (window_ns > kWindowMaxNs) window_ns = kWindowMaxNs;
   if (window_ns == 0) return 0;
-  uint64_t sum = 0;
-  for (const ProcessUse& one : Processes(card, window_ns)) sum += one.busy_recent_ns;
-  const uint64_t permille = sum * 1000 / window_ns;
+  const uint64_t permille = engine(card).Read(window_ns).recent_ns * 1000 / window_ns;
   return permille > 1000 ? 1000 : static_cast<uint32_t>(permille);
 }
 
@@ -523,7 +353,8 @@ State::Answer State::Take(uint32_t card, Kind kind, uint64_t bytes) {
     process_->UnlockAccount();
     return Answer::kNoSlot;
   }
-  const uint64_t memory = shared_->cards[card].profile.memory_bytes;
+  const uint64_t memory =
+      std::min(shared_->cards[card].profile.memory_bytes, Faults::Get().MemoryLimit(card));
   // With the dead counted too it often fits already; only else is asked who is alive.
   bool fits = false;
   for (const bool ask : {false, true}) {
@@ -568,36 +399,6 @@ void State::Give(uint32_t card, Kind kind, uint64_t bytes) {
       break;
   }
   process_->Publish(shared_, card);
-}
-
-void State::BeginWork(uint32_t card) {
-  std::lock_guard guard(process_->Mutex());
-  if (process_->work_depth[card]++ != 0 || !process_->Ours(*shared_)) return;
-  shared_->slots[process_->slot].cards[card].work_since_ns.store(NowNs(),
-                                                                 std::memory_order_relaxed);
-}
-
-void State::EndWork(uint32_t card) {
-  std::lock_guard guard(process_->Mutex());
-  if (--process_->work_depth[card] != 0 || !process_->Ours(*shared_)) return;
-  CardUse& use = shared_->slots[process_->slot].cards[card];
-  const uint64_t since = use.work_since_ns.exchange(0, std::memory_order_relaxed);
-  const uint64_t now = NowNs();
-  if (since == 0 || now <= since) return;
-  use.busy_ns.fetch_add(now - since, std::memory_order_relaxed);
-  // Older than the ring holds nobody asks for.
-  uint64_t at = now - since > kBuckets * kBucketNs ? now - kBuckets * kBucketNs : since;
-  while (at < now) {
-    const uint64_t epoch = at / kBucketNs;
-    const uint64_t end = (epoch + 1) * kBucketNs < now ? (epoch + 1) * kBucketNs : now;
-    Bucket& bucket = use.buckets[epoch % kBuckets];
-    if (bucket.epoch.load(std::memory_order_relaxed) != epoch) {
-      bucket.ns.store(0, std::memory_order_relaxed);
-      bucket.epoch.store(epoch, std::memory_order_relaxed);
-    }
-    bucket.ns.fetch_add(end - at, std::memory_order_relaxed);
-    at = end;
-  }
 }
 
 Usage State::Own(uint32_t card) const {

@@ -103,10 +103,10 @@ TEST_F(StateTest, SameCardsEverywhereAndAnotherMachineOthers) {
 
 TEST_F(StateTest, LaterCardsAreIgnoredWithAWarning) {
   Open();
-  setenv("SIMGPU_CARDS", "H200", 1);
+  setenv("SIMGPU_CARDS", "A100-80", 1);
   testing::internal::CaptureStderr();
   EXPECT_EQ(Open()->card_count(), 2u);
-  EXPECT_NE(testing::internal::GetCapturedStderr().find("SIMGPU_CARDS=H200 ignored"),
+  EXPECT_NE(testing::internal::GetCapturedStderr().find("SIMGPU_CARDS=A100-80 ignored"),
             std::string::npos);
 }
 
@@ -114,19 +114,43 @@ TEST_F(StateTest, RefusesUnknownCards) {
   std::string error;
   setenv("SIMGPU_CARDS", "A100-80,V100", 1);
   EXPECT_EQ(State::Open(&error), nullptr);
-  EXPECT_NE(error.find("no profile \"V100\": expected one of A100-80, H200, T4"), std::string::npos)
+  EXPECT_NE(error.find("no profile \"V100\": expected one of A10, A100-40, A100-80"),
+            std::string::npos)
       << error;
   setenv("SIMGPU_CARDS", "T4,T4,T4,T4,T4,T4,T4,T4,T4", 1);
   EXPECT_EQ(State::Open(&error), nullptr);
   EXPECT_NE(error.find("kCardsMax = 8"), std::string::npos) << error;
 }
 
-TEST_F(StateTest, RefusesAForeignFile) {
-  Open();
+TEST_F(StateTest, RefusesAForeignFileInUse) {
+  ASSERT_EQ(Open()->Take(0, State::Kind::kAllocation, kGranule), State::Answer::kOk);
+  // The mapping is left alone: another file stands in its place.
+  std::filesystem::rename(folder_ + "/state", folder_ + "/before");
+  std::filesystem::copy_file(folder_ + "/before", folder_ + "/state");
   ASSERT_EQ(truncate((folder_ + "/state").c_str(), 100), 0);
   std::string error;
   EXPECT_EQ(State::Open(&error), nullptr);
-  EXPECT_NE(error.find("another version"), std::string::npos) << error;
+  EXPECT_NE(error.find("another version of simgpu and in use"), std::string::npos) << error;
+  struct stat info;
+  ASSERT_EQ(stat((folder_ + "/state").c_str(), &info), 0);
+  EXPECT_EQ(info.st_size, 100);
+}
+
+TEST_F(StateTest, ReplacesAForeignFileNobodyUses) {
+  {
+    Child child([](const std::function<void()>& ready) {
+      if (Open()->Take(0, State::Kind::kAllocation, kGranule) == State::Answer::kOk) ready();
+    });
+    ASSERT_TRUE(child.ready());
+    ASSERT_EQ(truncate((folder_ + "/state").c_str(), 100), 0);
+    std::string error;
+    EXPECT_EQ(State::Open(&error), nullptr);
+  }
+  setenv("SIMGPU_CARDS", "T4", 1);
+  State* state = Open();
+  ASSERT_NE(state, nullptr);
+  EXPECT_EQ(state->card_count(), 1u);
+  EXPECT_EQ(state->Take(0, State::Kind::kAllocation, kGranule), State::Answer::kOk);
 }
 
 TEST_F(StateTest, FilesAreForEveryUser) {
@@ -386,15 +410,15 @@ TEST_F(StateTest, BusyTimeIsCountedOnceAndForgotten) {
   State* state = Open();
   ASSERT_EQ(state->Take(0, State::Kind::kContext, kGranule), State::Answer::kOk);
   EXPECT_EQ(state->UtilisationPermille(0, 1'000'000'000), 0u);
-  state->BeginWork(0);
-  state->BeginWork(0);
+  const uint64_t begun = state->engine(0).Begin(0);
+  const uint64_t again = state->engine(0).Begin(0);
   std::this_thread::sleep_for(std::chrono::milliseconds(60));
   // Under way: already visible.
   const uint64_t running = state->Processes(0, 1'000'000'000)[0].busy_recent_ns;
   EXPECT_GE(running, 60'000'000u);
-  state->EndWork(0);
+  state->engine(0).End(begun, 0);
   EXPECT_EQ(state->Processes(0, 0)[0].busy_recent_ns, 0u);
-  state->EndWork(0);
+  state->engine(0).End(again, 0);
   const ProcessUse after = state->Processes(0, State::kWindowMaxNs)[0];
   EXPECT_GE(after.busy_ns, 60'000'000u);
   EXPECT_GE(after.busy_recent_ns, 60'000'000u);

@@ -208,17 +208,18 @@ Registry::Registry() : impl_(std::make_unique<Impl>()) {
 Registry::~Registry() = default;
 
 Counters& Registry::AddCounters(const std::string& name, const std::string& help,
-                                std::vector<std::string> labels) {
-  return impl_->Make<CounterFamily>(Kind::kCounter, name, help, std::move(labels));
+                                const std::vector<std::string>& labels) {
+  return impl_->Make<CounterFamily>(Kind::kCounter, name, help, labels);
 }
 
 Gauges& Registry::AddGauges(const std::string& name, const std::string& help,
-                            std::vector<std::string> labels) {
-  return impl_->Make<GaugeFamily>(Kind::kGauge, name, help, std::move(labels));
+                            const std::vector<std::string>& labels) {
+  return impl_->Make<GaugeFamily>(Kind::kGauge, name, help, labels);
 }
 
 Histograms& Registry::AddHistograms(const std::string& name, const std::string& help,
-                                    std::vector<double> bounds, std::vector<std::string> labels) {
+                                    std::vector<double> bounds,
+                                    const std::vector<std::string>& labels) {
   CHECK(!bounds.empty() &&
         std::adjacent_find(bounds.begin(), bounds.end(), std::greater_equal<>()) == bounds.end());
   return impl_->Make<HistogramFamily>(Kind::kHistogram, name, help, std::move(labels),

@@ -70,12 +70,13 @@ class Registry {
 
   // A name may be used once.
   Counters& AddCounters(const std::string& name, const std::string& help,
-                        std::vector<std::string> labels = {});
+                        const std::vector<std::string>& labels = {});
   Gauges& AddGauges(const std::string& name, const std::string& help,
-                    std::vector<std::string> labels = {});
+                    const std::vector<std::string>& labels = {});
   // Bounds ascending; +Inf is implied.
   Histograms& AddHistograms(const std::string& name, const std::string& help,
-                            std::vector<double> bounds, std::vector<std::string> labels = {});
+                            std::vector<double> bounds,
+                            const std::vector<std::string>& labels = {});
   // Called before each Text(), in order, one scrape at a time: the place to copy a service's state
   // into gauges.
   void AddCollector(std::function<void()> collector);

@@ -1,4 +1,5 @@
 // What goes wrong in a kernel: the fault arrives at the next synchronisation, stays, and ends with the context.
+//! complains-about: simgpu: illegal .*
 #include "check.h"
 
 __global__ void Write(int* where) { *where = 1; }

@@ -1,5 +1,6 @@
 """guest.py CARD MEGABYTES [busy]: a program on a card, through cuda-python's driver bindings. Says "ready" when it
-holds the memory, then waits for its stdin to end; with "busy" it launches kernels without a pause meanwhile."""
+holds the memory, then waits for its stdin to end; with "busy" it keeps the card at work meanwhile: while it waits for
+one stream, the other still has kernels to run."""
 import select
 import sys
 
@@ -51,13 +52,16 @@ def main():
     out = ctypes.c_uint64(int(memory))
     turns = ctypes.c_uint32(200_000)
     arguments = ((out.value, turns.value), (ctypes.c_uint64, ctypes.c_uint32))
-    ready = False
+    streams = [must(driver.cuStreamCreate(driver.CUstream_flags.CU_STREAM_NON_BLOCKING)) for _ in range(2)]
+    turn = 0
     while not select.select([sys.stdin], [], [], 0)[0]:
-        must(driver.cuLaunchKernel(kernel, 1, 1, 1, 1, 1, 1, 0, 0, arguments, 0))
-        must(driver.cuCtxSynchronize())
-        if not ready:
+        for _ in range(32):
+            must(driver.cuLaunchKernel(kernel, 1, 1, 1, 1, 1, 1, 0, streams[turn % 2], arguments, 0))
+        turn += 1
+        if turn >= 2:
+            must(driver.cuStreamSynchronize(streams[turn % 2]))
+        if turn == 2:
             print("ready", flush=True)
-            ready = True
 
 
 main()

@@ -67,6 +67,7 @@ def main():
         expect([s.pid for s in samples] == [second.pid] and samples[0].smUtil > 0, "no sample of the busy process")
         expect(pynvml.nvmlDeviceGetPowerUsage(t4) > 10_000, "a busy T4 draws more than 10 W")
         sweep(pynvml, a100)
+        sweep(pynvml, t4)
 
         machine.end(second)
         wait_for("card 1 to rest", lambda: pynvml.nvmlDeviceGetUtilizationRates(t4).gpu == 0)

@@ -67,8 +67,11 @@ class Machine:
     def run(self, argv, **extra):
         """Runs a program to its end; stdout and stderr come back as text."""
         environment = dict(self.environment, **extra)
-        return subprocess.run(argv, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True,
-                              timeout=PATIENCE_SECONDS, check=False)
+        try:
+            return subprocess.run(argv, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True,
+                                  timeout=PATIENCE_SECONDS, check=False)
+        except subprocess.TimeoutExpired as late:
+            fail(f"{argv} did not end in {PATIENCE_SECONDS} s; it said {late.stdout!r} and {late.stderr!r}")
 
     def enter(self):
         """Makes the test itself a program on the machine: libraries are found by the environment a process starts

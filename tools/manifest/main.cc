@@ -25,7 +25,10 @@ constexpr char kUsage[] =
     "(parameters),\n"
     "                  (arguments)) of --treatments (default: all)\n"
     "  stubs           weak definitions that answer CUDA_ERROR_NOT_SUPPORTED and say so once\n"
-    "  null            weak definitions that answer success at once\n";
+    "  null            weak definitions that answer success at once\n"
+    "  rename          #define SYMBOL simgpu_SYMBOL, for a driver behind a front\n"
+    "  front           TESSERA_FRONT(index, symbol, base, return, (parameters), (arguments),\n"
+    "                  (descriptions), (values))\n";
 
 std::vector<std::string> Split(const std::string& text) {
   std::vector<std::string> words;
@@ -98,6 +101,10 @@ int main(int argc, char** argv) {
     result = tm::EmitStubs(manifest, tm::StubKind::kUnsupported);
   } else if (mode == "null") {
     result = tm::EmitStubs(manifest, tm::StubKind::kSuccess);
+  } else if (mode == "rename") {
+    result = tm::EmitRename(manifest);
+  } else if (mode == "front") {
+    result = tm::EmitFront(manifest);
   } else if (mode != "check") {
     return Fail("unknown mode " + mode + "\n" + kUsage);
   }

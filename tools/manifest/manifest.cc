@@ -347,4 +347,30 @@ std::string EmitStubs(const Manifest& manifest, StubKind kind) {
   return text + "\n}  // extern \"C\"\n}  // namespace tessera::abi\n";
 }
 
+std::string EmitRename(const Manifest& manifest) {
+  std::string text(kHeader);
+  text += "#pragma once\n";
+  for (const Entry& entry : manifest.entries) {
+    text += "#define " + entry.symbol + " simgpu_" + entry.symbol + "\n";
+  }
+  return text;
+}
+
+std::string EmitFront(const Manifest& manifest) {
+  std::string text(kHeader);
+  size_t index = 0;
+  for (const Entry& entry : manifest.entries) {
+    std::string descriptions, values;
+    for (const Parameter& parameter : entry.parameters) {
+      const char* space = descriptions.empty() ? "" : " ";
+      descriptions += space + ("TESSERA_PARAMETER(" + parameter.type + ", " + parameter.name + ")");
+      values += space + ("TESSERA_VALUE(" + parameter.name + ")");
+    }
+    text += "TESSERA_FRONT(" + std::to_string(index++) + ", " + entry.symbol + ", " + entry.base +
+            ", " + entry.return_type + ", " + Parameters(entry, true) + ", " + Arguments(entry) +
+            ", (" + descriptions + "), (" + values + "))\n";
+  }
+  return text;
+}
+
 }  // namespace tessera::manifest

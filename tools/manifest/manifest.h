@@ -61,5 +61,12 @@ std::string EmitEntries(const Manifest& manifest, const std::vector<std::string>
 // answers what that answers; kSuccess answers 0 at once.
 enum class StubKind { kUnsupported, kSuccess };
 std::string EmitStubs(const Manifest& manifest, StubKind kind);
+// #define SYMBOL simgpu_SYMBOL for every symbol: included before the sources of a driver whose
+// entry points stand behind a front.
+std::string EmitRename(const Manifest& manifest);
+// TESSERA_FRONT(index, symbol, base, return, (parameters), (arguments), (descriptions), (values))
+// lines in the manifest's order; descriptions is TESSERA_PARAMETER(type, name) for each parameter,
+// values TESSERA_VALUE(name), both without commas between.
+std::string EmitFront(const Manifest& manifest);
 
 }  // namespace tessera::manifest

@@ -198,5 +198,20 @@ TEST(Emit, StubsAndScriptNameEverySymbol) {
   EXPECT_NE(script.find("    simgpu_extra;\n"), std::string::npos);
 }
 
+TEST(Emit, FrontDescribesEveryEntry) {
+  const std::string rename = EmitRename(Real()), front = EmitFront(Real());
+  for (const Entry& entry : Real().entries) {
+    EXPECT_NE(rename.find("#define " + entry.symbol + " simgpu_" + entry.symbol + "\n"),
+              std::string::npos);
+  }
+  EXPECT_EQ(std::count(front.begin(), front.end(), '\n'), 674);
+  EXPECT_NE(
+      front.find(", cuMemAlloc_v2, cuMemAlloc, CUresult, (CUdeviceptr *dptr, size_t bytesize), "
+                 "(dptr, bytesize), (TESSERA_PARAMETER(CUdeviceptr *, dptr) "
+                 "TESSERA_PARAMETER(size_t, bytesize)), (TESSERA_VALUE(dptr) "
+                 "TESSERA_VALUE(bytesize)))\n"),
+      std::string::npos);
+}
+
 }  // namespace
 }  // namespace tessera::manifest
