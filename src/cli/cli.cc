@@ -5,6 +5,7 @@
 
 #include "cli/commands.h"
 #include "cli/run_command.h"
+#include "cli/simulate_command.h"
 
 namespace tessera::cli {
 namespace {
@@ -31,7 +32,7 @@ int Main(int argc, const char* const* argv, const std::function<int(const UpFlag
   app.add_option("-o,--output", output, "table or json")->check(CLI::IsMember({"table", "json"}));
 
   int code = 0;
-  // Every command but `up` and `run` talks to the cloud and needs a key.
+  // Every command but `up`, `run` and `simulate` talks to the cloud and needs a key.
   const auto with_key = [&](auto body) {
     return [&, body] {
       context.output = output == "json" ? Output::kJson : Output::kTable;
@@ -72,6 +73,37 @@ int Main(int argc, const char* const* argv, const std::function<int(const UpFlag
       ->required();
   run_command->positionals_at_end();
   run_command->callback([&] { code = RunCommand(run); });
+
+  SimulateOptions simulate;
+  simulate.policies = {"tessera", "fgd", "bestfit"};
+  auto* simulate_command =
+      app.add_subcommand("simulate", "What a policy would do with a trace of arrivals");
+  bool placement = false;
+  simulate_command->add_flag("--placement", placement, "Replay arrivals against placement policies")
+      ->required();
+  simulate_command->add_option("--nodes", simulate.nodes, "CSV: sn,cpu_milli,memory_mib,gpu,model")
+      ->required();
+  simulate_command
+      ->add_option("--pods", simulate.pods, "CSV: name,cpu_milli,memory_mib,num_gpu,gpu_milli,...")
+      ->required();
+  auto* sequence = simulate_command->add_option("--sequence", simulate.sequence,
+                                                "File with the order of arrivals and node ranks");
+  simulate_command->add_option("--seed", simulate.seed, "Draw the order of arrivals from this seed")
+      ->excludes(sequence);
+  simulate_command->add_option("--load", simulate.load_percent, "Percent of the cards that arrive")
+      ->check(CLI::Range(1, 200))
+      ->excludes(sequence);
+  simulate_command->add_option("--policy", simulate.policies, "Policies, separated by commas")
+      ->delimiter(',');
+  simulate_command
+      ->add_option("--learn-every", simulate.learn_every,
+                   "Learn the task classes anew every N arrivals; 0: know them all")
+      ->check(CLI::Range(0, 1'000'000));
+  simulate_command->add_option("--json", simulate.json, "Write the curves to this file");
+  simulate_command->callback([&] {
+    context.output = output == "json" ? Output::kJson : Output::kTable;
+    code = SimulatePlacement(context, simulate);
+  });
 
   auto* skus = app.add_subcommand("skus", "What can be rented, at what price");
   skus->callback(with_key([&] { return Skus(context); }));

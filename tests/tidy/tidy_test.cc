@@ -24,10 +24,10 @@ const std::map<std::string, Names>& IncludeTable() {
   static const Names services_below = {"base",      "wire",     "abi",     "os",      "device",
                                        "placement", "commerce", "vendors", "runtime", "config",
                                        "metrics",   "crypto",   "store",   "http",    "broker"};
-  static const Names everything = {"base",      "wire",      "abi",     "os",      "device",
-                                   "placement", "commerce",  "vendors", "runtime", "config",
-                                   "metrics",   "crypto",    "store",   "http",    "broker",
-                                   "node",      "scheduler", "cloud",   "cli",     "apps"};
+  static const Names everything = {
+      "base",    "wire",    "abi",       "os",      "device", "placement", "commerce",
+      "vendors", "runtime", "config",    "metrics", "crypto", "store",     "http",
+      "broker",  "node",    "scheduler", "cloud",   "cli",    "apps",      "simulate"};
   static const std::map<std::string, Names> table = {
       {"base", {}},
       {"wire", {}},
@@ -48,6 +48,7 @@ const std::map<std::string, Names>& IncludeTable() {
       {"node", services_below},
       {"scheduler", services_below},
       {"cloud", services_below},
+      {"simulate", services_below},
       {"cli", everything},
       {"apps", everything},
   };

@@ -1,0 +1,108 @@
+#include "placement/classes.h"
+
+#include <algorithm>
+#include <tuple>
+
+namespace tessera::placement {
+
+void ClassCounter::Count(const Shape& shape, const std::string& type) {
+  ++total_;
+  const auto same = [&](const TaskClass& known) {
+    return known.shape.cpu_millis == shape.cpu_millis && known.shape.cards == shape.cards &&
+           known.shape.milli == shape.milli && known.type == type;
+  };
+  const auto at = std::find_if(counted_.begin(), counted_.end(), same);
+  if (at != counted_.end()) {
+    at->weight += 1;
+    return;
+  }
+  if (counted_.size() == kClassesMax) return;
+  TaskClass fresh{shape, type, 1};
+  fresh.shape.ram_mib = 0;
+  counted_.push_back(std::move(fresh));
+}
+
+std::vector<TaskClass> ClassCounter::Typical(std::uint32_t permille) const {
+  std::vector<TaskClass> sorted = counted_;
+  const auto key = [](const TaskClass& c) {
+    return std::tuple(c.weight, c.shape.cpu_millis, c.shape.milli, c.shape.cards,
+                      std::string_view(c.type));
+  };
+  std::sort(sorted.begin(), sorted.end(),
+            [&](const TaskClass& a, const TaskClass& b) { return key(a) > key(b); });
+  const auto total = static_cast<double>(total_);
+  const double wanted = static_cast<double>(permille) * total / 1000.0;
+  double covered = 0;
+  std::size_t kept = 0;
+  while (kept < sorted.size() && covered < wanted) {
+    covered += sorted[kept].weight;
+    sorted[kept].weight /= total;
+    ++kept;
+  }
+  if (kept < sorted.size()) {
+    sorted.resize(kept);
+    for (TaskClass& one : sorted) one.weight /= covered / total;
+  }
+  return sorted;
+}
+
+Fragmentation::Fragmentation(std::vector<TaskClass> classes) : classes_(std::move(classes)) {
+  for (const TaskClass& one : classes_) {
+    auto at = std::find(sizes_.begin(), sizes_.end(), one.shape.milli);
+    if (at == sizes_.end()) at = sizes_.insert(sizes_.end(), one.shape.milli);
+    size_of_.push_back(static_cast<std::uint32_t>(at - sizes_.begin()));
+  }
+}
+
+double Fragmentation::Of(const FragmentView& node) const {
+  // For each size: how many cards hold it, and what lies idle on the others.
+  constexpr std::size_t kOnStack = 128;
+  std::uint32_t fitting_space[kOnStack];
+  std::uint32_t small_space[kOnStack];
+  std::vector<std::uint32_t> fitting_heap;
+  std::vector<std::uint32_t> small_heap;
+  std::uint32_t* fitting = fitting_space;
+  std::uint32_t* small = small_space;
+  if (sizes_.size() > kOnStack) {
+    fitting_heap.resize(sizes_.size());
+    small_heap.resize(sizes_.size());
+    fitting = fitting_heap.data();
+    small = small_heap.data();
+  }
+  for (std::size_t s = 0; s < sizes_.size(); ++s) {
+    std::uint32_t count = 0;
+    std::uint32_t idle = 0;
+    for (std::uint32_t i = 0; i < node.cards; ++i) {
+      const bool fits = node.left[i] >= sizes_[s];
+      count += fits ? 1 : 0;
+      idle += fits ? 0 : node.left[i];
+    }
+    fitting[s] = count;
+    small[s] = idle;
+  }
+  // Summed by what is lacking, in the published order: another order rounds differently.
+  double lacks_both = 0, lacks_card = 0, lacks_cpu = 0, cpu_only = 0, cpu_only_lacking = 0,
+         wrong_kind = 0;
+  const auto all = static_cast<double>(node.milli_left);
+  for (std::size_t c = 0; c < classes_.size(); ++c) {
+    const Shape& shape = classes_[c].shape;
+    const double weight = classes_[c].weight;
+    const bool cpu_fits = node.cpu_left >= shape.cpu_millis;
+    if (shape.milli == 0) {
+      (cpu_fits ? cpu_only : cpu_only_lacking) += weight * all;
+    } else if (shape.kinds != 0 && (shape.kinds >> node.kind & 1) == 0) {
+      wrong_kind += weight * all;
+    } else if (fitting[size_of_[c]] >= shape.cards) {
+      if (cpu_fits) {
+        lacks_card += weight * static_cast<double>(small[size_of_[c]]);
+      } else {
+        lacks_cpu += weight * all;
+      }
+    } else {
+      (cpu_fits ? lacks_card : lacks_both) += weight * all;
+    }
+  }
+  return lacks_both + lacks_card + lacks_cpu + cpu_only + cpu_only_lacking + wrong_kind;
+}
+
+}  // namespace tessera::placement

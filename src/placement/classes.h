@@ -1,0 +1,60 @@
+// Task classes: which shapes arrive and how often, and how much of a node is of no use to them.
+//
+// Fragmentation is the measure of FGD (Weng et al., USENIX ATC'23): the idle milli of a node that a
+// task drawn at random from the classes could not use. Pure and deterministic.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "placement/fleet.h"
+
+namespace tessera::placement {
+
+inline constexpr std::size_t kClassesMax = 4096;  // distinct shapes counted
+
+struct TaskClass {
+  Shape shape;       // RAM is not part of a class
+  std::string type;  // as written in the trace: two spellings of one set are two classes
+  double weight = 0;
+};
+
+// Counts shapes and keeps the most frequent ones.
+class ClassCounter {
+ public:
+  // Beyond kClassesMax distinct shapes, new ones are not counted.
+  void Count(const Shape& shape, const std::string& type);
+  // The classes that together cover `permille` of all that was counted, most frequent first,
+  // weights adding up to 1. Ties: more CPU, then more milli, more cards, the later type first.
+  std::vector<TaskClass> Typical(std::uint32_t permille) const;
+  std::uint64_t total() const { return total_; }
+
+ private:
+  std::vector<TaskClass> counted_;
+  std::uint64_t total_ = 0;
+};
+
+// A node as fragmentation sees it.
+struct FragmentView {
+  std::int64_t cpu_left = 0;
+  std::uint32_t kind = 0;
+  std::uint32_t cards = 0;
+  std::int64_t milli_left = 0;
+  const std::uint16_t* left = nullptr;
+};
+
+class Fragmentation {
+ public:
+  explicit Fragmentation(std::vector<TaskClass> classes);
+  // Expected milli of the node that a random task cannot use.
+  double Of(const FragmentView& node) const;
+  const std::vector<TaskClass>& classes() const { return classes_; }
+
+ private:
+  std::vector<TaskClass> classes_;
+  std::vector<std::uint32_t> sizes_;    // distinct milli of the classes
+  std::vector<std::uint32_t> size_of_;  // by class, into sizes_
+};
+
+}  // namespace tessera::placement

@@ -1,0 +1,192 @@
+#include "placement/fleet.h"
+
+#include <gtest/gtest.h>
+
+#include <map>
+#include <numeric>
+#include <tuple>
+
+#include "base/rng.h"
+#include "placement/scores.h"
+#include "placement/shape_index.h"
+
+namespace tessera::placement {
+namespace {
+
+// A fleet of random nodes and a stream of random shapes, the same for the same seed.
+struct World {
+  explicit World(std::uint64_t seed, std::uint32_t nodes) : rng(seed) {
+    for (const char* model : {"T4", "A10", "A100"}) EXPECT_TRUE(fleet.KindOf(model));
+    std::vector<std::uint32_t> ranks(nodes);
+    std::iota(ranks.begin(), ranks.end(), 0u);
+    for (std::size_t i = nodes; i > 1; --i) std::swap(ranks[i - 1], ranks[rng.Below(i)]);
+    for (std::uint32_t n = 0; n < nodes; ++n) {
+      EXPECT_TRUE(fleet.AddNode("n" + std::to_string(n),
+                                static_cast<std::int64_t>(rng.Between(8, 128)) * 1000,
+                                static_cast<std::int64_t>(rng.Between(32, 1024)) * 1024,
+                                static_cast<std::uint32_t>(rng.Between(0, 8)),
+                                static_cast<std::uint32_t>(rng.Below(3)), ranks[n]));
+    }
+    for (int i = 0; i < 20; ++i) {
+      Shape shape;
+      shape.cpu_millis = static_cast<std::int64_t>(rng.Between(1, 16)) * 1000;
+      shape.ram_mib = static_cast<std::int64_t>(rng.Between(1, 64)) * 1024;
+      shape.cards = static_cast<std::uint32_t>(rng.Below(4));
+      if (shape.cards == 1) shape.milli = static_cast<std::uint32_t>(rng.Between(1, 10)) * 100;
+      if (shape.cards > 1) shape.milli = kWholeCardMilli;
+      if (shape.cards > 0 && rng.Chance(300)) shape.kinds = rng.Between(1, 7);
+      shapes.push_back(shape);
+    }
+  }
+  const Shape& Any() { return shapes[rng.Below(shapes.size())]; }
+
+  Rng rng;
+  Fleet fleet;
+  std::vector<Shape> shapes;
+};
+
+TEST(Fleet, RefusesWhatItCannotHold) {
+  Fleet fleet;
+  const auto kind = fleet.KindOf("T4");
+  ASSERT_TRUE(kind);
+  const Status status = fleet.AddNode("n", 1000, 1024, 17, *kind, 0);
+  ASSERT_FALSE(status);
+  EXPECT_EQ(status.error().field(), "cards");
+  EXPECT_EQ(fleet.nodes(), 0u);
+  for (int i = 1; i < 64; ++i) ASSERT_TRUE(fleet.KindOf("kind" + std::to_string(i)));
+  EXPECT_EQ(fleet.KindOf("one too many").error().code(), Code::kResourceExhausted);
+}
+
+TEST(Fleet, FitsLooksAtEveryResource) {
+  Fleet fleet;
+  const std::uint32_t t4 = *fleet.KindOf("T4");
+  ASSERT_TRUE(fleet.AddNode("n", 4000, 4096, 2, t4, 0));
+  const Shape fits{4000, 4096, 2, 1000, 1};
+  EXPECT_TRUE(fleet.Fits(fleet.node(0), fits));
+  const auto without = [&](auto change) {
+    Shape shape = fits;
+    change(shape);
+    return fleet.Fits(fleet.node(0), shape);
+  };
+  EXPECT_FALSE(without([](Shape& s) { s.cpu_millis = 4001; }));
+  EXPECT_FALSE(without([](Shape& s) { s.ram_mib = 4097; }));
+  EXPECT_FALSE(without([](Shape& s) { s.cards = 3; }));
+  EXPECT_FALSE(without([](Shape& s) { s.kinds = 2; }));
+  CardSet first;
+  first.count = 1;
+  fleet.Take(0, {0, 0, 1, 1, 0}, first);
+  EXPECT_FALSE(fleet.Fits(fleet.node(0), fits)) << "one card has 999 milli left";
+  fleet.Give(0, {0, 0, 1, 1, 0}, first);
+  EXPECT_TRUE(fleet.Fits(fleet.node(0), fits));
+}
+
+// Against a plain scan: whatever the index answers is what looking at every node would.
+TEST(ShapeIndex, AnswersWhatAPlainScanDoes) {
+  for (const std::string& name : ScorerNames()) {
+    for (std::uint64_t seed = 1; seed <= 3; ++seed) {
+      SCOPED_TRACE(name + ", seed " + std::to_string(seed));
+      World world(seed, 60);
+      auto scorer = *MakeScorer(name);
+      ClassCounter counter;
+      for (const Shape& shape : world.shapes) counter.Count(shape, "");
+      scorer->SetClasses(counter.Typical(950), world.fleet);
+      ShapeIndex index(world.fleet, *scorer);
+      std::vector<std::tuple<std::uint32_t, Shape, CardSet>> held;
+      for (int step = 0; step < 600; ++step) {
+        if (!held.empty() && world.rng.Chance(300)) {
+          const std::size_t at = world.rng.Below(held.size());
+          const auto [node, shape, cards] = held[at];
+          world.fleet.Give(node, shape, cards);
+          index.Changed(node);
+          held.erase(held.begin() + static_cast<std::ptrdiff_t>(at));
+          continue;
+        }
+        const Shape& shape = world.Any();
+        std::optional<std::uint32_t> best;
+        std::int64_t best_score = 0;
+        for (std::uint32_t n = 0; n < world.fleet.nodes(); ++n) {
+          const Fleet::Node& node = world.fleet.node(n);
+          if (!world.fleet.Fits(node, shape)) continue;
+          CardSet cards;
+          const std::int64_t score = scorer->Score(world.fleet, node, shape, &cards);
+          if (best && (score < best_score ||
+                       (score == best_score && node.rank > world.fleet.node(*best).rank))) {
+            continue;
+          }
+          best = n;
+          best_score = score;
+        }
+        const auto answer = index.Best(shape);
+        ASSERT_EQ(answer.has_value(), best.has_value()) << "step " << step;
+        if (!answer) continue;
+        ASSERT_EQ(answer->node, *best) << "step " << step;
+        ASSERT_EQ(answer->score, best_score);
+        world.fleet.Take(answer->node, shape, answer->cards);  // checks that nothing is oversold
+        index.Changed(answer->node);
+        held.emplace_back(answer->node, shape, answer->cards);
+      }
+      for (const auto& [node, shape, cards] : held) world.fleet.Give(node, shape, cards);
+      EXPECT_EQ(world.fleet.used_milli(), 0);
+    }
+  }
+}
+
+TEST(ShapeIndex, ReadersWhoSleptThroughManyChangesStartOver) {
+  World world(7, 16);
+  auto scorer = *MakeScorer("bestfit");
+  ShapeIndex index(world.fleet, *scorer);
+  const Shape cpu{1000, 1024, 0, 0, 0};
+  const auto first = index.Best(cpu);
+  ASSERT_TRUE(first);
+  CardSet none;
+  for (int i = 0; i < 20'000; ++i) {
+    world.fleet.Take(first->node, cpu, none);
+    index.Changed(first->node);
+    world.fleet.Give(first->node, cpu, none);
+    index.Changed(first->node);
+  }
+  const auto again = index.Best(cpu);
+  ASSERT_TRUE(again);
+  EXPECT_EQ(again->node, first->node);
+}
+
+TEST(Classes, TypicalOnesCoverWhatIsAskedAndAddUp) {
+  ClassCounter counter;
+  const auto count = [&](int times, Shape shape, const char* type) {
+    for (int i = 0; i < times; ++i) counter.Count(shape, type);
+  };
+  count(6, {1000, 5, 1, 500, 0}, "");
+  count(3, {2000, 6, 1, 1000, 0}, "");
+  count(1, {3000, 7, 8, 1000, 0}, "");
+  const auto typical = counter.Typical(900);
+  ASSERT_EQ(typical.size(), 2u);
+  EXPECT_EQ(typical[0].shape.milli, 500u);
+  EXPECT_DOUBLE_EQ(typical[0].weight, 6.0 / 9);
+  EXPECT_DOUBLE_EQ(typical[0].weight + typical[1].weight, 1);
+  EXPECT_EQ(counter.Typical(1000).size(), 3u);
+}
+
+// By hand: a node of two cards with 400 and 1000 milli and 4 cores left.
+TEST(Fragmentation, IsWhatARandomTaskCannotUse) {
+  const std::uint16_t left[] = {400, 1000};
+  const FragmentView node{4000, 0, 2, 1400, left};
+  const auto of = [&](const Shape& shape) { return Fragmentation({{shape, "", 1.0}}).Of(node); };
+  EXPECT_DOUBLE_EQ(of({1000, 0, 1, 500, 0}), 400) << "the small card is lost";
+  EXPECT_DOUBLE_EQ(of({1000, 0, 1, 400, 0}), 0);
+  EXPECT_DOUBLE_EQ(of({5000, 0, 1, 400, 0}), 1400) << "no cores for it";
+  EXPECT_DOUBLE_EQ(of({1000, 0, 2, 1000, 0}), 1400) << "two whole cards are not there";
+  EXPECT_DOUBLE_EQ(of({1000, 0, 1, 400, 2}), 1400) << "the wrong kind";
+  EXPECT_DOUBLE_EQ(of({1000, 0, 0, 0, 0}), 1400) << "a task without a card uses none";
+}
+
+TEST(Scorers, AnUnknownNameIsRefusedWithTheList) {
+  const auto none = MakeScorer("best");
+  ASSERT_FALSE(none);
+  EXPECT_EQ(none.error().field(), "policy");
+  for (const std::string& name : ScorerNames()) {
+    EXPECT_NE(none.error().message().find(name), std::string::npos);
+  }
+}
+
+}  // namespace
+}  // namespace tessera::placement

@@ -1,0 +1,38 @@
+// Replays a trace against one placement policy, the way FGD's artifact does: pods arrive one after
+// the other, each is tried once, nothing leaves, and after every arrival it is noted how much of
+// the fleet has been asked for (refused pods included), how much is taken and how much lies
+// fragmented. Pure but for its inputs; the same inputs give the same result on every machine.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "base/result.h"
+#include "simulate/trace.h"
+
+namespace tessera::simulate {
+
+inline constexpr std::size_t kLoadPercentMax = 200;  // columns of a curve
+
+struct ReplayOptions {
+  std::string policy;  // placement::MakeScorer, or "random"
+  // Task classes: from the whole trace beforehand (as FGD has them), or learnt from what has
+  // arrived, counted again every so many arrivals.
+  std::uint32_t learn_every = 0;  // 0: beforehand
+  std::uint64_t seed = 1;         // of policy "random"
+};
+
+struct ReplayResult {
+  // By arrived load in whole percent: mean over the arrivals that round to it of what is taken, and
+  // of fragmentation, in percent of the fleet's cards. Negative: no arrival is near it.
+  std::vector<double> allocated;
+  std::vector<double> fragmented;
+  std::uint64_t arrived = 0;
+  std::uint64_t placed = 0;
+};
+
+Result<ReplayResult> Replay(const std::vector<TraceNode>& nodes, const std::vector<TracePod>& pods,
+                            const TraceOrder& order, const ReplayOptions& options);
+
+}  // namespace tessera::simulate
