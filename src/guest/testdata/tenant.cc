@@ -95,6 +95,8 @@ int main() {
         code = Cuda("cuMemFree_v2", held.back());
         held.pop_back();
       }
+    } else if (command == "sync") {
+      code = Cuda("cuCtxSynchronize");
     } else if (command == "stranger") {
       code = Cuda("cuMemFree_v2", CUdeviceptr{n});
     } else if (command == "info") {
