@@ -260,10 +260,11 @@ CUresult LaunchMemory(Driver* driver, GraphExec* exec, std::vector<uint64_t>* fr
   }
   // Those that have no memory yet come first: only they can fail and have to be undone.
   std::vector<GraphMemory*> takes;
-  for (const auto& memory : exec->allocates) takes.push_back(memory.get());
-  std::ranges::stable_sort(takes, {}, [&](const GraphMemory* memory) {
-    return GraphMemoryLives(*driver, memory->address);
-  });
+  for (const bool lives : {false, true}) {
+    for (const auto& memory : exec->allocates) {
+      if (GraphMemoryLives(*driver, memory->address) == lives) takes.push_back(memory.get());
+    }
+  }
   for (GraphMemory* memory : takes) {
     const bool fresh = !GraphMemoryLives(*driver, memory->address);
     if (CUresult bad = TakeGraphMemory(driver, memory->address)) return bad;

@@ -512,8 +512,10 @@ TEST_F(StreamsTest, AFaultEndsWhatIsQueued) {
     CUcontext context = nullptr;
     OK(cuCtxCreate_v2(&context, 0, 0));
     const Kernels kernels;
-    CUdeviceptr held = 0;
+    CUdeviceptr held = 0, gate = 0;
     NewWord(&held);
+    // All is queued before the fault can happen, or a later call would already answer it.
+    auto* open = NewWord(&gate);
     CUstream faults = NewStream(), waits = NewStream(CU_STREAM_NON_BLOCKING),
              spins = NewStream(CU_STREAM_NON_BLOCKING), lasts = NewStream(CU_STREAM_NON_BLOCKING);
     std::atomic<int> called{0};
@@ -521,12 +523,14 @@ TEST_F(StreamsTest, AFaultEndsWhatIsQueued) {
     OK(kernels.Spin(held, spins));                  // would never end
     OK(cuStreamWaitValue32_v2(waits, held, 1, 1));  // nor would this
     OK(kernels.Stated(3'600'000'000'000, lasts));   // nor this within an hour
+    OK(cuStreamWaitValue32_v2(faults, gate, 1, 1));
     OK(kernels.Store(0xdead0000, 1, faults));
     OK(kernels.Stated(3'600'000'000'000, faults));
     OK(cuLaunchHostFunc(
         faults, [](void* data) { ++*static_cast<std::atomic<int>*>(data); }, &called));
-    cuStreamAddCallback(
-        faults, [](CUstream, CUresult result, void*) { status = result; }, nullptr, 0);
+    OK(cuStreamAddCallback(
+        faults, [](CUstream, CUresult result, void*) { status = result; }, nullptr, 0));
+    *open = 1;
     EXPECT_EQ(cuStreamSynchronize(lasts), CUDA_ERROR_ILLEGAL_ADDRESS);
     EXPECT_EQ(cuStreamSynchronize(waits), CUDA_ERROR_ILLEGAL_ADDRESS);
     CUdeviceptr more = 0;
