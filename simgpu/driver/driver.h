@@ -91,10 +91,10 @@ struct Allocation {
   Context* context = nullptr;  // null for pooled, graph and mapped memory, which no context owns
   int device = 0;              // whose memory it is; -1: the host's
   uint64_t id = 0;
-  bool freeing = false;           // its free is queued in a stream
-  uint8_t* host = nullptr;        // where this process reaches the byte at `base`
-  Pool* pool = nullptr;           // kPooled; kImported by cuMemPoolImportPointer
-  Physical* physical = nullptr;   // kMapped
+  bool freeing = false;            // its free is queued in a stream
+  uint8_t* host = nullptr;         // where this process reaches the byte at `base`
+  Pool* pool = nullptr;            // kPooled; kImported by cuMemPoolImportPointer
+  Physical* physical = nullptr;    // kMapped
   uint8_t access[kCardsMax] = {};  // kMapped: CU_MEM_ACCESS_FLAGS_* by device; others: see MayReach
 };
 
@@ -107,7 +107,7 @@ struct HostRange {
   Context* context = nullptr;
 };
 
-struct Module;
+struct Module;  // NOLINT(bugprone-forward-declaration-namespace): the interpreter has one too
 struct Library;
 
 struct Context : Object {
@@ -130,11 +130,11 @@ struct Context : Object {
   std::map<uint64_t, Stream*> per_thread;  // by thread
   std::vector<Stream*> streams;            // all of them
   // Work (executor.h). The executor's lock.
-  uint64_t legacy_count = 0;  // commands put into the legacy default stream
+  uint64_t legacy_count = 0;                      // commands put into the legacy default stream
   std::vector<std::shared_ptr<Command>> loose;    // work of graphs that stands in no stream
   std::vector<std::shared_ptr<Command>> orphans;  // the last work of destroyed blocking streams
-  uint64_t unfinished = 0;    // commands whose time is not known yet
-  std::atomic<bool> cancel{false};  // kernels stop: the context faulted
+  uint64_t unfinished = 0;                        // commands whose time is not known yet
+  std::atomic<bool> cancel{false};                // kernels stop: the context faulted
 };
 
 struct Capture;
@@ -147,13 +147,13 @@ struct Stream : Object {
   unsigned int flags = 0;
   int priority = 0;
   uint64_t id = 0;
-  unsigned int policy = 1;  // CU_LAUNCH_ATTRIBUTE_SYNCHRONIZATION_POLICY: 1 automatic
+  unsigned int policy = 1;               // CU_LAUNCH_ATTRIBUTE_SYNCHRONIZATION_POLICY: 1 automatic
   unsigned char access_window[32] = {};  // CU_LAUNCH_ATTRIBUTE_ACCESS_POLICY_WINDOW, as it was set
-  bool blocking = true;     // waits for, and is waited for by, the legacy default stream
+  bool blocking = true;  // waits for, and is waited for by, the legacy default stream
   // Work (executor.h). The executor's lock.
   std::shared_ptr<Command> last;
   std::deque<std::shared_ptr<Command>> queued;  // not known to be finished, oldest first
-  uint64_t count = 0;         // commands put into it
+  uint64_t count = 0;                           // commands put into it
   uint64_t legacy_joined = 0;  // how many of them the legacy default stream waits for
   uint64_t legacy_seen = 0;    // how many of the legacy stream's it waits for
   // While it captures (capture.h; null otherwise): into what, and behind which nodes.
@@ -230,7 +230,7 @@ struct Device {
   Pool* default_pool = nullptr;
   Pool* pool = nullptr;          // the current one: what cuMemAllocAsync takes
   std::unique_ptr<Arena> arena;  // made at the first need
-  GraphMemoryUse graphs;  // memory nodes of graphs (pool.h)
+  GraphMemoryUse graphs;         // memory nodes of graphs (pool.h)
 };
 
 struct Driver {
@@ -245,10 +245,10 @@ struct Driver {
   std::map<uint64_t, std::map<uint64_t, ManagedAdvice>> managed;
   std::map<uint64_t, GraphRange> graph_ranges;  // by address of the memory node
   std::map<const Context*, DeviceHeap> heaps;
-  std::set<Physical*> physicals;             // what cuMemCreate made or an import brought
-  std::set<Pool*> pools;                     // all of them, default ones too
-  std::atomic<bool> pools_look{false};       // a free may have left a pool more than it may keep
-  std::vector<Context*> gone;                  // destroyed, but maybe still on some thread's stack
+  std::set<Physical*> physicals;        // what cuMemCreate made or an import brought
+  std::set<Pool*> pools;                // all of them, default ones too
+  std::atomic<bool> pools_look{false};  // a free may have left a pool more than it may keep
+  std::vector<Context*> gone;           // destroyed, but maybe still on some thread's stack
   uint64_t next_id = 1;
 };
 
@@ -294,14 +294,14 @@ uint8_t* ReachInGraph(const Driver& driver, uint64_t address, uint64_t bytes, in
 // Whether the address lies in a range that only device memory can have, whatever is there now.
 bool InAnyArena(const Driver& driver, uint64_t address);
 // Whether kernels of a context (or of any context of the device) may touch the memory: their own
-// device's, managed, a peer's after cuCtxEnablePeerAccess, a pool's after cuMemPoolSetAccess, mapped
-// memory as cuMemSetAccess says. The answer is CU_MEM_ACCESS_FLAGS_*: 0 none, 1 read, 3 read and
-// write.
+// device's, managed, a peer's after cuCtxEnablePeerAccess, a pool's after cuMemPoolSetAccess,
+// mapped memory as cuMemSetAccess says. The answer is CU_MEM_ACCESS_FLAGS_*: 0 none, 1 read, 3 read
+// and write.
 uint32_t AccessOf(const Driver& driver, const Context* from, const Allocation& memory);
 bool MayReach(const Driver& driver, int from_device, const Allocation& memory);
 
-// Device-side malloc and free of kernels of the context. Mutex free. 0: the heap is full; false: not an
-// address it gave.
+// Device-side malloc and free of kernels of the context. Mutex free. 0: the heap is full; false:
+// not an address it gave.
 uint64_t HeapAllocate(Driver* driver, Context* context, uint64_t bytes);
 bool HeapFree(Driver* driver, Context* context, uint64_t address);
 
@@ -336,8 +336,8 @@ inline uint64_t RoundUp(uint64_t value, uint64_t unit) { return (value + unit - 
   if (driver == nullptr) return CUDA_ERROR_NOT_INITIALIZED;
 
 // Exports `alias_name` as another name of `symbol`, which must stand in the same file. Not for the
-// forms of a call that take the default stream differently (StreamForm in work.h). Both names expand
-// first, because the entry points have others in here (front/).
+// forms of a call that take the default stream differently (StreamForm in work.h). Both names
+// expand first, because the entry points have others in here (front/).
 #define SIMGPU_ALIAS(symbol, alias_name) SIMGPU_ALIAS_EXPANDED(symbol, alias_name)
 #define SIMGPU_ALIAS_EXPANDED(symbol, alias_name) \
   extern "C" __attribute__((alias(#symbol))) decltype(symbol) alias_name

@@ -320,8 +320,8 @@ std::variant<Placement, Scarcity> Engine::Consider(const Request& request,
   }
   std::optional<Shortage> closest;
   Scarcity avoided{"cards", request.slices, 0, false,
-                         "cards: asked " + std::to_string(request.slices) +
-                             " card(s), the nodes that have them are kept for others"};
+                   "cards: asked " + std::to_string(request.slices) +
+                       " card(s), the nodes that have them are kept for others"};
   for (const auto& [name, node] : nodes_) {
     if (!never && avoid.count(name) != 0) continue;
     // A node that could not hold it when empty is not the one to wait for.
