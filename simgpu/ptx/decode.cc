@@ -142,7 +142,7 @@ std::string_view Modifiers::Left() const {
 
 // ---- errors ----
 
-bool Decoder::Unsupported(std::string why) {
+bool Decoder::Unsupported(const std::string& why) {
   failed_ = true;
   if (out_.refusal.empty()) {
     out_.refusal = "'" + std::string(statement_->text) + "' at PTX line " +

@@ -60,7 +60,7 @@ class Decoder {
   static const std::unordered_map<std::string_view, Method>& Methods();
 
   // ---- errors ----
-  bool Unsupported(std::string why);
+  bool Unsupported(const std::string& why);
   bool Invalid(std::string why);
   bool Count(size_t count);
   bool Count(size_t low, size_t high);

@@ -5,16 +5,16 @@
 // comment. The file is looked at again when it may have changed, at most every kFaultsCheckMs, so
 // that rules come and go under running programs:
 //
-//   call NAME N RESULT           the N-th call of NAME by a process answers RESULT and does nothing
-//   call NAME N+ RESULT          that one and all after it
-//   call NAME pP RESULT seed S   each call with probability P (0..1), drawn from seed S
-//   sticky card C RESULT         a context on the card answers RESULT to everything until destroyed
-//   slow-copy card C FACTOR      copies take FACTOR times as long (1 to 1000000, may be a fraction)
-//   card C lost                  NVML: GPU_IS_LOST; driver: contexts stick, new ones are
-//   unavailable hang card C                  kernels on the card do not finish until the rule is
-//   gone xid card C NUMBER            NVML reports this critical error once ecc card C sbe|dbe
-//   COUNT     NVML reports COUNT corrected or uncorrected errors memory card C SIZE           no
-//   more than SIZE (bytes; KiB, MiB, GiB) can be taken of the card
+//   call NAME N RESULT          the N-th call of NAME by a process answers RESULT, does nothing
+//   call NAME N+ RESULT         that one and all after it
+//   call NAME pP RESULT seed S  each call with probability P (0..1), drawn from seed S
+//   sticky card C RESULT        a context on the card answers RESULT until destroyed
+//   slow-copy card C FACTOR     copies take FACTOR (1 to 1000000, may be a fraction) times as long
+//   card C lost                 NVML says GPU_IS_LOST; contexts stick, new ones are not made
+//   hang card C                 kernels on the card do not finish until the rule is gone
+//   xid card C NUMBER           NVML reports this critical error once
+//   ecc card C sbe|dbe COUNT    NVML reports COUNT corrected or uncorrected errors
+//   memory card C SIZE          no more than SIZE (bytes; KiB, MiB, GiB) can be taken of the card
 //
 // NAME is an entry point ("cuMemAlloc_v2") or a base name, which means all its forms
 // ("cuMemAlloc"). C is the card's index in the state, whatever CUDA_VISIBLE_DEVICES says. RESULT is

@@ -6,6 +6,7 @@
 #pragma once
 
 #include "abi/cuda.h"
+#include "abi/cuda_copy.h"
 
 namespace tessera::abi {
 
@@ -92,34 +93,6 @@ struct CUmemPoolPtrExportData {
   unsigned char reserved[64];
 };
 
-struct CUDA_MEMCPY3D_PEER {
-  size_t srcXInBytes;
-  size_t srcY;
-  size_t srcZ;
-  size_t srcLOD;
-  CUmemorytype srcMemoryType;
-  const void* srcHost;
-  CUdeviceptr srcDevice;
-  CUarray srcArray;
-  CUcontext srcContext;
-  size_t srcPitch;
-  size_t srcHeight;
-  size_t dstXInBytes;
-  size_t dstY;
-  size_t dstZ;
-  size_t dstLOD;
-  CUmemorytype dstMemoryType;
-  void* dstHost;
-  CUdeviceptr dstDevice;
-  CUarray dstArray;
-  CUcontext dstContext;
-  size_t dstPitch;
-  size_t dstHeight;
-  size_t WidthInBytes;
-  size_t Height;
-  size_t Depth;
-};
-
 struct CUDA_ARRAY_SPARSE_PROPERTIES {
   struct {
     unsigned int width;
@@ -138,7 +111,7 @@ struct CUDA_ARRAY_MEMORY_REQUIREMENTS {
   unsigned int reserved[4];
 };
 
-static_assert(sizeof(CUmemPoolPtrExportData) == 64 && sizeof(CUDA_MEMCPY3D_PEER) == 200);
+static_assert(sizeof(CUmemPoolPtrExportData) == 64);
 static_assert(sizeof(CUDA_ARRAY_SPARSE_PROPERTIES) == 48);
 static_assert(sizeof(CUDA_ARRAY_MEMORY_REQUIREMENTS) == 32);
 
