@@ -79,7 +79,7 @@ function(tessera_test name)
     if(EXISTS ${source})
       file(STRINGS ${source} reads REGEX "TESSERA_SOAK" LIMIT_COUNT 1)
       if(reads)
-        tessera_add_test(${name}_soak COMMAND ${name} LABEL soak TIMEOUT 7200 ENV ${arg_ENV} TESSERA_SOAK=1
+        tessera_add_test(${name}_soak COMMAND ${name} LABEL soak TIMEOUT 7200 ENV ${arg_ENV} TESSERA_SOAK=1000000
                          SERIAL ${arg_SERIAL})
         break()
       endif()
