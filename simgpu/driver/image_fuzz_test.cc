@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "simgpu/driver/fatbin.h"
+#include "simgpu/driver/fatbin_test_support.h"
 
 namespace simgpu {
 namespace {
@@ -18,28 +19,6 @@ using namespace tessera::abi;  // NOLINT
 
 constexpr char kText[] =
     ".version 7.0\n.target sm_75\n.address_size 64\n.visible .entry k() { ret; }\n";
-
-template <typename T>
-void Put(std::string* bytes, size_t at, T value) {
-  if (bytes->size() < at + sizeof value) bytes->resize(at + sizeof value);
-  memcpy(bytes->data() + at, &value, sizeof value);
-}
-
-std::string Part(uint32_t sm, uint64_t flags, const std::string& payload, uint64_t size) {
-  std::string part(64, '\0');
-  Put<uint16_t>(&part, 0, 1);
-  Put<uint16_t>(&part, 2, 0x101);
-  Put<uint32_t>(&part, 4, 64);
-  const uint64_t padded = (payload.size() + 7) / 8 * 8;
-  Put<uint64_t>(&part, 8, padded);
-  Put<uint32_t>(&part, 16, static_cast<uint32_t>(payload.size()));
-  Put<uint32_t>(&part, 28, sm);
-  Put<uint64_t>(&part, 40, flags);
-  Put<uint64_t>(&part, 56, size);
-  part += payload;
-  part.resize(64 + padded);
-  return part;
-}
 
 // The text as LZ4 may hold it: literals, and a match that repeats the last eight bytes.
 std::string Lz4() {
@@ -65,26 +44,15 @@ std::string Zstd() {
   return out + text;
 }
 
-std::string Container(const std::vector<std::string>& parts) {
-  std::string bytes(16, '\0');
-  Put<uint32_t>(&bytes, 0, 0xba55ed50);
-  Put<uint16_t>(&bytes, 4, 1);
-  Put<uint16_t>(&bytes, 6, 16);
-  uint64_t size = 0;
-  for (const std::string& part : parts) size += part.size();
-  Put<uint64_t>(&bytes, 8, size);
-  for (const std::string& part : parts) bytes += part;
-  return bytes;
-}
-
 TEST(ImageFuzz, DamagedImagesAreRefusedOrGiveText) {
   const char* soak = getenv("TESSERA_SOAK");
   const uint64_t rounds = soak != nullptr ? strtoull(soak, nullptr, 10) : 20'000;
   const std::vector<std::string> images = {
-      Container({Part(75, 0, kText, 0)}),
-      Container({Part(80, 0x2000, Lz4(), Lz4Size())}),
-      Container({Part(80, 0x8000, Zstd(), strlen(kText))}),
-      Container({Part(50, 0, kText, 0), Part(75, 0x2000, Lz4(), Lz4Size()), Part(90, 0, kText, 0)}),
+      Container({Part(1, 75, 0, kText, 0)}),
+      Container({Part(1, 80, 0x2000, Lz4(), Lz4Size())}),
+      Container({Part(1, 80, 0x8000, Zstd(), strlen(kText))}),
+      Container({Part(1, 50, 0, kText, 0), Part(1, 75, 0x2000, Lz4(), Lz4Size()),
+                 Part(1, 90, 0, kText, 0)}),
       LinkedImage(kText),
       std::string("\x7f"
                   "ELF\x02\x01\x01",
