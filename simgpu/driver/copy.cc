@@ -783,99 +783,47 @@ CUresult cuMemcpyBatchAsync_v2_ptsz(CUdeviceptr* to, CUdeviceptr* from, size_t* 
                    stream, StreamForm::kPerThread);
 }
 
-CUresult cuMemsetD8_v2(CUdeviceptr address, unsigned char value, size_t count) {
-  return Fill(address, 0, value, 1, count, 1, true, nullptr, StreamForm::kLegacy);
-}
-CUresult cuMemsetD8_v2_ptds(CUdeviceptr address, unsigned char value, size_t count) {
-  return Fill(address, 0, value, 1, count, 1, true, nullptr, StreamForm::kPerThread);
-}
-CUresult cuMemsetD8Async(CUdeviceptr address, unsigned char value, size_t count, CUstream stream) {
-  return Fill(address, 0, value, 1, count, 1, false, stream, StreamForm::kLegacy);
-}
-CUresult cuMemsetD8Async_ptsz(CUdeviceptr address, unsigned char value, size_t count,
-                              CUstream stream) {
-  return Fill(address, 0, value, 1, count, 1, false, stream, StreamForm::kPerThread);
-}
+// The forms of a fill whose elements have that many bits.
+#define SIMGPU_FILLS(BITS, TYPE)                                                                 \
+  CUresult cuMemsetD##BITS##_v2(CUdeviceptr address, TYPE value, size_t count) {                 \
+    return Fill(address, 0, value, BITS / 8, count, 1, true, nullptr, StreamForm::kLegacy);      \
+  }                                                                                              \
+  CUresult cuMemsetD##BITS##_v2_ptds(CUdeviceptr address, TYPE value, size_t count) {            \
+    return Fill(address, 0, value, BITS / 8, count, 1, true, nullptr, StreamForm::kPerThread);   \
+  }                                                                                              \
+  CUresult cuMemsetD##BITS##Async(CUdeviceptr address, TYPE value, size_t count,                 \
+                                  CUstream stream) {                                             \
+    return Fill(address, 0, value, BITS / 8, count, 1, false, stream, StreamForm::kLegacy);      \
+  }                                                                                              \
+  CUresult cuMemsetD##BITS##Async_ptsz(CUdeviceptr address, TYPE value, size_t count,            \
+                                       CUstream stream) {                                        \
+    return Fill(address, 0, value, BITS / 8, count, 1, false, stream, StreamForm::kPerThread);   \
+  }                                                                                              \
+  CUresult cuMemsetD2D##BITS##_v2(CUdeviceptr address, size_t pitch, TYPE value, size_t width,   \
+                                  size_t height) {                                               \
+    return Fill(address, pitch, value, BITS / 8, width, height, true, nullptr,                   \
+                StreamForm::kLegacy);                                                            \
+  }                                                                                              \
+  CUresult cuMemsetD2D##BITS##_v2_ptds(CUdeviceptr address, size_t pitch, TYPE value,            \
+                                       size_t width, size_t height) {                            \
+    return Fill(address, pitch, value, BITS / 8, width, height, true, nullptr,                   \
+                StreamForm::kPerThread);                                                         \
+  }                                                                                              \
+  CUresult cuMemsetD2D##BITS##Async(CUdeviceptr address, size_t pitch, TYPE value, size_t width, \
+                                    size_t height, CUstream stream) {                            \
+    return Fill(address, pitch, value, BITS / 8, width, height, false, stream,                   \
+                StreamForm::kLegacy);                                                            \
+  }                                                                                              \
+  CUresult cuMemsetD2D##BITS##Async_ptsz(CUdeviceptr address, size_t pitch, TYPE value,          \
+                                         size_t width, size_t height, CUstream stream) {         \
+    return Fill(address, pitch, value, BITS / 8, width, height, false, stream,                   \
+                StreamForm::kPerThread);                                                         \
+  }
 
-CUresult cuMemsetD2D8_v2(CUdeviceptr address, size_t pitch, unsigned char value, size_t width,
-                         size_t height) {
-  return Fill(address, pitch, value, 1, width, height, true, nullptr, StreamForm::kLegacy);
-}
-CUresult cuMemsetD2D8_v2_ptds(CUdeviceptr address, size_t pitch, unsigned char value, size_t width,
-                              size_t height) {
-  return Fill(address, pitch, value, 1, width, height, true, nullptr, StreamForm::kPerThread);
-}
-CUresult cuMemsetD2D8Async(CUdeviceptr address, size_t pitch, unsigned char value, size_t width,
-                           size_t height, CUstream stream) {
-  return Fill(address, pitch, value, 1, width, height, false, stream, StreamForm::kLegacy);
-}
-CUresult cuMemsetD2D8Async_ptsz(CUdeviceptr address, size_t pitch, unsigned char value,
-                                size_t width, size_t height, CUstream stream) {
-  return Fill(address, pitch, value, 1, width, height, false, stream, StreamForm::kPerThread);
-}
-
-CUresult cuMemsetD16_v2(CUdeviceptr address, unsigned short value, size_t count) {
-  return Fill(address, 0, value, 2, count, 1, true, nullptr, StreamForm::kLegacy);
-}
-CUresult cuMemsetD16_v2_ptds(CUdeviceptr address, unsigned short value, size_t count) {
-  return Fill(address, 0, value, 2, count, 1, true, nullptr, StreamForm::kPerThread);
-}
-CUresult cuMemsetD16Async(CUdeviceptr address, unsigned short value, size_t count,
-                          CUstream stream) {
-  return Fill(address, 0, value, 2, count, 1, false, stream, StreamForm::kLegacy);
-}
-CUresult cuMemsetD16Async_ptsz(CUdeviceptr address, unsigned short value, size_t count,
-                               CUstream stream) {
-  return Fill(address, 0, value, 2, count, 1, false, stream, StreamForm::kPerThread);
-}
-
-CUresult cuMemsetD2D16_v2(CUdeviceptr address, size_t pitch, unsigned short value, size_t width,
-                          size_t height) {
-  return Fill(address, pitch, value, 2, width, height, true, nullptr, StreamForm::kLegacy);
-}
-CUresult cuMemsetD2D16_v2_ptds(CUdeviceptr address, size_t pitch, unsigned short value,
-                               size_t width, size_t height) {
-  return Fill(address, pitch, value, 2, width, height, true, nullptr, StreamForm::kPerThread);
-}
-CUresult cuMemsetD2D16Async(CUdeviceptr address, size_t pitch, unsigned short value, size_t width,
-                            size_t height, CUstream stream) {
-  return Fill(address, pitch, value, 2, width, height, false, stream, StreamForm::kLegacy);
-}
-CUresult cuMemsetD2D16Async_ptsz(CUdeviceptr address, size_t pitch, unsigned short value,
-                                 size_t width, size_t height, CUstream stream) {
-  return Fill(address, pitch, value, 2, width, height, false, stream, StreamForm::kPerThread);
-}
-
-CUresult cuMemsetD32_v2(CUdeviceptr address, unsigned int value, size_t count) {
-  return Fill(address, 0, value, 4, count, 1, true, nullptr, StreamForm::kLegacy);
-}
-CUresult cuMemsetD32_v2_ptds(CUdeviceptr address, unsigned int value, size_t count) {
-  return Fill(address, 0, value, 4, count, 1, true, nullptr, StreamForm::kPerThread);
-}
-CUresult cuMemsetD32Async(CUdeviceptr address, unsigned int value, size_t count, CUstream stream) {
-  return Fill(address, 0, value, 4, count, 1, false, stream, StreamForm::kLegacy);
-}
-CUresult cuMemsetD32Async_ptsz(CUdeviceptr address, unsigned int value, size_t count,
-                               CUstream stream) {
-  return Fill(address, 0, value, 4, count, 1, false, stream, StreamForm::kPerThread);
-}
-
-CUresult cuMemsetD2D32_v2(CUdeviceptr address, size_t pitch, unsigned int value, size_t width,
-                          size_t height) {
-  return Fill(address, pitch, value, 4, width, height, true, nullptr, StreamForm::kLegacy);
-}
-CUresult cuMemsetD2D32_v2_ptds(CUdeviceptr address, size_t pitch, unsigned int value, size_t width,
-                               size_t height) {
-  return Fill(address, pitch, value, 4, width, height, true, nullptr, StreamForm::kPerThread);
-}
-CUresult cuMemsetD2D32Async(CUdeviceptr address, size_t pitch, unsigned int value, size_t width,
-                            size_t height, CUstream stream) {
-  return Fill(address, pitch, value, 4, width, height, false, stream, StreamForm::kLegacy);
-}
-CUresult cuMemsetD2D32Async_ptsz(CUdeviceptr address, size_t pitch, unsigned int value,
-                                 size_t width, size_t height, CUstream stream) {
-  return Fill(address, pitch, value, 4, width, height, false, stream, StreamForm::kPerThread);
-}
+SIMGPU_FILLS(8, unsigned char)
+SIMGPU_FILLS(16, unsigned short)
+SIMGPU_FILLS(32, unsigned int)
+#undef SIMGPU_FILLS
 
 }  // extern "C"
 }  // namespace tessera::abi
