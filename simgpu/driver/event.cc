@@ -7,7 +7,7 @@
 namespace simgpu {
 namespace {
 
-// What an event stands for now: null when it was never recorded.
+// What an event stands for at present: null when it was never recorded.
 CUresult CommandOf(CUevent handle, Driver** driver, Event** event, CommandRef* command) {
   SIMGPU_CURRENT(found_driver, context);
   *driver = found_driver;
