@@ -40,20 +40,13 @@ std::unique_ptr<Arena> Arena::Make(uint64_t granules, std::string* error, std::s
   madvise(reserved, arena->bytes_ + kGranule, MADV_DONTDUMP);
   madvise(host, arena->bytes_, MADV_DONTDUMP);
   arena->host_ = static_cast<uint8_t*>(host);
-  arena->free_[0] = granules;
+  arena->free_.Add(0, granules);
   return arena;
 }
 
 uint64_t Arena::Take(uint64_t granules) {
-  for (auto at = free_.begin(); at != free_.end(); ++at) {
-    if (at->second < granules) continue;
-    const uint64_t first = at->first;
-    const uint64_t rest = at->second - granules;
-    free_.erase(at);
-    if (rest > 0) free_[first + granules] = rest;
-    return base_ + first * kGranule;
-  }
-  return 0;
+  uint64_t first = 0;
+  return free_.Take(granules, &first) ? base_ + first * kGranule : 0;
 }
 
 Arena::~Arena() {
@@ -77,21 +70,7 @@ void Arena::Punch(uint64_t address, uint64_t granules) {
 
 void Arena::Give(uint64_t address, uint64_t granules) {
   Punch(address, granules);
-  uint64_t first = (address - base_) / kGranule;
-  auto after = free_.lower_bound(first);
-  if (after != free_.begin()) {
-    auto before = std::prev(after);
-    if (before->first + before->second == first) {
-      first = before->first;
-      granules += before->second;
-      free_.erase(before);
-    }
-  }
-  if (after != free_.end() && first + granules == after->first) {
-    granules += after->second;
-    free_.erase(after);
-  }
-  free_[first] = granules;
+  free_.Add((address - base_) / kGranule, granules);
 }
 
 bool Arena::Expose(uint64_t address, uint64_t granules) {

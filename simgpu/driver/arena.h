@@ -8,10 +8,11 @@
 #pragma once
 
 #include <cstdint>
-#include <map>
 #include <memory>
 #include <string>
 #include <string_view>
+
+#include "simgpu/driver/free_runs.h"
 
 namespace simgpu {
 
@@ -48,7 +49,7 @@ class Arena {
   int fd_ = -1;
   uint64_t file_ = 0;  // which file fd_ was when it was made
   void* reserved_ = nullptr;
-  std::map<uint64_t, uint64_t> free_;  // first granule -> length
+  FreeRuns free_;  // granules
 };
 
 }  // namespace simgpu

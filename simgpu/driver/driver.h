@@ -20,6 +20,7 @@
 
 #include "abi/cuda.h"
 #include "simgpu/driver/arena.h"
+#include "simgpu/driver/free_runs.h"
 #include "simgpu/state/state.h"
 
 namespace simgpu {
@@ -63,7 +64,7 @@ struct Command;
 // A 2 MiB block of one context that holds small allocations only.
 struct SmallBlock {
   uint64_t base = 0;
-  std::map<uint32_t, uint32_t> free_runs;  // unit -> length in units
+  FreeRuns free_runs;  // addresses
   uint32_t live = 0;
 };
 
@@ -204,7 +205,7 @@ struct GraphRange {
 // Of device-side malloc, in one allocation of the context (memory_heap.cc).
 struct DeviceHeap {
   uint64_t base = 0;
-  std::map<uint64_t, uint64_t> free_runs;  // address -> bytes
+  FreeRuns free_runs;  // addresses
   std::map<uint64_t, uint64_t> used;
 };
 

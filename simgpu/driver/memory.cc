@@ -52,33 +52,23 @@ void GiveGranules(Driver* driver, int device, Arena* arena, uint64_t address, ui
 
 namespace {
 
-// The first fit of `units` in a block, or false.
-bool TakeUnits(SmallBlock* block, uint32_t units, uint64_t* address) {
-  for (auto run = block->free_runs.begin(); run != block->free_runs.end(); ++run) {
-    if (run->second < units) continue;
-    const uint32_t first = run->first;
-    const uint32_t rest = run->second - units;
-    block->free_runs.erase(run);
-    if (rest > 0) block->free_runs[first + units] = rest;
-    ++block->live;
-    *address = block->base + first * kSmallUnit;
-    return true;
-  }
-  return false;
+bool TakePart(SmallBlock* block, uint64_t bytes, uint64_t* address) {
+  if (!block->free_runs.Take(bytes, address)) return false;
+  ++block->live;
+  return true;
 }
 
 CUresult AllocateSmall(Driver* driver, Context* context, uint64_t bytes, uint64_t* address) {
-  const auto units = static_cast<uint32_t>(bytes / kSmallUnit);
   for (auto& block : context->small_blocks) {
-    if (TakeUnits(block.get(), units, address)) return CUDA_SUCCESS;
+    if (TakePart(block.get(), bytes, address)) return CUDA_SUCCESS;
   }
   auto block = std::make_unique<SmallBlock>();
   CUresult result =
       TakeGranules(driver, context->device, driver->devices[context->device]->arena.get(), kGranule,
                    State::Kind::kAllocation, &block->base);
   if (result != CUDA_SUCCESS) return result;
-  block->free_runs[0] = kGranule / kSmallUnit;
-  TakeUnits(block.get(), units, address);
+  block->free_runs.Add(block->base, kGranule);
+  TakePart(block.get(), bytes, address);
   context->small_blocks.push_back(std::move(block));
   return CUDA_SUCCESS;
 }
@@ -95,22 +85,7 @@ void ReleaseSmall(Driver* driver, const Allocation& allocation) {
     blocks.erase(at);
     return;
   }
-  auto first = static_cast<uint32_t>((allocation.base - base) / kSmallUnit);
-  auto units = static_cast<uint32_t>(allocation.capacity / kSmallUnit);
-  auto after = block->free_runs.lower_bound(first);
-  if (after != block->free_runs.begin()) {
-    auto before = std::prev(after);
-    if (before->first + before->second == first) {
-      first = before->first;
-      units += before->second;
-      block->free_runs.erase(before);
-    }
-  }
-  if (after != block->free_runs.end() && first + units == after->first) {
-    units += after->second;
-    block->free_runs.erase(after);
-  }
-  block->free_runs[first] = units;
+  block->free_runs.Add(allocation.base, allocation.capacity);
 }
 
 State::Kind AccountOf(MemoryKind kind) {

@@ -20,20 +20,14 @@ uint64_t HeapAllocate(Driver* driver, Context* context, uint64_t bytes) {
         Allocate(driver, context, size, MemoryKind::kModule, &heap.base) != CUDA_SUCCESS) {
       return 0;
     }
-    heap.free_runs[heap.base] = size;
+    heap.free_runs.Add(heap.base, size);
   }
   if (bytes > (uint64_t{1} << 40)) return 0;
   const uint64_t need = RoundUp(bytes, kHeapUnit);
-  for (auto run = heap.free_runs.begin(); run != heap.free_runs.end(); ++run) {
-    if (run->second < need) continue;
-    const uint64_t address = run->first;
-    const uint64_t rest = run->second - need;
-    heap.free_runs.erase(run);
-    if (rest > 0) heap.free_runs[address + need] = rest;
-    heap.used[address] = need;
-    return address;
-  }
-  return 0;
+  uint64_t address = 0;
+  if (!heap.free_runs.Take(need, &address)) return 0;
+  heap.used[address] = need;
+  return address;
 }
 
 bool HeapFree(Driver* driver, Context* context, uint64_t address) {
@@ -42,23 +36,8 @@ bool HeapFree(Driver* driver, Context* context, uint64_t address) {
   if (heap == driver->heaps.end()) return false;
   auto used = heap->second.used.find(address);
   if (used == heap->second.used.end()) return false;
-  uint64_t bytes = used->second;
+  heap->second.free_runs.Add(address, used->second);
   heap->second.used.erase(used);
-  auto& runs = heap->second.free_runs;
-  auto after = runs.lower_bound(address);
-  if (after != runs.begin()) {
-    auto before = std::prev(after);
-    if (before->first + before->second == address) {
-      address = before->first;
-      bytes += before->second;
-      runs.erase(before);
-    }
-  }
-  if (after != runs.end() && address + bytes == after->first) {
-    bytes += after->second;
-    runs.erase(after);
-  }
-  runs[address] = bytes;
   return true;
 }
 

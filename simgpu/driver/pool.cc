@@ -8,37 +8,6 @@
 namespace simgpu {
 namespace {
 
-// Puts a run among the free ones and joins it with its neighbours.
-void AddRun(std::map<uint64_t, uint64_t>* runs, uint64_t address, uint64_t bytes) {
-  auto after = runs->lower_bound(address);
-  if (after != runs->begin()) {
-    auto before = std::prev(after);
-    if (before->first + before->second == address) {
-      address = before->first;
-      bytes += before->second;
-      runs->erase(before);
-    }
-  }
-  if (after != runs->end() && address + bytes == after->first) {
-    bytes += after->second;
-    runs->erase(after);
-  }
-  (*runs)[address] = bytes;
-}
-
-// First fit.
-bool TakeRun(std::map<uint64_t, uint64_t>* runs, uint64_t bytes, uint64_t* address) {
-  for (auto run = runs->begin(); run != runs->end(); ++run) {
-    if (run->second < bytes) continue;
-    *address = run->first;
-    const uint64_t rest = run->second - bytes;
-    runs->erase(run);
-    if (rest > 0) (*runs)[*address + bytes] = rest;
-    return true;
-  }
-  return false;
-}
-
 void CountUsed(Pool* pool, uint64_t bytes) {
   pool->used += bytes;
   pool->used_high = std::max(pool->used_high, pool->used);
@@ -56,7 +25,7 @@ CUresult Grow(Driver* driver, Pool* pool, uint64_t bytes) {
   }
   pool->reserved += granules;
   pool->reserved_high = std::max(pool->reserved_high, pool->reserved);
-  AddRun(&pool->free_runs, address, granules);
+  pool->free_runs.Add(address, granules);
   return CUDA_SUCCESS;
 }
 
@@ -108,16 +77,15 @@ Arena* ArenaOf(const Driver& driver, const Pool& pool) {
 
 void TrimPool(Driver* driver, Pool* pool, uint64_t keep) {
   Arena* arena = ArenaOf(*driver, *pool);
-  std::vector<std::pair<uint64_t, uint64_t>> runs(pool->free_runs.begin(), pool->free_runs.end());
+  const auto& all = pool->free_runs.all();
+  std::vector<std::pair<uint64_t, uint64_t>> runs(all.begin(), all.end());
   for (auto run = runs.rbegin(); run != runs.rend() && pool->reserved > keep; ++run) {
     const uint64_t end = (run->first + run->second) / kGranule * kGranule;
     uint64_t first = RoundUp(run->first, kGranule);
     if (first >= end) continue;
     const uint64_t over = RoundUp(pool->reserved - keep, kGranule);
     if (end - first > over) first = end - over;
-    pool->free_runs.erase(run->first);
-    if (first > run->first) pool->free_runs[run->first] = first - run->first;
-    if (run->first + run->second > end) pool->free_runs[end] = run->first + run->second - end;
+    pool->free_runs.TakeAt(first, end - first);
     GiveGranules(driver, pool->device, arena, first, end - first, State::Kind::kAllocation);
     pool->reserved -= end - first;
   }
@@ -134,7 +102,7 @@ void PoolsAtSync(Driver* driver) {
         ++at;
         continue;
       }
-      AddRun(&pool->free_runs, at->first, at->second.bytes);
+      pool->free_runs.Add(at->first, at->second.bytes);
       at = pool->pending.erase(at);
     }
     if (pool->reserved > pool->threshold) TrimPool(driver, pool, pool->threshold);
@@ -146,7 +114,7 @@ void DropPoolIfUnused(Driver* driver, Pool* pool) {
   if (!pool->destroyed || pool->used != 0 || pool->imports != 0) return;
   for (const auto& [address, pending] : pool->pending) {
     if (!pending.done) return;
-    AddRun(&pool->free_runs, address, pending.bytes);
+    pool->free_runs.Add(address, pending.bytes);
   }
   if (!pool->passed_on.empty()) return;
   pool->pending.clear();
@@ -170,14 +138,14 @@ void ReleasePooled(Driver* driver, int device) {
     if (pool->device != device || pool->imported) continue;
     for (auto at = driver->allocations.begin(); at != driver->allocations.end();) {
       if (at->second.pool == pool && at->second.memory_kind == MemoryKind::kPooled) {
-        AddRun(&pool->free_runs, at->first, at->second.capacity);
+        pool->free_runs.Add(at->first, at->second.capacity);
         at = driver->allocations.erase(at);
       } else {
         ++at;
       }
     }
     for (const auto& [address, pending] : pool->pending) {
-      if (pending.done) AddRun(&pool->free_runs, address, pending.bytes);
+      if (pending.done) pool->free_runs.Add(address, pending.bytes);
     }
     pool->pending.clear();
     pool->passed_on.clear();
@@ -250,7 +218,7 @@ CUresult TakeFromPool(Driver* driver, Pool* pool, const Stream& stream, uint64_t
     PassOn(driver, pool, at, bytes);
     return CUDA_SUCCESS;
   }
-  bool found = TakeRun(&pool->free_runs, need, address);
+  bool found = pool->free_runs.Take(need, address);
   if (!found) {
     CUresult grown = Grow(driver, pool, need);
     if (grown != CUDA_SUCCESS) {
@@ -258,7 +226,7 @@ CUresult TakeFromPool(Driver* driver, Pool* pool, const Stream& stream, uint64_t
       TrimPool(driver, pool, 0);
       grown = Grow(driver, pool, need);
     }
-    found = grown == CUDA_SUCCESS && TakeRun(&pool->free_runs, need, address);
+    found = grown == CUDA_SUCCESS && pool->free_runs.Take(need, address);
   }
   if (found) {
     AddRecord(driver, pool, *address, bytes, need);
@@ -296,7 +264,7 @@ void FreePooled(Driver* driver, std::map<uint64_t, Allocation>::iterator at) {
     pending->second.done = true;
   } else {
     if (pending != pool->pending.end()) pool->pending.erase(pending);
-    AddRun(&pool->free_runs, memory.base, memory.capacity);
+    pool->free_runs.Add(memory.base, memory.capacity);
   }
   driver->pools_look.store(true, std::memory_order_release);
   DropPoolIfUnused(driver, pool);

@@ -47,7 +47,7 @@ struct Pool : Object {
   uint64_t used = 0, used_high = 0;
   bool reuse[3] = {true, true, true};  // event dependencies, opportunistic, internal dependencies
   uint8_t access[kCardsMax] = {};      // by device; its own is always read and write
-  std::map<uint64_t, uint64_t> free_runs;   // address -> bytes, for anybody
+  FreeRuns free_runs;                  // addresses, for anybody
   std::map<uint64_t, PendingFree> pending;  // by address of the allocation
   // Frees to come that concern nobody: their memory was handed on before they were done.
   std::map<uint64_t, uint32_t> passed_on;
