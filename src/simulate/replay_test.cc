@@ -60,10 +60,14 @@ struct Openb {
     return openb;
   }
 
-  static const Openb* Load() {
+  static std::string Folder() {
     const char* chosen = std::getenv("TESSERA_OPENB");
+    return chosen != nullptr && *chosen != '\0' ? chosen : OPENB_FOLDER;
+  }
+
+  static const Openb* Load() {
     auto openb = std::make_unique<Openb>();
-    openb->folder = chosen != nullptr ? chosen : OPENB_FOLDER;
+    openb->folder = Folder();
     auto nodes = ReadNodes(openb->folder + "/openb_node_list_gpu_node.csv");
     if (!nodes) return nullptr;
     openb->nodes = *std::move(nodes);
@@ -112,10 +116,12 @@ struct Openb {
   }
 };
 
-#define NEED_OPENB(openb)                                                           \
-  const Openb* openb = Openb::Get();                                                \
-  if (openb == nullptr) {                                                           \
-    GTEST_SKIP() << "NOT RUN: skipped: no trace data (see src/simulate/README.md)"; \
+// Data that is absent is skipped, data that cannot be read is a failure.
+#define NEED_OPENB(openb)                                                                          \
+  const Openb* openb = Openb::Get();                                                               \
+  if (openb == nullptr) {                                                                          \
+    ASSERT_FALSE(os::PosixFiles().Exists(Openb::Folder())) << Openb::Folder() << " is unreadable"; \
+    GTEST_SKIP() << "NOT RUN: no trace data (see src/simulate/README.md)";                         \
   }
 
 constexpr int kFirstSeed = 42;
