@@ -15,26 +15,37 @@ namespace {
 
 // The functions answered for the slice, one a line; `guest/nvml/denied.inc` holds the manifest's
 // "deny" lines.
-#define TESSERA_NVML_VIEWS(X)                                                                      \
-  X(nvmlInit)                                                                                      \
-  X(nvmlInit_v2)                                                                                   \
-  X(nvmlInitWithFlags)                                                                             \
-  X(nvmlShutdown) X(nvmlDeviceGetCount) X(nvmlDeviceGetCount_v2) X(nvmlDeviceGetHandleByIndex)     \
-      X(nvmlDeviceGetHandleByIndex_v2) X(nvmlDeviceGetHandleBySerial) X(nvmlDeviceGetHandleByUUID) \
-          X(nvmlDeviceGetHandleByUUIDV) X(nvmlDeviceGetHandleByPciBusId)                           \
-              X(nvmlDeviceGetHandleByPciBusId_v2) X(nvmlDeviceGetIndex) X(nvmlDeviceGetMemoryInfo) \
-                  X(nvmlDeviceGetMemoryInfo_v2) X(nvmlDeviceGetComputeRunningProcesses)            \
-                      X(nvmlDeviceGetComputeRunningProcesses_v2)                                   \
-                          X(nvmlDeviceGetComputeRunningProcesses_v3)                               \
-                              X(nvmlDeviceGetGraphicsRunningProcesses)                             \
-                                  X(nvmlDeviceGetGraphicsRunningProcesses_v2)                      \
-                                      X(nvmlDeviceGetGraphicsRunningProcesses_v3)                  \
-                                          X(nvmlDeviceGetMPSComputeRunningProcesses)               \
-                                              X(nvmlDeviceGetMPSComputeRunningProcesses_v2)        \
-                                                  X(nvmlDeviceGetMPSComputeRunningProcesses_v3)    \
-                                                      X(nvmlDeviceGetRunningProcessDetailList) X(  \
-                                                          nvmlDeviceGetProcessUtilization)         \
-                                                          X(nvmlDeviceGetProcessesUtilizationInfo)
+// clang-format off
+#define TESSERA_NVML_VIEWS(X)                   \
+  X(nvmlInit)                                   \
+  X(nvmlInit_v2)                                \
+  X(nvmlInitWithFlags)                          \
+  X(nvmlShutdown)                               \
+  X(nvmlDeviceGetCount)                         \
+  X(nvmlDeviceGetCount_v2)                      \
+  X(nvmlDeviceGetHandleByIndex)                 \
+  X(nvmlDeviceGetHandleByIndex_v2)              \
+  X(nvmlDeviceGetHandleBySerial)                \
+  X(nvmlDeviceGetHandleByUUID)                  \
+  X(nvmlDeviceGetHandleByUUIDV)                 \
+  X(nvmlDeviceGetHandleByPciBusId)              \
+  X(nvmlDeviceGetHandleByPciBusId_v2)           \
+  X(nvmlDeviceGetIndex)                         \
+  X(nvmlDeviceGetMemoryInfo)                    \
+  X(nvmlDeviceGetMemoryInfo_v2)                 \
+  X(nvmlDeviceGetComputeRunningProcesses)       \
+  X(nvmlDeviceGetComputeRunningProcesses_v2)    \
+  X(nvmlDeviceGetComputeRunningProcesses_v3)    \
+  X(nvmlDeviceGetGraphicsRunningProcesses)      \
+  X(nvmlDeviceGetGraphicsRunningProcesses_v2)   \
+  X(nvmlDeviceGetGraphicsRunningProcesses_v3)   \
+  X(nvmlDeviceGetMPSComputeRunningProcesses)    \
+  X(nvmlDeviceGetMPSComputeRunningProcesses_v2) \
+  X(nvmlDeviceGetMPSComputeRunningProcesses_v3) \
+  X(nvmlDeviceGetRunningProcessDetailList)      \
+  X(nvmlDeviceGetProcessUtilization)            \
+  X(nvmlDeviceGetProcessesUtilizationInfo)
+// clang-format on
 
 enum NvmlIndex : uint32_t {
 #define X(name) kNvml_##name,
