@@ -20,6 +20,7 @@
 #include <vector>
 
 #include "bench/figures.h"
+#include "bench/guest/shares.h"
 #include "bench/guest/worker.h"
 #include "guest/test_node.h"
 
@@ -174,7 +175,7 @@ int Measure(const std::string& json) {
                         {"meminfo", "meminfo_added_ns", 20000, 20000}};
   {
     Worker direct(program, false, socket), guest(program, true, socket);
-    for (const Kind& kind : kinds) {
+    const auto measure = [&](const Kind& kind) {
       std::vector<double> differences;
       for (int pair = -3; pair < kPairs; ++pair) {
         // Who goes first alternates; the first pairs only warm up.
@@ -189,7 +190,12 @@ int Measure(const std::string& json) {
         if (pair >= 0) differences.push_back(with - without);
       }
       Summarise(kind.name, differences, &figures);
-    }
+    };
+    for (const Kind& kind : kinds) measure(kind);
+    // The same launch in a turn that is granted and has room, marks included. A driver that does
+    // nothing writes no marks, so somebody plays the card.
+    tessera::bench::GrantedTurn turn(&node);
+    measure({"launch", "launch_capped_added_ns", 20000, 0});
   }
   std::vector<double> differences;
   for (int pair = -3; pair < kStarts; ++pair) {
@@ -217,6 +223,7 @@ int Measure(const std::string& json) {
   }
   node.Stop();
   rmdir(folder);
+  tessera::bench::MeasureShares("", &figures);
 
   if (!tessera::bench::WriteFigures(json, figures)) Die(json);
   return 0;
@@ -231,8 +238,13 @@ int main(int argc, char** argv) {
   if (mode == "--calls" && argc == 4) {
     return tessera::bench::MakeCalls(argv[2], std::strtol(argv[3], nullptr, 10));
   }
+  if (mode == "--shares" && argc == 3) {
+    std::vector<Figure> none;
+    tessera::bench::MeasureShares(argv[2], &none);
+    return 0;
+  }
   if (mode == "--json" && argc == 3) return Measure(argv[2]);
   if (argc == 1) return Measure("");
-  std::fprintf(stderr, "usage: bench-guest [--json FILE]\n");
+  std::fprintf(stderr, "usage: bench-guest [--json FILE | --shares MIX]\n");
   return 2;
 }

@@ -7,6 +7,7 @@
 
 #include "guest/core/ledger.h"
 #include "guest/core/table.h"
+#include "guest/core/turns.h"
 #include "wire/messages.h"
 #include "wire/pages.h"
 
@@ -55,11 +56,11 @@ struct alignas(kPageBytes) Process {
   wire::ProcessSlot* slot;  // null: not attached
   const wire::ControlPage* control;
   const uint32_t*
-      gate;  // the turn word of the only card; of a slice of several cards one that is always open
+      gate;  // the turn word of the only card; of several cards one that says whether any is shut
   uint32_t granule_shift;
   uint32_t card_count;
   uint32_t sole_context;  // id of the only live context of the process; 0: none or several
-  uint32_t always_open;
+  uint32_t reserved0;
   Ledger ledger;
 
   uint32_t attach_word;    // 0 not attached, 1 a thread is at it, 2 attached
@@ -73,6 +74,7 @@ struct alignas(kPageBytes) Process {
   Device devices[kDevicesMax];
   AllocationTable allocations;
   ObjectTable objects;
+  Turns turns;
 };
 
 extern "C" Process tessera_process __attribute__((visibility("hidden")));
