@@ -192,8 +192,7 @@ int Measure(const std::string& json) {
       Summarise(kind.name, differences, &figures);
     };
     for (const Kind& kind : kinds) measure(kind);
-    // The same launch in a turn that is granted and has room, marks included. A driver that does
-    // nothing writes no marks, so somebody plays the card.
+    // The same launch in a turn that is granted and has room, marks included.
     tessera::bench::GrantedTurn turn(&node);
     measure({"launch", "launch_capped_added_ns", 20000, 0});
   }

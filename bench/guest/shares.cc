@@ -132,21 +132,7 @@ double Busy(ShareRig* rig, double seconds) {
 
 }  // namespace
 
-GrantedTurn::GrantedTurn(guest::TestNode* node)
-    : node_(node), card_([node](const std::stop_token& stop) {
-        while (!stop.stop_requested()) {
-          for (wire::ProcessSlot& slot : node->usage()->slots) {
-            if (wire::Load(&slot.pid) == 0) continue;
-            for (wire::StreamMarks& marks : slot.marks) {
-              const std::uint32_t submitted = wire::Load(&marks.submitted);
-              if (wire::Load(&marks.completed) != submitted) {
-                wire::Store(&marks.completed, submitted);
-              }
-            }
-          }
-          usleep(50);
-        }
-      }) {
+GrantedTurn::GrantedTurn(guest::TestNode* node) : node_(node) {
   wire::ControlCard& card = node->control()->cards[0];
   // Room for whatever a launch of the null driver is taken for, so that none waits.
   wire::Store(&card.window_nanos, 2'000'000'000u);

@@ -2,7 +2,6 @@
 #pragma once
 
 #include <string>
-#include <thread>
 #include <vector>
 
 #include "bench/figures.h"
@@ -10,7 +9,7 @@
 
 namespace tessera::bench {
 
-// While one lives, the node's only card is in a granted turn, and a thread completes every mark.
+// While one lives, the node's only card is in a granted turn.
 class GrantedTurn {
  public:
   explicit GrantedTurn(guest::TestNode* node);
@@ -20,7 +19,6 @@ class GrantedTurn {
 
  private:
   guest::TestNode* node_;
-  std::jthread card_;
 };
 
 // Adds share_error_points_1s_max, share_error_points_10s_max, jain_min, redistributed_ratio,

@@ -432,7 +432,8 @@ bool Enter(GateFrame* frame) {
       frame->stream = PlaceOf(KeyOf(frame->handle, place.context));
       frame->cost = CostOf(*frame, call, window);
       frame->nanos = turns->costs[frame->cost].nanos;
-      if (turns->count != 0 && turns->outstanding + frame->nanos > window) {
+      if (turns->count != 0 &&
+          (turns->outstanding + frame->nanos > window || turns->count >= kMarksInFlight)) {
         Harvest(MonotonicNanos());
       }
       // Work longer than the window has one behind it all the same, so that the card need not
