@@ -36,8 +36,8 @@ FragmentView Before(const Fleet& fleet, const Fleet::Node& node) {
 
 class BestFit : public Scorer {
  public:
-  std::int64_t Score(const Fleet& fleet, const Fleet::Node& node, const Shape& shape,
-                     CardSet* cards) const override {
+  std::int64_t ScoreWith(const NodeWorth&, const Fleet& fleet, const Fleet::Node& node,
+                         const Shape& shape, CardSet* cards) const override {
     *cards = TightestFit(fleet, node, shape);
     double score = 0;
     score += static_cast<double>(node.cpu_left - shape.cpu_millis) / kCpuMax * 0.5;
@@ -48,8 +48,8 @@ class BestFit : public Scorer {
 
 class DotProd : public Scorer {
  public:
-  std::int64_t Score(const Fleet& fleet, const Fleet::Node& node, const Shape& shape,
-                     CardSet* cards) const override {
+  std::int64_t ScoreWith(const NodeWorth&, const Fleet& fleet, const Fleet::Node& node,
+                         const Shape& shape, CardSet* cards) const override {
     *cards = TightestFit(fleet, node, shape);
     double product = 0;
     product += static_cast<double>(node.cpu_left) / kCpuMax *
@@ -63,8 +63,8 @@ class DotProd : public Scorer {
 // Shares a used card if it can, else takes cards of a used node, else opens an idle node.
 class Packing : public Scorer {
  public:
-  std::int64_t Score(const Fleet& fleet, const Fleet::Node& node, const Shape& shape,
-                     CardSet* cards) const override {
+  std::int64_t ScoreWith(const NodeWorth&, const Fleet& fleet, const Fleet::Node& node,
+                         const Shape& shape, CardSet* cards) const override {
     *cards = TightestFit(fleet, node, shape);
     if (shape.cards == 0) return 0;
     const std::uint16_t* left = fleet.cards(node);
@@ -90,8 +90,8 @@ class Packing : public Scorer {
 // Prefers nodes that only hold requests of the same number of cards.
 class Clustering : public Scorer {
  public:
-  std::int64_t Score(const Fleet& fleet, const Fleet::Node& node, const Shape& shape,
-                     CardSet* cards) const override {
+  std::int64_t ScoreWith(const NodeWorth&, const Fleet& fleet, const Fleet::Node& node,
+                         const Shape& shape, CardSet* cards) const override {
     *cards = TightestFit(fleet, node, shape);
     if (shape.cards == 0) return 0;
     const std::int64_t used =
@@ -104,15 +104,66 @@ class Clustering : public Scorer {
   }
 };
 
+double Share(double part, double whole) { return whole > 0 ? part / whole : 0; }
+
+// Kubernetes' NodeResourcesLeastAllocated over CPU and memory; the tightest card.
+std::int64_t LeastAllocatedScore(const Fleet::Node& node, const Shape& shape) {
+  const auto percent = [](std::int64_t left, std::int64_t capacity) {
+    return capacity > 0 ? left * 100 / capacity : 0;
+  };
+  return (percent(node.cpu_left - shape.cpu_millis, node.cpu_millis) +
+          percent(node.ram_left - shape.ram_mib, node.ram_mib)) /
+         2;
+}
+
+class LeastAllocated : public Scorer {
+ public:
+  std::int64_t ScoreWith(const NodeWorth&, const Fleet& fleet, const Fleet::Node& node,
+                         const Shape& shape, CardSet* cards) const override {
+    *cards = TightestFit(fleet, node, shape);
+    return LeastAllocatedScore(node, shape);
+  }
+};
+
+// HAMi's default: the node that is fullest before the request comes, by slots, cores and memory of
+// its cards (a milli stands for cores and memory alike), and on it the card with the most left.
+// Requests without cards are left to Kubernetes' own rule, as HAMi leaves them.
+class Hami : public Scorer {
+ public:
+  std::int64_t ScoreWith(const NodeWorth&, const Fleet& fleet, const Fleet::Node& node,
+                         const Shape& shape, CardSet* cards) const override {
+    *cards = LowestFree(fleet, node, shape);
+    if (shape.cards == 0) return LeastAllocatedScore(node, shape);
+    if (shape.shared()) {
+      const std::uint16_t* left = fleet.cards(node);
+      cards->index[0] = static_cast<std::uint8_t>(std::max_element(left, left + node.cards) - left);
+    }
+    std::int64_t slots = node.groups[0];
+    for (std::uint32_t k = 1; k < node.groups.size(); ++k)
+      slots += std::int64_t{k} * node.groups[k];
+    const double milli = static_cast<double>(node.cards) * kWholeCardMilli;
+    const double used = Share(milli - static_cast<double>(node.milli_left), milli);
+    const double score =
+        10 * (Share(static_cast<double>(slots), node.cards * kSlotsPerCard) + 2 * used);
+    return std::llround(score * 1e6);
+  }
+
+ private:
+  static constexpr double kSlotsPerCard = 10;
+};
+
 // Fragmentation gradient descent.
 class Fgd : public Scorer {
  public:
   void SetClasses(const std::vector<TaskClass>& classes, const Fleet&) override {
     fragmentation_ = Fragmentation(classes);
   }
-  std::int64_t Score(const Fleet& fleet, const Fleet::Node& node, const Shape& shape,
-                     CardSet* cards) const override {
-    const double before = fragmentation_.Of(Before(fleet, node));
+  NodeWorth Worth(const Fleet& fleet, const Fleet::Node& node) const override {
+    return {fragmentation_.Of(Before(fleet, node)), 0};
+  }
+  std::int64_t ScoreWith(const NodeWorth& worth, const Fleet& fleet, const Fleet::Node& node,
+                         const Shape& shape, CardSet* cards) const override {
+    const double before = worth.fragments;
     const auto score = [&](const CardSet& set) {
       const After after(fleet, node, shape, set);
       return static_cast<std::int64_t>(Logistic((before - fragmentation_.Of(after.view)) / 1000) *
@@ -125,7 +176,8 @@ class Fgd : public Scorer {
     std::int64_t best = -1;
     const std::uint16_t* left = fleet.cards(node);
     for (std::uint32_t i = 0; i < node.cards; ++i) {
-      if (left[i] < shape.milli) continue;
+      // A card with as much left as an earlier one scores the same, and the earlier one is taken.
+      if (left[i] < shape.milli || std::find(left, left + i, left[i]) != left + i) continue;
       CardSet set;
       set.count = 1;
       set.index[0] = static_cast<std::uint8_t>(i);
@@ -153,9 +205,12 @@ class Tessera : public Scorer {
     FindScarcity(classes, fleet);
   }
 
-  std::int64_t Score(const Fleet& fleet, const Fleet::Node& node, const Shape& shape,
-                     CardSet* cards) const override {
-    const double before = fragmentation_.Of(Before(fleet, node));
+  NodeWorth Worth(const Fleet& fleet, const Fleet::Node& node) const override {
+    return {fragmentation_.Of(Before(fleet, node)), 0};
+  }
+  std::int64_t ScoreWith(const NodeWorth& worth, const Fleet& fleet, const Fleet::Node& node,
+                         const Shape& shape, CardSet* cards) const override {
+    const double before = worth.fragments;
     const double common = NodeTerms(node, shape);
     const auto score = [&](const CardSet& set) {
       const After after(fleet, node, shape, set);
@@ -172,7 +227,8 @@ class Tessera : public Scorer {
     bool any = false;
     std::int64_t best = 0;
     for (std::uint32_t i = 0; i < node.cards; ++i) {
-      if (left[i] < shape.milli) continue;
+      // A card with as much left as an earlier one scores the same, and the earlier one is taken.
+      if (left[i] < shape.milli || std::find(left, left + i, left[i]) != left + i) continue;
       CardSet set;
       set.count = 1;
       set.index[0] = static_cast<std::uint8_t>(i);
@@ -291,11 +347,13 @@ class Tessera : public Scorer {
 
 }  // namespace
 
+NodeWorth Scorer::Worth(const Fleet&, const Fleet::Node&) const { return {}; }
+
 void Scorer::SetClasses(const std::vector<TaskClass>&, const Fleet&) {}
 
 const std::vector<std::string>& ScorerNames() {
-  static const std::vector<std::string> names = {"bestfit",    "dotprod", "packing",
-                                                 "clustering", "fgd",     "tessera"};
+  static const std::vector<std::string> names = {
+      "bestfit", "dotprod", "packing", "clustering", "hami", "least-allocated", "fgd", "tessera"};
   return names;
 }
 
@@ -304,6 +362,8 @@ Result<std::unique_ptr<Scorer>> MakeScorer(std::string_view name) {
   if (name == "dotprod") return std::unique_ptr<Scorer>(new DotProd);
   if (name == "packing") return std::unique_ptr<Scorer>(new Packing);
   if (name == "clustering") return std::unique_ptr<Scorer>(new Clustering);
+  if (name == "hami") return std::unique_ptr<Scorer>(new Hami);
+  if (name == "least-allocated") return std::unique_ptr<Scorer>(new LeastAllocated);
   if (name == "fgd") return std::unique_ptr<Scorer>(new Fgd);
   if (name == "tessera") return std::unique_ptr<Scorer>(new Tessera);
   std::string known;

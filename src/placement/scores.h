@@ -14,12 +14,24 @@
 
 namespace tessera::placement {
 
+// What a node is worth as it stands, whichever shape is asked: kept from one score to the next.
+struct NodeWorth {
+  double fragments = 0;
+  double places = 0;
+};
+
 class Scorer {
  public:
   virtual ~Scorer() = default;
-  // The node holds the shape. Answers the score and the cards to take.
-  virtual std::int64_t Score(const Fleet& fleet, const Fleet::Node& node, const Shape& shape,
-                             CardSet* cards) const = 0;
+  virtual NodeWorth Worth(const Fleet& fleet, const Fleet::Node& node) const;
+  // The node holds the shape and is worth that much. Answers the score and the cards to take.
+  virtual std::int64_t ScoreWith(const NodeWorth& worth, const Fleet& fleet,
+                                 const Fleet::Node& node, const Shape& shape,
+                                 CardSet* cards) const = 0;
+  std::int64_t Score(const Fleet& fleet, const Fleet::Node& node, const Shape& shape,
+                     CardSet* cards) const {
+    return ScoreWith(Worth(fleet, node), fleet, node, shape, cards);
+  }
   // The task classes have changed: every score may have.
   virtual void SetClasses(const std::vector<TaskClass>& classes, const Fleet& fleet);
 };
