@@ -60,6 +60,14 @@ std::optional<Choice> DrawRandom(const Fleet& fleet, const Shape& shape, Rng* rn
   return choice;
 }
 
+// One of the best nodes, uniformly drawn.
+std::optional<Choice> DrawTied(placement::ShapeIndex* index, const Shape& shape, Rng* rng,
+                               std::vector<std::uint32_t>* tied) {
+  index->Tied(shape, tied);
+  if (tied->empty()) return std::nullopt;
+  return index->On((*tied)[rng->Below(tied->size())], shape);
+}
+
 // The mean of what was noted at each whole percent of load.
 class Curve {
  public:
@@ -136,6 +144,7 @@ Result<ReplayResult> Replay(const std::vector<TraceNode>& nodes, const std::vect
   if (scorer != nullptr) index.emplace(fleet, *scorer);
   placement::ClassCounter seen;
   Rng rng(options.seed);
+  std::vector<std::uint32_t> tied;
   Curve allocated_curve, fragmented_curve;
   ReplayResult result;
   const auto capacity = static_cast<double>(fleet.capacity_milli());
@@ -151,7 +160,9 @@ Result<ReplayResult> Replay(const std::vector<TraceNode>& nodes, const std::vect
     }
     ++result.arrived;
     arrived_milli += shape.total_milli();
-    const auto choice = random ? DrawRandom(fleet, shape, &rng) : index->Best(shape);
+    const auto choice = random                ? DrawRandom(fleet, shape, &rng)
+                        : options.random_ties ? DrawTied(&*index, shape, &rng, &tied)
+                                              : index->Best(shape);
     if (choice) {
       ++result.placed;
       fragmented -= fragments(choice->node);
