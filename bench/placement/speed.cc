@@ -6,6 +6,7 @@
 #include <cstdlib>
 #include <memory>
 #include <new>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -105,14 +106,12 @@ class World {
                                           static_cast<std::uint32_t>(rng_.Below(3)), ranks[n]);
       if (!added) Die(added.error().ToString());
     }
-    placement::ClassCounter counter;
     for (const Mix& one : kMix) {
-      for (std::uint32_t i = 0; i < one.permille; ++i) counter.Count(one.shape, "");
+      for (std::uint32_t i = 0; i < one.permille; ++i) arrived_.Count(one.shape, "");
     }
     scorer_ = *placement::MakeScorer("tessera");
-    scorer_->SetClasses(counter.Typical(1000), fleet_);
     index_.emplace(fleet_, *scorer_);
-    for (const Mix& one : kMix) index_->Best(one.shape);
+    Learn();
     held_.reserve(std::size_t{cards} * 4);
   }
 
@@ -124,6 +123,13 @@ class World {
       if (refused == 1000) return false;
     }
     return true;
+  }
+
+  // As the owner of a fleet does now and then, beside its decisions.
+  void Learn() {
+    scorer_->Learn(arrived_, fleet_);
+    index_->Reset();
+    for (const Mix& one : kMix) index_->Best(one.shape);
   }
 
   // Decides so often while as much leaves as comes; the seconds of each decision and of all of it.
@@ -173,6 +179,7 @@ class World {
 
   Rng rng_;
   Fleet fleet_;
+  placement::ClassCounter arrived_;
   std::unique_ptr<placement::Scorer> scorer_;
   std::optional<ShapeIndex> index_;
   std::vector<Held> held_;
@@ -195,6 +202,7 @@ void MeasureSpeed(std::vector<Figure>* figures) {
     World world(cards);
     for (const std::uint32_t percent : kFullPercent) {
       if (!world.Fill(percent)) Die("the fleet cannot be filled to " + std::to_string(percent));
+      world.Learn();
       world.Churn(kWarm, percent, nullptr);
       std::vector<double> p50, p99, rate;
       for (int i = 0; i < kRepetitions; ++i) {

@@ -155,8 +155,8 @@ class Hami : public Scorer {
 // Fragmentation gradient descent.
 class Fgd : public Scorer {
  public:
-  void SetClasses(const std::vector<TaskClass>& classes, const Fleet&) override {
-    fragmentation_ = Fragmentation(classes);
+  void Learn(const ClassCounter& arrived, const Fleet&) override {
+    fragmentation_ = Fragmentation(arrived.Typical(kTypicalPermille));
   }
   NodeWorth Worth(const Fleet& fleet, const Fleet::Node& node) const override {
     return {fragmentation_.Of(Before(fleet, node)), 0};
@@ -194,19 +194,23 @@ class Fgd : public Scorer {
 };
 
 // Ours: fragmentation's gradient beside what it cannot see — slivers nobody's share fits, cards and
-// cores that strand each other, nodes and cards opened, card kinds that others depend on. Amounts
+// cores that strand each other, nodes and cards opened, card kinds that others depend on, places
+// for the rare large requests. Amounts
 // are in cards and cores. The weights were found by search over generated orders of the public
 // openb trace, none of them one that results are reported on.
 class Tessera : public Scorer {
  public:
-  void SetClasses(const std::vector<TaskClass>& classes, const Fleet& fleet) override {
+  void Learn(const ClassCounter& arrived, const Fleet& fleet) override {
+    const std::vector<TaskClass> classes = arrived.Typical(kTypicalPermille);
     fragmentation_ = Fragmentation(classes);
     FindFillable(classes);
     FindScarcity(classes, fleet);
+    FindPrices(arrived.Typical(1000), fleet);
   }
 
   NodeWorth Worth(const Fleet& fleet, const Fleet::Node& node) const override {
-    return {fragmentation_.Of(Before(fleet, node)), 0};
+    const FragmentView view = Before(fleet, node);
+    return {fragmentation_.Of(view), PlacesOf(view)};
   }
   std::int64_t ScoreWith(const NodeWorth& worth, const Fleet& fleet, const Fleet::Node& node,
                          const Shape& shape, CardSet* cards) const override {
@@ -216,6 +220,7 @@ class Tessera : public Scorer {
       const After after(fleet, node, shape, set);
       const double gradient = (before - fragmentation_.Of(after.view)) / 1000;
       double sum = common + kLogistic * Logistic(gradient) + kGradient * gradient;
+      sum -= kPlaces * (worth.places - PlacesOf(after.view));
       if (shape.shared()) sum += CardTerms(fleet.cards(node)[set.index[0]], shape);
       return static_cast<std::int64_t>(std::floor(sum / kStep));
     };
@@ -252,7 +257,17 @@ class Tessera : public Scorer {
   static constexpr double kCoresFit = 0.52, kCardsFit = 0.055;
   static constexpr double kScarceCards = 1.60, kScarceCores = 0.62;
   static constexpr double kScarcityMax = 2;
+  static constexpr double kPlaces = 1.0;         // cards of places for large requests
+  static constexpr double kPlacesSigmas = 3;     // of what may arrive, beyond what is expected
+  static constexpr double kPlacesFree = 0.3;     // of the places may be wanted at no price
+  static constexpr double kPlacesUnused = 0.05;  // of the cards that no arrival is expected for
   static constexpr double kStep = 0.024;
+
+  // A class of large requests and what one of its places costs who takes it, in 0 to 1.
+  struct Price {
+    Shape shape;
+    double price;
+  };
 
   double NodeTerms(const Fleet::Node& node, const Shape& shape) const {
     const double cores = static_cast<double>(node.cpu_left) / 1000;
@@ -339,7 +354,56 @@ class Tessera : public Scorer {
     }
   }
 
+  static std::int64_t PlacesFor(const FragmentView& node, const Shape& shape) {
+    if (shape.kinds != 0 && (shape.kinds >> node.kind & 1) == 0) return 0;
+    std::int64_t fitting = 0;
+    for (std::uint32_t i = 0; i < node.cards; ++i) fitting += node.left[i] >= shape.milli ? 1 : 0;
+    const std::int64_t by_cards = fitting / shape.cards;
+    if (by_cards == 0 || shape.cpu_millis == 0) return by_cards;
+    return std::min(by_cards, node.cpu_left / shape.cpu_millis);
+  }
+
+  double PlacesOf(const FragmentView& node) const {
+    double cards = 0;
+    for (const Price& one : prices_) {
+      cards += one.price * static_cast<double>(PlacesFor(node, one.shape) * one.shape.cards);
+    }
+    return cards;
+  }
+
+  // Requests for most of a large node are too rare to weigh in the expectation that fragmentation
+  // is, yet each that is refused leaves as many cards idle as dozens of small ones. So their places
+  // have a price where more of them may arrive before the fleet is full than there are places: what
+  // is expected of what is left, and some standard deviations of that. Near saturation nothing more
+  // is expected and every place may be broken up.
+  void FindPrices(const std::vector<TaskClass>& classes, const Fleet& fleet) {
+    prices_.clear();
+    std::uint32_t most = 0;
+    for (std::uint32_t n = 0; n < fleet.nodes(); ++n) most = std::max(most, fleet.node(n).cards);
+    double mean = 0;
+    for (const TaskClass& one : classes) {
+      mean += one.weight * static_cast<double>(one.shape.total_milli());
+    }
+    const double left = static_cast<double>(fleet.capacity_milli()) * (1 - kPlacesUnused) -
+                        static_cast<double>(fleet.used_milli());
+    if (mean <= 0 || left <= 0) return;
+    for (const TaskClass& one : classes) {
+      if (one.shape.cards < 2 || one.shape.cards * 2 <= most) continue;
+      std::int64_t places = 0;
+      for (std::uint32_t n = 0; n < fleet.nodes(); ++n) {
+        places += PlacesFor(Before(fleet, fleet.node(n)), one.shape);
+      }
+      if (places == 0) continue;
+      const double expected = one.weight * left / mean;
+      const double wanted =
+          (expected + kPlacesSigmas * std::sqrt(expected)) / static_cast<double>(places);
+      const double price = std::min(1.0, (wanted - kPlacesFree) / (1 - kPlacesFree));
+      if (price > 0) prices_.push_back({one.shape, price});
+    }
+  }
+
   Fragmentation fragmentation_{{}};
+  std::vector<Price> prices_;
   std::uint32_t smallest_ = 0;
   std::array<std::uint16_t, kWholeCardMilli + 1> unfillable_{};
   std::vector<double> scarcity_;
@@ -349,7 +413,7 @@ class Tessera : public Scorer {
 
 NodeWorth Scorer::Worth(const Fleet&, const Fleet::Node&) const { return {}; }
 
-void Scorer::SetClasses(const std::vector<TaskClass>&, const Fleet&) {}
+void Scorer::Learn(const ClassCounter&, const Fleet&) {}
 
 const std::vector<std::string>& ScorerNames() {
   static const std::vector<std::string> names = {

@@ -20,6 +20,9 @@ struct NodeWorth {
   double places = 0;
 };
 
+// Of the requests that arrived, the typical classes cover so much.
+inline constexpr std::uint32_t kTypicalPermille = 950;
+
 class Scorer {
  public:
   virtual ~Scorer() = default;
@@ -32,8 +35,9 @@ class Scorer {
                      CardSet* cards) const {
     return ScoreWith(Worth(fleet, node), fleet, node, shape, cards);
   }
-  // The task classes have changed: every score may have.
-  virtual void SetClasses(const std::vector<TaskClass>& classes, const Fleet& fleet);
+  // What has arrived is counted anew: every score may have changed. A policy that looks at the
+  // fleet too sees it as it is now.
+  virtual void Learn(const ClassCounter& arrived, const Fleet& fleet);
 };
 
 // "bestfit", "dotprod", "packing", "clustering", "fgd": as published with FGD (integer scores of 0
