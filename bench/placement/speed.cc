@@ -202,7 +202,9 @@ void MeasureSpeed(std::vector<Figure>* figures) {
     World world(cards);
     for (const std::uint32_t percent : kFullPercent) {
       if (!world.Fill(percent)) Die("the fleet cannot be filled to " + std::to_string(percent));
+      const double learning = CpuSeconds();
       world.Learn();
+      const double learnt = CpuSeconds() - learning;
       world.Churn(kWarm, percent, nullptr);
       std::vector<double> p50, p99, rate;
       for (int i = 0; i < kRepetitions; ++i) {
@@ -222,6 +224,8 @@ void MeasureSpeed(std::vector<Figure>* figures) {
       Summarise("decision_p50_us" + of, p50, figures);
       Summarise("decision_p99_us" + of, p99, figures);
       Summarise("decisions_per_s" + of, rate, figures);
+      // What no decision pays: classes learnt anew and every shape scored on every node.
+      figures->push_back({"relearn_ms" + of, learnt * 1e3});
       std::fprintf(stderr,
                    "bench-placement: %u cards, %u %% full: p50 %.1f us, p99 %.1f us, %.0f "
                    "decisions a second\n",
