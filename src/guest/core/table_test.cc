@@ -62,7 +62,7 @@ TEST(AllocationTableTest, AnAddressFreedBehindUsIsReplaced) {
   const auto inserted = table->Insert(Small(kGranule), kShift);
   EXPECT_TRUE(inserted.replaced);
   EXPECT_EQ(inserted.old_granules, 3u);
-  EXPECT_EQ(inserted.old.card, 2u);
+  EXPECT_EQ(inserted.old_card, 2u);
   EXPECT_EQ(inserted.new_granules, 1u);
   EXPECT_EQ(table->Granules(2), 0u);
   EXPECT_EQ(table->size(), 1u);
