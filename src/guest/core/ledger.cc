@@ -16,7 +16,7 @@ inline void Ledger::End() {
   lock_.Release();
 }
 
-inline Ledger::Outcome Ledger::TryReserve(uint32_t card, uint64_t bytes) {
+[[gnu::always_inline]] inline Ledger::Outcome Ledger::TryReserve(uint32_t card, uint64_t bytes) {
   wire::UsageCard* const shared = &pages_.usage->cards[card];
   if (__builtin_expect(wire::Load(&pages_.control->state) != wire::kStateOpen, 0)) {
     return kRefused;
@@ -44,7 +44,7 @@ inline Ledger::Outcome Ledger::TryReserve(uint32_t card, uint64_t bytes) {
   return kDone;
 }
 
-inline bool Ledger::TryRelease(uint32_t card, uint64_t bytes) {
+[[gnu::always_inline]] inline bool Ledger::TryRelease(uint32_t card, uint64_t bytes) {
   wire::UsageCard* const shared = &pages_.usage->cards[card];
   Begin();
   uint64_t used = __atomic_load_n(&shared->used, __ATOMIC_RELAXED);
@@ -67,7 +67,8 @@ bool Ledger::Reserve(uint32_t card, uint64_t bytes) {
     SettleDeferred(card);
   }
   const Outcome outcome = TryReserve(card, bytes);
-  return __builtin_expect(outcome == kDone, 1) || ReserveSlow(card, bytes, outcome);
+  if (__builtin_expect(outcome == kDone, 1)) return true;
+  return ReserveSlow(card, bytes, outcome);
 }
 
 void Ledger::Release(uint32_t card, uint64_t bytes) {

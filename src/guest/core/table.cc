@@ -30,7 +30,7 @@ bool AllocationTable::Map::Grow() {
   return true;
 }
 
-inline void AllocationTable::Map::Erase(Slot* slot) {
+[[gnu::noinline]] void AllocationTable::Map::EraseShifting(Slot* slot) {
   uint64_t hole = static_cast<uint64_t>(slot - slots);
   for (uint64_t i = (hole + 1) & mask; slots[i].key != 0; i = (i + 1) & mask) {
     // Movable when its home lies outside (hole, i], going round.
@@ -40,18 +40,6 @@ inline void AllocationTable::Map::Erase(Slot* slot) {
     }
   }
   slots[hole] = {0, 0};
-  ++room;
-}
-
-uint64_t AllocationTable::Pack(const Allocation& allocation) {
-  return allocation.bytes | static_cast<uint64_t>(allocation.card) << 44 |
-         static_cast<uint64_t>(allocation.kind) << 48 |
-         static_cast<uint64_t>(allocation.context) << 52;
-}
-
-Allocation AllocationTable::Unpack(uint64_t address, uint64_t packed) {
-  return {address, packed & (kAllocationBytesMax - 1), static_cast<uint32_t>(packed >> 44 & 15),
-          static_cast<uint32_t>(packed >> 48 & 15), static_cast<uint32_t>(packed >> 52)};
 }
 
 inline AllocationTable::Shard* AllocationTable::ShardOf(uint64_t address, uint32_t granule_shift) {
@@ -60,16 +48,13 @@ inline AllocationTable::Shard* AllocationTable::ShardOf(uint64_t address, uint32
 }
 
 namespace {
-uint64_t FirstBlock(const Allocation& allocation, uint32_t granule_shift) {
-  return allocation.address >> granule_shift;
+uint64_t LastBlock(uint64_t address, uint64_t bytes, uint32_t granule_shift) {
+  return (address + (bytes == 0 ? 0 : bytes - 1)) >> granule_shift;
 }
-uint64_t LastBlock(const Allocation& allocation, uint32_t granule_shift) {
-  const uint64_t last = allocation.bytes == 0 ? 0 : allocation.bytes - 1;
-  return (allocation.address + last) >> granule_shift;
+uint32_t WholeGranules(uint64_t bytes, uint32_t granule_shift) {
+  return static_cast<uint32_t>(RoundUp(bytes, 1ull << granule_shift) >> granule_shift);
 }
-uint32_t WholeGranules(const Allocation& allocation, uint32_t granule_shift) {
-  return static_cast<uint32_t>(RoundUp(allocation.bytes, 1ull << granule_shift) >> granule_shift);
-}
+constexpr uint64_t kNoBlock = ~0ull;
 }  // namespace
 
 inline int AllocationTable::AddReference(Shard* shard, uint64_t block, uint32_t card) {
@@ -106,100 +91,144 @@ inline uint32_t AllocationTable::DropReference(Shard* shard, uint64_t block, uin
   return DropReference(shard, block, card);
 }
 
-AllocationTable::Inserted AllocationTable::Insert(const Allocation& allocation,
-                                                  uint32_t granule_shift) {
-  Inserted result = {true, 0, false, 0, 0};
-  Shard* const shard = ShardOf(allocation.address, granule_shift);
-  const bool shares = SharesGranule(allocation.bytes, granule_shift);
-  const uint64_t first = FirstBlock(allocation, granule_shift);
-  uint64_t stale_second = ~0ull;
+AllocationTable::Inserted AllocationTable::InsertPacked(uint64_t address, uint64_t packed,
+                                                        uint32_t granule_shift) {
+  const uint64_t bytes = BytesOf(packed);
+  const uint64_t first = address >> granule_shift;
+  const bool shares = SharesGranule(bytes, granule_shift);
+  if (__builtin_expect(shares && LastBlock(address, bytes, granule_shift) != first, 0)) {
+    return InsertSlow(address, packed, granule_shift);
+  }
+  Shard* const shard = ShardOf(address, granule_shift);
+  shard->lock.Acquire();
+  uint64_t* const granules = &shard->granules[CardOf(packed)];
+  if (__builtin_expect(shard->pointers.room != 0 && shard->blocks.room != 0, 1)) {
+    Slot* const slot = shard->pointers.Seek(address);
+    if (__builtin_expect(slot->key == 0, 1)) {
+      shard->pointers.Fill(slot, address, packed);
+      uint32_t added = 0;
+      if (!shares) {
+        added = WholeGranules(bytes, granule_shift);
+      } else {
+        Slot* const block = shard->blocks.Seek(first + 1);
+        if (block->key != 0) {
+          ++block->value;
+        } else {
+          shard->blocks.Fill(block, first + 1, 1);
+          added = 1;
+        }
+      }
+      *granules += added;
+      shard->lock.Release();
+      return {true, false, 0, added, 0};
+    }
+  }
+  shard->lock.Release();
+  return InsertSlow(address, packed, granule_shift);
+}
+
+// The whole of it: a table to grow, an address that stands already, an allocation across a border.
+[[gnu::noinline]] AllocationTable::Inserted AllocationTable::InsertSlow(uint64_t address,
+                                                                        uint64_t packed,
+                                                                        uint32_t granule_shift) {
+  Inserted result = {true, false, 0, 0, 0};
+  const uint64_t bytes = BytesOf(packed);
+  const uint32_t card = CardOf(packed);
+  const uint64_t first = address >> granule_shift;
+  const bool shares = SharesGranule(bytes, granule_shift);
+  uint64_t stale_second = kNoBlock;
+  Shard* const shard = ShardOf(address, granule_shift);
   shard->lock.Acquire();
   if (__builtin_expect(!shard->pointers.MakeRoom(), 0)) {
     shard->lock.Release();
     result.ok = false;
     return result;
   }
-  Slot* const slot = shard->pointers.Seek(allocation.address);
+  Slot* const slot = shard->pointers.Seek(address);
   if (__builtin_expect(slot->key != 0, 0)) {
-    const Allocation old = Unpack(allocation.address, slot->value);
+    const Allocation old = Unpack(address, slot->value);
     result.replaced = true;
-    result.old_card = old.card;
+    result.old_card = static_cast<uint16_t>(old.card);
     result.old_granules = DropLocked(shard, old, granule_shift, &stale_second);
-    slot->value = Pack(allocation);
+    slot->value = packed;
   } else {
-    shard->pointers.Fill(slot, allocation.address, Pack(allocation));
+    shard->pointers.Fill(slot, address, packed);
   }
-  if (!shares) {
-    result.new_granules = WholeGranules(allocation, granule_shift);
-    shard->granules[allocation.card] += result.new_granules;
-  } else {
-    const int added = AddReference(shard, first, allocation.card);
+  if (shares) {
+    const int added = AddReference(shard, first, card);
     if (__builtin_expect(added < 0, 0)) {
       shard->pointers.Erase(slot);
       result.ok = false;
     } else {
       result.new_granules = static_cast<uint32_t>(added);
     }
+  } else {
+    result.new_granules = WholeGranules(bytes, granule_shift);
+    shard->granules[card] += result.new_granules;
   }
   shard->lock.Release();
-  if (__builtin_expect(stale_second != ~0ull, 0)) {
+  // What belongs to another block, which may be another shard's.
+  if (__builtin_expect(stale_second != kNoBlock, 0)) {
     result.old_granules += DropSecond(stale_second, granule_shift, result.old_card);
   }
-  if (!shares || !result.ok) return result;
-  const uint64_t last = LastBlock(allocation, granule_shift);
-  if (__builtin_expect(last != first, 0) && AddSecond(last, granule_shift, allocation.card) > 0) {
-    ++result.new_granules;
+  if (shares) {
+    const uint64_t last = LastBlock(address, bytes, granule_shift);
+    if (__builtin_expect(last != first, 0) && result.ok &&
+        AddSecond(last, granule_shift, card) > 0) {
+      ++result.new_granules;
+    }
   }
   return result;
 }
 
 bool AllocationTable::Remove(uint64_t address, uint32_t granule_shift, Removed* removed) {
-  if (address == 0) return false;
+  if (__builtin_expect(address == 0, 0)) return false;
   Shard* const shard = ShardOf(address, granule_shift);
   LockHolder holder(&shard->lock);
   Slot* const slot = shard->pointers.Find(address);
   if (__builtin_expect(slot == nullptr, 0)) return false;
-  const Allocation allocation = Unpack(address, slot->value);
+  const uint64_t packed = slot->value;
+  const uint64_t bytes = BytesOf(packed);
   shard->pointers.Erase(slot);
-  removed->allocation = allocation;
-  removed->kept = false;
-  if (!SharesGranule(allocation.bytes, granule_shift)) {
-    removed->granules = WholeGranules(allocation, granule_shift);
-    shard->granules[allocation.card] -= removed->granules;
+  removed->address = address;
+  removed->packed = packed;
+  if (!SharesGranule(bytes, granule_shift)) {
+    removed->granules = WholeGranules(bytes, granule_shift);
+    removed->kept = false;
+    shard->granules[CardOf(packed)] -= removed->granules;
     return true;
   }
-  removed->granules = 0;
-  const uint64_t first = FirstBlock(allocation, granule_shift);
+  const uint64_t first = address >> granule_shift;
   Slot* const block = shard->blocks.Find(first + 1);
-  if (block != nullptr && block->value == 1 && LastBlock(allocation, granule_shift) == first) {
-    shard->blocks.Erase(block);
-    --shard->granules[allocation.card];
-    removed->granules = 1;
-  } else {
+  if (block == nullptr || block->value != 1 || LastBlock(address, bytes, granule_shift) != first) {
     removed->kept = true;
+    return true;
   }
+  shard->blocks.Erase(block);
+  --shard->granules[CardOf(packed)];
+  removed->granules = 1;
+  removed->kept = false;
   return true;
 }
 
 uint32_t AllocationTable::Restore(const Removed& removed, uint32_t granule_shift) {
-  const Allocation& allocation = removed.allocation;
-  Shard* const shard = ShardOf(allocation.address, granule_shift);
+  Shard* const shard = ShardOf(removed.address, granule_shift);
   LockHolder holder(&shard->lock);
-  PutBackLocked(shard, allocation);
+  PutBackLocked(shard, removed.address, removed.packed);
   if (removed.kept) return 0;
-  if (!SharesGranule(allocation.bytes, granule_shift)) {
-    shard->granules[allocation.card] += removed.granules;
+  if (!SharesGranule(BytesOf(removed.packed), granule_shift)) {
+    shard->granules[removed.card()] += removed.granules;
     return 0;
   }
   // Without memory to count it the granule stays reserved for good, which errs on the safe side.
-  return AddReference(shard, FirstBlock(allocation, granule_shift), allocation.card) == 0 ? 1 : 0;
+  return AddReference(shard, removed.address >> granule_shift, removed.card()) == 0 ? 1 : 0;
 }
 
-void AllocationTable::PutBackLocked(Shard* shard, const Allocation& allocation) {
+void AllocationTable::PutBackLocked(Shard* shard, uint64_t address, uint64_t packed) {
   // Without memory for it the pointer is forgotten and stays counted for good.
   if (!shard->pointers.MakeRoom()) return;
-  Slot* const slot = shard->pointers.Seek(allocation.address);
-  if (slot->key == 0) shard->pointers.Fill(slot, allocation.address, Pack(allocation));
+  Slot* const slot = shard->pointers.Seek(address);
+  if (slot->key == 0) shard->pointers.Fill(slot, address, packed);
 }
 
 bool AllocationTable::Take(uint64_t address, uint32_t granule_shift, Allocation* taken) {
@@ -216,29 +245,29 @@ bool AllocationTable::Take(uint64_t address, uint32_t granule_shift, Allocation*
 void AllocationTable::PutBack(const Allocation& allocation, uint32_t granule_shift) {
   Shard* const shard = ShardOf(allocation.address, granule_shift);
   LockHolder holder(&shard->lock);
-  PutBackLocked(shard, allocation);
+  PutBackLocked(shard, allocation.address, Pack(allocation));
 }
 
 uint32_t AllocationTable::DropLocked(Shard* shard, const Allocation& allocation,
                                      uint32_t granule_shift, uint64_t* second_block) {
   if (!SharesGranule(allocation.bytes, granule_shift)) {
-    const uint32_t granules = WholeGranules(allocation, granule_shift);
+    const uint32_t granules = WholeGranules(allocation.bytes, granule_shift);
     shard->granules[allocation.card] -= granules;
     return granules;
   }
-  const uint64_t first = FirstBlock(allocation, granule_shift);
-  const uint64_t last = LastBlock(allocation, granule_shift);
+  const uint64_t first = allocation.address >> granule_shift;
+  const uint64_t last = LastBlock(allocation.address, allocation.bytes, granule_shift);
   if (last != first) *second_block = last;
   return DropReference(shard, first, allocation.card);
 }
 
 uint32_t AllocationTable::Drop(const Allocation& allocation, uint32_t granule_shift) {
   Shard* const shard = ShardOf(allocation.address, granule_shift);
-  uint64_t second = ~0ull;
+  uint64_t second = kNoBlock;
   shard->lock.Acquire();
   uint32_t freed = DropLocked(shard, allocation, granule_shift, &second);
   shard->lock.Release();
-  if (second != ~0ull) freed += DropSecond(second, granule_shift, allocation.card);
+  if (second != kNoBlock) freed += DropSecond(second, granule_shift, allocation.card);
   return freed;
 }
 

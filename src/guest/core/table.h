@@ -37,22 +37,27 @@ inline uint64_t RoundUp(uint64_t bytes, uint64_t granule) {
 // Thread-safety: all methods.
 class AllocationTable {
  public:
-  // What became of an insertion.
+  // What became of an insertion. Small enough to come back in registers.
   struct Inserted {
     bool ok;                // false: no memory for the table; nothing was changed
+    bool replaced;          // the address was already live: the driver freed it behind us
+    uint16_t old_card;      // of what stood there
     uint32_t new_granules;  // granules nobody in this process had counted before (whole ones of a
                             // large allocation)
-    bool replaced;          // the address was already live: the driver freed it behind us
-    uint32_t old_card;
-    uint32_t old_granules;  // granules of that card that became free by the replacement
+    uint32_t old_granules;  // granules of old_card that became free by the replacement
   };
-  Inserted Insert(const Allocation& allocation, uint32_t granule_shift);
+  Inserted Insert(const Allocation& allocation, uint32_t granule_shift) {
+    return InsertPacked(allocation.address, Pack(allocation), granule_shift);
+  }
 
   // What a pointer that is about to be freed leaves behind.
   struct Removed {
-    Allocation allocation;
+    uint64_t address;
+    uint64_t packed;    // the allocation
     uint32_t granules;  // counted by nobody in this process any more, and reserved still
-    bool kept;          // granules shared with others, or maybe: counted until Drop
+    bool kept;          // granules shared with others, or maybe: counted until Finish
+
+    uint32_t card() const { return CardOf(packed); }
   };
   // Takes the pointer out before the driver frees it, under one lock in the usual case. The
   // granules nobody else counts are uncounted at once, which is safe while the caller keeps them
@@ -62,7 +67,9 @@ class AllocationTable {
   bool Remove(uint64_t address, uint32_t granule_shift, Removed* removed);
   // The driver freed it: how many granules are to be given back.
   uint32_t Finish(const Removed& removed, uint32_t granule_shift) {
-    return removed.kept ? Drop(removed.allocation, granule_shift) : removed.granules;
+    return __builtin_expect(removed.kept, 0)
+               ? Drop(Unpack(removed.address, removed.packed), granule_shift)
+               : removed.granules;
   }
   // The driver refused to free it: as if never removed. How many granules are to be given back
   // because others have come to count and reserve them meanwhile.
@@ -116,11 +123,21 @@ class AllocationTable {
       *slot = {key, value};
       --room;
     }
-    void Erase(Slot* slot);
+    void Erase(Slot* slot) {
+      ++room;
+      const uint64_t next = static_cast<uint64_t>(slot - slots + 1) & mask;
+      if (__builtin_expect(slots[next].key == 0, 1)) {
+        *slot = {0, 0};
+      } else {
+        EraseShifting(slot);
+      }
+    }
+    void EraseShifting(Slot* slot);
     bool Grow();
     uint32_t count() const { return slots == nullptr ? 0 : (mask + 1) / 2 - room; }
   };
-  struct alignas(64) Shard {
+  // A power of two in size, so that finding one is a shift.
+  struct alignas(256) Shard {
     ShortLock lock;
     Map pointers;           // address -> packed Allocation
     Map blocks;             // block number + 1 -> references
@@ -128,8 +145,21 @@ class AllocationTable {
   };
   static constexpr uint32_t kShards = 64;
 
-  static uint64_t Pack(const Allocation& allocation);
-  static Allocation Unpack(uint64_t address, uint64_t packed);
+  // An allocation without its address, in one word.
+  static uint64_t Pack(const Allocation& allocation) {
+    return allocation.bytes | static_cast<uint64_t>(allocation.card) << 44 |
+           static_cast<uint64_t>(allocation.kind) << 48 |
+           static_cast<uint64_t>(allocation.context) << 52;
+  }
+  static uint64_t BytesOf(uint64_t packed) { return packed & (kAllocationBytesMax - 1); }
+  static uint32_t CardOf(uint64_t packed) { return static_cast<uint32_t>(packed >> 44 & 15); }
+  static Allocation Unpack(uint64_t address, uint64_t packed) {
+    return {address, BytesOf(packed), CardOf(packed), static_cast<uint32_t>(packed >> 48 & 15),
+            static_cast<uint32_t>(packed >> 52)};
+  }
+
+  Inserted InsertPacked(uint64_t address, uint64_t packed, uint32_t granule_shift);
+  Inserted InsertSlow(uint64_t address, uint64_t packed, uint32_t granule_shift);
   Shard* ShardOf(uint64_t address, uint32_t granule_shift);
   // Adds or removes one reference to a block; returns 1 when the block appears or vanishes; -1
   // without memory.
@@ -137,7 +167,7 @@ class AllocationTable {
   static uint32_t DropReference(Shard* shard, uint64_t block, uint32_t card);
   uint32_t DropLocked(Shard* shard, const Allocation& allocation, uint32_t granule_shift,
                       uint64_t* second_block);
-  static void PutBackLocked(Shard* shard, const Allocation& allocation);
+  static void PutBackLocked(Shard* shard, uint64_t address, uint64_t packed);
   // The second block of a small allocation across a border, which may belong to another shard.
   int AddSecond(uint64_t block, uint32_t granule_shift, uint32_t card);
   uint32_t DropSecond(uint64_t block, uint32_t granule_shift, uint32_t card);
