@@ -6,7 +6,9 @@ namespace tessera::guest {
 // the reaper all the same: the reaper sets the frozen bit and then reads the intents, and a
 // compare-exchange of ours that precedes the bit has released the intent to it, while one that
 // follows the bit fails.
-inline void Ledger::Begin() {
+inline void Ledger::Begin(const wire::UsageCard* shared) {
+  // Siblings write it too; it comes while the lock is taken.
+  PrefetchForWrite(shared);
   lock_.Acquire();
   __atomic_store_n(&pages_.slot->intent, 1u, __ATOMIC_RELAXED);
 }
@@ -21,7 +23,7 @@ inline void Ledger::End() {
   if (__builtin_expect(wire::Load(&pages_.control->state) != wire::kStateOpen, 0)) {
     return kRefused;
   }
-  Begin();
+  Begin(shared);
   uint64_t used = __atomic_load_n(&shared->used, __ATOMIC_RELAXED);
   uint64_t sum;
   do {
@@ -46,7 +48,7 @@ inline void Ledger::End() {
 
 [[gnu::always_inline]] inline bool Ledger::TryRelease(uint32_t card, uint64_t bytes) {
   wire::UsageCard* const shared = &pages_.usage->cards[card];
-  Begin();
+  Begin(shared);
   uint64_t used = __atomic_load_n(&shared->used, __ATOMIC_RELAXED);
   do {
     if (__builtin_expect((used & wire::kFrozenBit) != 0, 0)) {

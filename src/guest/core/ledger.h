@@ -61,7 +61,7 @@ class Ledger {
  private:
   enum Outcome : uint32_t { kDone, kRefused, kFrozen };
 
-  void Begin();
+  void Begin(const wire::UsageCard* shared);
   void End();
   Outcome TryReserve(uint32_t card, uint64_t bytes);
   bool TryRelease(uint32_t card, uint64_t bytes);  // false: the reaper is counting
