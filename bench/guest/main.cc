@@ -1,9 +1,11 @@
-// bench-guest [--json FILE]: what libtessera.so adds to a call, on a driver that does nothing.
+// bench-guest [--json FILE] [--check [--counts] | --peer LIBRARY]: what libtessera.so, or a peer's
+// library, adds to a call, on a driver that does nothing.
 //
 // Two copies of the same program run side by side, one with the preload; they make batches of calls
 // in turn, and the figure is the median over pairs of the difference. One machine, one moment, so
 // drift and neighbours cancel. MAD is the median distance from that median. Instructions are
 // counted by callgrind: (2N calls - N calls) / N, with and without.
+#include <fcntl.h>
 #include <spawn.h>
 #include <sys/wait.h>
 #include <time.h>
@@ -15,20 +17,23 @@
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <filesystem>
+#include <memory>
 #include <string>
+#include <system_error>
 #include <thread>
 #include <utility>
 #include <vector>
 
 #include "bench/figures.h"
 #include "bench/guest/worker.h"
-#include "guest/test_node.h"
+#include "broker/broker.h"
+#include "os/process.h"
+#include "wire/messages.h"
 
 extern char** environ;
 
 namespace {
-
-using tessera::guest::TestNode;
 
 constexpr char kNullCard[] = "GPU-73696d67-7075-2d6e-756c-6c2d63617264";
 constexpr int kPairs = 61;
@@ -309,6 +314,45 @@ bool Reached(const std::vector<Figure>& figures) {
   return reached;
 }
 
+// The node's own broker in this process, with one slice that every child of ours belongs to: what a
+// guest meets where tesserad is up.
+class Node {
+ public:
+  explicit Node(const std::string& folder) : folder_(folder) {
+    tessera::broker::Broker::Options options;
+    options.run_folder = folder;
+    options.socket_path = Socket();
+    auto started = tessera::broker::Broker::Start(std::move(options));
+    if (!started) Refused(started.error());
+    broker_ = std::move(*started);
+    tessera::broker::CardLimits card;
+    card.uuid = kNullCard;
+    card.limit_bytes = card.ceiling_bytes = 60ull << 30;
+    card.context_bytes = 256ull << 20;
+    card.granule_bytes = 2ull << 20;
+    card.compute_permille = 1000;
+    if (const auto made = broker_->CreateSlice(kSlice, {card}); !made) Refused(made.error());
+    const auto self = tessera::os::IdentifyProcess(getpid());
+    if (!self) Refused(self.error());
+    if (const auto added = broker_->AddRoot(kSlice, *self); !added) Refused(added.error());
+  }
+  ~Node() { (void)broker_->RemoveSlice(kSlice); }
+  Node(const Node&) = delete;
+  Node& operator=(const Node&) = delete;
+
+  std::string Socket() const { return folder_ + "/guest.sock"; }
+
+ private:
+  static constexpr char kSlice[] = "bench";
+  [[noreturn]] static void Refused(const tessera::Error& error) {
+    std::fprintf(stderr, "bench-guest: the broker: %s\n", error.ToString().c_str());
+    std::exit(1);
+  }
+
+  std::string folder_;
+  std::unique_ptr<tessera::broker::Broker> broker_;
+};
+
 struct Options {
   std::string json;
   std::string peer;
@@ -326,10 +370,10 @@ int Measure(const Options& options) {
   if (mkdtemp(folder) == nullptr) Die("mkdtemp");
   setup.folder = folder;
   setup.preload = TESSERA_GUEST_LIBRARY;
-  TestNode node({{kNullCard, 60ull << 30, 256ull << 20}});
+  std::unique_ptr<Node> node;
   if (options.peer.empty()) {
-    setup.socket = setup.folder + "/s";
-    if (!node.Listen(setup.socket)) Die(setup.socket);
+    node = std::make_unique<Node>(setup.folder);
+    setup.socket = node->Socket();
   } else {
     setup.preload = options.peer;
     setup.peer = true;
@@ -349,8 +393,9 @@ int Measure(const Options& options) {
     CountInstructions(setup, options.counts_only ? kCountedQuickly : kCounted, &figures);
     AddRatio("lookup_ratio_instructions", "_instructions", &figures);
   }
-  node.Stop();
-  rmdir(folder);
+  node.reset();
+  std::error_code ignored;
+  std::filesystem::remove_all(setup.folder, ignored);
 
   const bool reached = !options.check || Reached(figures);
   if (!tessera::bench::WriteFigures(options.json, figures)) Die(options.json);
