@@ -8,7 +8,7 @@ namespace {
 
 void GiveBackReplaced(const AllocationTable::Inserted& inserted) {
   if (inserted.old_granules == 0) return;
-  process.ledger.Release(inserted.old.card, static_cast<uint64_t>(inserted.old_granules)
+  process.ledger.Release(inserted.old_card, static_cast<uint64_t>(inserted.old_granules)
                                                 << process.granule_shift);
 }
 
@@ -77,22 +77,20 @@ template <typename Call>
 inline abi::CUresult Free(abi::CUdeviceptr pointer, const Call& call) {
   if (__builtin_expect(depth > 0 || !Attached(), 0)) return call();
   const uint32_t shift = process.granule_shift;
-  Allocation taken;
+  AllocationTable::Removed removed;
   // Out of the table before the driver frees it: its address may be given to another thread at
   // once.
-  const bool known = process.allocations.Take(pointer, shift, &taken);
+  const bool known = process.allocations.Remove(pointer, shift, &removed);
   abi::CUresult result;
   {
     DepthGuard guard;
     result = call();
   }
   if (__builtin_expect(!known, 0)) return result;
-  if (__builtin_expect(result != abi::CUDA_SUCCESS, 0)) {
-    process.allocations.PutBack(taken, shift);
-    return result;
-  }
-  const uint64_t granules = process.allocations.Drop(taken, shift);
-  if (granules != 0) process.ledger.Release(taken.card, granules << shift);
+  const uint64_t granules = __builtin_expect(result == abi::CUDA_SUCCESS, 1)
+                                ? process.allocations.Finish(removed, shift)
+                                : process.allocations.Restore(removed, shift);
+  if (granules != 0) process.ledger.Release(removed.card(), granules << shift);
   return result;
 }
 
