@@ -112,6 +112,7 @@ enum ObjectKind : uint32_t {
   kObjectArray = 6,
   kObjectMipmap = 7,
   kObjectGraphExec = 8,
+  kObjectGraphMemory = 9,  // what one graph's allocation nodes take of one card; key: exec | card
 };
 
 struct Object {
@@ -141,7 +142,8 @@ class ObjectTable {
   // Takes any one object that matches; for sweeping one after another.
   bool TakeWhere(bool (*matches)(const Object&, uint64_t argument), uint64_t argument,
                  Object* taken);
-  // Sum of bytes charged for objects of one card, mappings left out (their handle is charged).
+  // Sum of bytes charged for objects of one card, but mappings (their handle is charged)
+  // and graph memory (PoolHold has the sum).
   uint64_t Charged(uint32_t card);
   uint32_t Count(uint32_t kind, uint32_t card);
 

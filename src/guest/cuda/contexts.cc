@@ -103,14 +103,14 @@ abi::CUresult CreateContext(abi::CUcontext* context, abi::CUdevice device, const
   if (card < 0) return RefuseForeign();
   const auto on = static_cast<uint32_t>(card);
   uint64_t charged = ContextBytes(on);
-  if (charged != 0 && !process.ledger.Reserve(on, charged)) return abi::CUDA_ERROR_OUT_OF_MEMORY;
+  if (charged != 0 && !ReserveOn(on, charged)) return abi::CUDA_ERROR_OUT_OF_MEMORY;
   abi::CUresult result;
   {
     DepthGuard guard;
     result = make();
   }
   if (result == abi::CUDA_SUCCESS) {
-    if (Settle(on, &charged) && RememberContext(*context, on, NewContextId(), charged))
+    if (SettleObject(on, &charged) && RememberContext(*context, on, NewContextId(), charged))
       return result;
     auto* const destroy = TESSERA_REAL(cuCtxDestroy_v2);
     DepthGuard guard;
@@ -163,14 +163,14 @@ abi::CUresult MakePrimary(Device* device, abi::CUcontext* context, const Make& m
   uint64_t charged = ContextBytes(card);
   uint32_t outcome = kPrimaryNone;
   abi::CUresult result = abi::CUDA_ERROR_OUT_OF_MEMORY;
-  if (charged == 0 || process.ledger.Reserve(card, charged)) {
+  if (charged == 0 || ReserveOn(card, charged)) {
     {
       DepthGuard guard;
       result = make();
     }
     const uint32_t id = NewContextId();
     if (result == abi::CUDA_SUCCESS) {
-      if (Settle(card, &charged) && RememberContext(*context, card, id, charged)) {
+      if (SettleObject(card, &charged) && RememberContext(*context, card, id, charged)) {
         device->retains = 1;
         device->context = id;
         device->handle = reinterpret_cast<uint64_t>(*context);
@@ -348,18 +348,10 @@ void DropContext(uint32_t card, uint32_t context) {
   };
   process.allocations.Sweep(
       [](const Allocation& allocation, uint64_t argument) {
-        return allocation.kind != kAsync && allocation.card == argument >> 32 &&
+        return allocation.card == argument >> 32 &&
                allocation.context == static_cast<uint32_t>(argument);
       },
       both, process.granule_shift, give_back, nullptr);
-  // Pools belong to the card and outlive one context of several, but not the last.
-  if (process.objects.Count(kObjectContext, card) == 0) {
-    process.allocations.Sweep(
-        [](const Allocation& allocation, uint64_t argument) {
-          return allocation.kind == kAsync && allocation.card == argument;
-        },
-        card, process.granule_shift, give_back, nullptr);
-  }
   Object object;
   while (process.objects.TakeWhere(
       [](const Object& candidate, uint64_t argument) {
@@ -368,7 +360,16 @@ void DropContext(uint32_t card, uint32_t context) {
                candidate.context == static_cast<uint32_t>(argument);
       },
       both, &object)) {
-    if (object.bytes != 0) process.ledger.Release(object.card, object.bytes);
+    if (object.kind == kObjectGraphMemory) {
+      ForgetGraph(object);
+    } else if (object.bytes != 0) {
+      process.ledger.Release(object.card, object.bytes);
+    }
+  }
+  // Pools belong to the card and outlive one context of several, but not the last.
+  if (process.pools[card].Charged() != 0) {
+    SettlePools(card, 0);
+    SettleGraphs(card);
   }
 }
 
@@ -492,7 +493,7 @@ TESSERA_EXPORT CUresult cuCtxSetLimit(CUlimit limit, size_t value) {
   // Stacks, heap and print buffer are memory of the card: what the driver took more is charged to
   // the context.
   uint64_t grown = 0;
-  if (!Settle(place.card, &grown)) {
+  if (!SettleObject(place.card, &grown)) {
     DepthGuard guard;
     if (known) real(limit, before);
     return CUDA_ERROR_OUT_OF_MEMORY;

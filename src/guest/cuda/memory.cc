@@ -1,5 +1,4 @@
-// Linear memory: cuMemAlloc and its kin, stream-ordered allocation, and the physical handles of the
-// virtual memory calls.
+// Linear memory: cuMemAlloc and its kin, and the physical handles of the virtual memory calls.
 #include "guest/cuda/account.h"
 
 namespace tessera::guest {
@@ -29,7 +28,7 @@ inline abi::CUresult Allocate(uint64_t bytes, PointerKind kind, abi::CUdeviceptr
   if (__builtin_expect(bytes >= kAllocationBytesMax, 0)) return abi::CUDA_ERROR_OUT_OF_MEMORY;
   const uint32_t shift = process.granule_shift;
   uint64_t reserved = RoundUp(bytes, 1ull << shift);
-  if (__builtin_expect(!process.ledger.Reserve(place.card, reserved), 0)) {
+  if (__builtin_expect(!ReserveOn(place.card, reserved), 0)) {
     return abi::CUDA_ERROR_OUT_OF_MEMORY;
   }
   abi::CUresult result;
@@ -86,7 +85,11 @@ inline abi::CUresult Free(abi::CUdeviceptr pointer, const Call& call) {
     DepthGuard guard;
     result = call();
   }
-  if (__builtin_expect(!known, 0)) return result;
+  if (__builtin_expect(!known, 0)) {
+    // A pool's, perhaps: its pointers are in no table.
+    if (process.pools_used != 0) SettleAllPools();
+    return result;
+  }
   if (__builtin_expect(result != abi::CUDA_SUCCESS, 0)) {
     process.allocations.PutBack(taken, shift);
     return result;
@@ -99,37 +102,6 @@ inline abi::CUresult Free(abi::CUdeviceptr pointer, const Call& call) {
 void FreeReal(abi::CUdeviceptr pointer) {
   auto* const real = TESSERA_REAL(cuMemFree_v2);
   if (real != nullptr) real(pointer);
-}
-
-// A pool may belong to another card than the current context; the pointer knows.
-void MoveToItsCard(abi::CUdeviceptr pointer) {
-  if (process.card_count == 1) return;
-  auto* const attribute =
-      DriverFunction<abi::CUresult(void*, abi::CUpointer_attribute, abi::CUdeviceptr)>(
-          "cuPointerGetAttribute");
-  int ordinal = -1;
-  if (attribute == nullptr ||
-      attribute(&ordinal, abi::CU_POINTER_ATTRIBUTE_DEVICE_ORDINAL, pointer) != abi::CUDA_SUCCESS) {
-    return;
-  }
-  const int card = CardOfDevice(ordinal);
-  const uint32_t shift = process.granule_shift;
-  Allocation taken;
-  if (card < 0 || !process.allocations.Take(pointer, shift, &taken)) return;
-  if (taken.card == static_cast<uint32_t>(card)) {
-    process.allocations.PutBack(taken, shift);
-    return;
-  }
-  const uint64_t freed = process.allocations.Drop(taken, shift);
-  if (freed != 0) process.ledger.Release(taken.card, freed << shift);
-  taken.card = static_cast<uint32_t>(card);
-  const AllocationTable::Inserted inserted = process.allocations.Insert(taken, shift);
-  const uint64_t needed = static_cast<uint64_t>(inserted.new_granules) << shift;
-  if (inserted.ok && (needed == 0 || process.ledger.Reserve(taken.card, needed))) return;
-  // Does not fit there: the caller sees the entry gone and frees.
-  if (inserted.ok && process.allocations.Take(pointer, shift, &taken)) {
-    process.allocations.Drop(taken, shift);
-  }
 }
 
 uint64_t PitchBytesMax(size_t width, size_t height) {
@@ -179,76 +151,6 @@ TESSERA_EXPORT CUresult cuMemAllocManaged(CUdeviceptr* dptr, size_t bytesize, un
   return Allocate(
       bytesize, kManaged, dptr, [&] { return real(dptr, bytesize, flags); },
       [&] { return bytesize; }, FreeReal);
-}
-
-#define TESSERA_ALLOC_ASYNC(symbol)                                                      \
-  TESSERA_EXPORT CUresult symbol(CUdeviceptr* dptr, size_t bytesize, CUstream hStream) { \
-    auto* const real = TESSERA_REAL(symbol);                                             \
-    if (real == nullptr) return MissingCuda();                                           \
-    return Allocate(                                                                     \
-        bytesize, kAsync, dptr, [&] { return real(dptr, bytesize, hStream); },           \
-        [&] { return bytesize; }, FreeReal);                                             \
-  }
-TESSERA_ALLOC_ASYNC(cuMemAllocAsync)
-TESSERA_ALLOC_ASYNC(cuMemAllocAsync_ptsz)
-
-#define TESSERA_ALLOC_FROM_POOL(symbol)                                                     \
-  TESSERA_EXPORT CUresult symbol(CUdeviceptr* dptr, size_t bytesize, CUmemoryPool pool,     \
-                                 CUstream hStream) {                                        \
-    auto* const real = TESSERA_REAL(symbol);                                                \
-    if (real == nullptr) return MissingCuda();                                              \
-    const CUresult result = Allocate(                                                       \
-        bytesize, kAsync, dptr, [&] { return real(dptr, bytesize, pool, hStream); },        \
-        [&] { return bytesize; }, FreeReal);                                                \
-    if (result != CUDA_SUCCESS || depth > 0 || bytesize == 0 || !Attached()) return result; \
-    return PlacePoolAllocation(dptr);                                                       \
-  }
-namespace {
-CUresult PlacePoolAllocation(CUdeviceptr* dptr) {
-  MoveToItsCard(*dptr);
-  Allocation entry;
-  if (process.card_count == 1 || process.allocations.Take(*dptr, process.granule_shift, &entry)) {
-    if (process.card_count != 1) process.allocations.PutBack(entry, process.granule_shift);
-    return CUDA_SUCCESS;
-  }
-  DepthGuard guard;
-  FreeReal(*dptr);
-  *dptr = 0;
-  return CUDA_ERROR_OUT_OF_MEMORY;
-}
-}  // namespace
-TESSERA_ALLOC_FROM_POOL(cuMemAllocFromPoolAsync)
-TESSERA_ALLOC_FROM_POOL(cuMemAllocFromPoolAsync_ptsz)
-
-#define TESSERA_FREE_ASYNC(symbol)                                     \
-  TESSERA_EXPORT CUresult symbol(CUdeviceptr dptr, CUstream hStream) { \
-    auto* const real = TESSERA_REAL(symbol);                           \
-    if (real == nullptr) return MissingCuda();                         \
-    return Free(dptr, [&] { return real(dptr, hStream); });            \
-  }
-TESSERA_FREE_ASYNC(cuMemFreeAsync)
-TESSERA_FREE_ASYNC(cuMemFreeAsync_ptsz)
-
-TESSERA_EXPORT CUresult cuMemPoolSetAttribute(CUmemoryPool pool, CUmemPool_attribute attr,
-                                              void* value) {
-  auto* const real = TESSERA_REAL(cuMemPoolSetAttribute);
-  if (real == nullptr) return MissingCuda();
-  cuuint64_t nothing = 0;
-  if (depth == 0 && attr == CU_MEMPOOL_ATTR_RELEASE_THRESHOLD && value != nullptr &&
-      *static_cast<const cuuint64_t*>(value) != 0) {
-    // What a pool keeps after a free would be held and not counted.
-    static uint32_t said = 0;
-    if (__atomic_exchange_n(&said, 1u, __ATOMIC_RELAXED) == 0) {
-      Line line;
-      line << "cuMemPoolSetAttribute: inside a slice a memory pool keeps nothing after a free, so "
-              "the "
-              "release threshold stays 0";
-      line.Say();
-    }
-    value = &nothing;
-  }
-  DepthGuard guard;
-  return real(pool, attr, value);
 }
 
 // Physical memory handles. A handle is counted until the program has given up every reference to it
@@ -315,7 +217,7 @@ TESSERA_EXPORT CUresult cuMemCreate(CUmemGenericAllocationHandle* handle, size_t
   if (size >= kAllocationBytesMax) return CUDA_ERROR_OUT_OF_MEMORY;
   const uint64_t charged = RoundUp(size, Granule());
   const auto on = static_cast<uint32_t>(card);
-  if (!process.ledger.Reserve(on, charged)) return CUDA_ERROR_OUT_OF_MEMORY;
+  if (!ReserveOn(on, charged)) return CUDA_ERROR_OUT_OF_MEMORY;
   CUresult result;
   {
     DepthGuard guard;

@@ -55,19 +55,81 @@ bool PlaceCode(Place* place) {
   return place->error == abi::CUDA_SUCCESS;
 }
 
+// Makes something the driver charges to the card, charged by an estimate first and by the driver's
+// own figure afterwards, and remembered under (kind, handle). In two halves around the driver's
+// call, so that there is one copy of them and not one a wrapper.
+struct Making {
+  abi::CUresult error;
+  bool counts;
+  Place place;
+  uint64_t charged;
+};
+
+[[gnu::noinline]] Making Begin(const void* handle, uint64_t estimate) {
+  Making making = {abi::CUDA_SUCCESS, false, {}, 0};
+  if (depth > 0) return making;
+  if (!EnsureAttached()) {
+    making.error = kRefused;
+    return making;
+  }
+  if (handle == nullptr || !PlaceCode(&making.place)) return making;
+  making.charged = RoundUp(estimate, Granule());
+  if (making.charged != 0 && !ReserveOn(making.place.card, making.charged)) {
+    making.error = abi::CUDA_ERROR_OUT_OF_MEMORY;
+    return making;
+  }
+  making.counts = true;
+  return making;
+}
+
+// True: it stays. False with success: it does not fit as it turned out, and must be unmade.
+[[gnu::noinline]] bool Keep(ObjectKind kind, uint64_t key, Making* making) {
+  if (!SettleObject(making->place.card, &making->charged)) return false;
+  Object object = {};
+  object.key = key;
+  object.kind = kind;
+  object.card = making->place.card;
+  object.bytes = making->charged;
+  object.context = making->place.context;
+  return process.objects.Put(object);
+}
+
 template <typename Handle, typename Make, typename Unmake>
 abi::CUresult MakeCode(ObjectKind kind, Handle* handle, uint64_t estimate, const Make& make,
                        const Unmake& unmake) {
-  if (depth > 0) return make();
-  if (!EnsureAttached()) return kRefused;
-  Place place;
-  if (handle == nullptr || !PlaceCode(&place)) {
-    DepthGuard guard;
-    return make();
+  Making making = Begin(handle, estimate);
+  if (making.error != abi::CUDA_SUCCESS) return making.error;
+  DepthGuard guard;
+  abi::CUresult result = make();
+  if (!making.counts) return result;
+  if (result == abi::CUDA_SUCCESS) {
+    if (Keep(kind, reinterpret_cast<uint64_t>(*handle), &making)) return result;
+    unmake(*handle);
+    result = abi::CUDA_ERROR_OUT_OF_MEMORY;
   }
-  return MakeCharged(
-      kind, place, estimate, make, [&] { return reinterpret_cast<uint64_t>(*handle); },
-      [&] { unmake(*handle); });
+  if (making.charged != 0) process.ledger.Release(making.place.card, making.charged);
+  return result;
+}
+
+// Unmakes it: the driver first, and what was charged is given back only if it did its part.
+[[gnu::noinline]] abi::CUresult Unmake(ObjectKind kind, uint32_t index, void* handle) {
+  auto* const real = RealCuda<abi::CUresult(void*)>(index);
+  if (real == nullptr) return MissingCuda();
+  Object object;
+  const bool known = depth == 0 && Attached() &&
+                     process.objects.Take(kind, reinterpret_cast<uint64_t>(handle), &object);
+  abi::CUresult result;
+  {
+    DepthGuard guard;
+    result = real(handle);
+  }
+  if (!known) return result;
+  if (result != abi::CUDA_SUCCESS) {
+    process.objects.Put(object);
+  } else if (object.bytes != 0) {
+    process.ledger.Release(object.card, object.bytes);
+  }
+  return result;
 }
 
 void UnloadModule(abi::CUmodule module) {
@@ -89,6 +151,27 @@ void DestroyMipmap(abi::CUmipmappedArray array) {
 void DestroyGraphExec(abi::CUgraphExec graph) {
   auto* const real = TESSERA_REAL(cuGraphExecDestroy);
   if (real != nullptr) real(graph);
+}
+
+// An executable graph, with the memory its nodes will allocate.
+template <typename Make>
+abi::CUresult MakeGraphExec(abi::CUgraphExec* exec, abi::CUgraph graph, const Make& make) {
+  if (depth > 0) return make();
+  if (!EnsureAttached()) return kRefused;
+  GraphClaim claim = {};
+  const bool allocates = process.graphs_used != 0;
+  if (allocates) {
+    const abi::CUresult claimed = ClaimGraph(graph, &claim);
+    if (claimed != abi::CUDA_SUCCESS) return claimed;
+  }
+  const abi::CUresult result = MakeCode(kObjectGraphExec, exec, 0, make, DestroyGraphExec);
+  if (!allocates) return result;
+  if (result != abi::CUDA_SUCCESS) {
+    DropClaim(claim);
+  } else {
+    KeepGraph(reinterpret_cast<uint64_t>(*exec), FindPlace().context, claim);
+  }
+  return result;
 }
 
 // Bytes of one element of one channel. Formats we do not know (compressed, planar) count as the
@@ -241,10 +324,9 @@ TESSERA_EXPORT CUresult cuGraphInstantiate(CUgraphExec* phGraphExec, CUgraph hGr
                                            size_t bufferSize) {
   auto* const real = TESSERA_REAL(cuGraphInstantiate);
   if (real == nullptr) return MissingCuda();
-  return MakeCode(
-      kObjectGraphExec, phGraphExec, 0,
-      [&] { return real(phGraphExec, hGraph, phErrorNode, logBuffer, bufferSize); },
-      DestroyGraphExec);
+  return MakeGraphExec(phGraphExec, hGraph, [&] {
+    return real(phGraphExec, hGraph, phErrorNode, logBuffer, bufferSize);
+  });
 }
 
 TESSERA_EXPORT CUresult cuGraphInstantiate_v2(CUgraphExec* phGraphExec, CUgraph hGraph,
@@ -252,72 +334,54 @@ TESSERA_EXPORT CUresult cuGraphInstantiate_v2(CUgraphExec* phGraphExec, CUgraph 
                                               size_t bufferSize) {
   auto* const real = TESSERA_REAL(cuGraphInstantiate_v2);
   if (real == nullptr) return MissingCuda();
-  return MakeCode(
-      kObjectGraphExec, phGraphExec, 0,
-      [&] { return real(phGraphExec, hGraph, phErrorNode, logBuffer, bufferSize); },
-      DestroyGraphExec);
+  return MakeGraphExec(phGraphExec, hGraph, [&] {
+    return real(phGraphExec, hGraph, phErrorNode, logBuffer, bufferSize);
+  });
 }
 
 TESSERA_EXPORT CUresult cuGraphInstantiateWithFlags(CUgraphExec* phGraphExec, CUgraph hGraph,
                                                     unsigned long long flags) {
   auto* const real = TESSERA_REAL(cuGraphInstantiateWithFlags);
   if (real == nullptr) return MissingCuda();
-  return MakeCode(
-      kObjectGraphExec, phGraphExec, 0, [&] { return real(phGraphExec, hGraph, flags); },
-      DestroyGraphExec);
+  return MakeGraphExec(phGraphExec, hGraph, [&] { return real(phGraphExec, hGraph, flags); });
 }
 
-#define TESSERA_INSTANTIATE_WITH_PARAMS(symbol)                                          \
-  TESSERA_EXPORT CUresult symbol(CUgraphExec* phGraphExec, CUgraph hGraph,               \
-                                 CUDA_GRAPH_INSTANTIATE_PARAMS* instantiateParams) {     \
-    auto* const real = TESSERA_REAL(symbol);                                             \
-    if (real == nullptr) return MissingCuda();                                           \
-    return MakeCode(                                                                     \
-        kObjectGraphExec, phGraphExec, 0,                                                \
-        [&] { return real(phGraphExec, hGraph, instantiateParams); }, DestroyGraphExec); \
+#define TESSERA_INSTANTIATE_WITH_PARAMS(symbol)                                         \
+  TESSERA_EXPORT CUresult symbol(CUgraphExec* phGraphExec, CUgraph hGraph,              \
+                                 CUDA_GRAPH_INSTANTIATE_PARAMS* instantiateParams) {    \
+    auto* const real = TESSERA_REAL(symbol);                                            \
+    if (real == nullptr) return MissingCuda();                                          \
+    return MakeGraphExec(phGraphExec, hGraph,                                           \
+                         [&] { return real(phGraphExec, hGraph, instantiateParams); }); \
   }
 TESSERA_INSTANTIATE_WITH_PARAMS(cuGraphInstantiateWithParams)
 TESSERA_INSTANTIATE_WITH_PARAMS(cuGraphInstantiateWithParams_ptsz)
 
-// A node that allocates cannot be counted: its memory comes and goes with launches.
-namespace {
-constexpr unsigned int kNodeMemoryAllocation = 10;
-bool Allocates(const CUgraphNodeParams* params) {
-  return params != nullptr &&
-         *reinterpret_cast<const unsigned int*>(params) == kNodeMemoryAllocation;
-}
-}  // namespace
-
-TESSERA_EXPORT CUresult cuGraphAddNode(CUgraphNode* phGraphNode, CUgraph hGraph,
-                                       const CUgraphNode* dependencies, size_t numDependencies,
-                                       CUgraphNodeParams* nodeParams) {
-  auto* const real = TESSERA_REAL(cuGraphAddNode);
-  if (real == nullptr) return MissingCuda();
-  if (depth == 0 && Allocates(nodeParams)) return DenyCuda(kIndex_cuGraphAddNode);
-  return real(phGraphNode, hGraph, dependencies, numDependencies, nodeParams);
-}
-
-TESSERA_EXPORT CUresult cuGraphAddNode_v2(CUgraphNode* phGraphNode, CUgraph hGraph,
-                                          const CUgraphNode* dependencies,
-                                          const CUgraphEdgeData* dependencyData,
-                                          size_t numDependencies, CUgraphNodeParams* nodeParams) {
-  auto* const real = TESSERA_REAL(cuGraphAddNode_v2);
-  if (real == nullptr) return MissingCuda();
-  if (depth == 0 && Allocates(nodeParams)) return DenyCuda(kIndex_cuGraphAddNode_v2);
-  return real(phGraphNode, hGraph, dependencies, dependencyData, numDependencies, nodeParams);
-}
-
-#define TESSERA_OBJECT_END(symbol, kind, type)                                                    \
-  TESSERA_EXPORT CUresult symbol(type handle) {                                                   \
-    auto* const real = TESSERA_REAL(symbol);                                                      \
-    if (real == nullptr) return MissingCuda();                                                    \
-    if (depth > 0) return real(handle);                                                           \
-    return UnmakeCharged(kind, reinterpret_cast<uint64_t>(handle), [&] { return real(handle); }); \
-  }
+#define TESSERA_OBJECT_END(symbol, kind, type) \
+  TESSERA_EXPORT CUresult symbol(type handle) { return Unmake(kind, kIndex_##symbol, handle); }
 TESSERA_OBJECT_END(cuModuleUnload, kObjectModule, CUmodule)
 TESSERA_OBJECT_END(cuLibraryUnload, kObjectLibrary, CUlibrary)
 TESSERA_OBJECT_END(cuArrayDestroy, kObjectArray, CUarray)
 TESSERA_OBJECT_END(cuMipmappedArrayDestroy, kObjectMipmap, CUmipmappedArray)
-TESSERA_OBJECT_END(cuGraphExecDestroy, kObjectGraphExec, CUgraphExec)
+
+TESSERA_EXPORT CUresult cuGraphExecDestroy(CUgraphExec hGraphExec) {
+  const auto key = reinterpret_cast<uint64_t>(hGraphExec);
+  // Its memory is looked up before the handle may be given to another graph.
+  Object memory[wire::kCardsMax];
+  uint32_t cards = 0;
+  for (uint32_t card = 0; process.graphs_used != 0 && depth == 0 && card < wire::kCardsMax;
+       ++card) {
+    cards += process.objects.Take(kObjectGraphMemory, key | card, &memory[cards]);
+  }
+  const CUresult result = Unmake(kObjectGraphExec, kIndex_cuGraphExecDestroy, hGraphExec);
+  for (uint32_t i = 0; i < cards; ++i) {
+    if (result == CUDA_SUCCESS) {
+      ForgetGraph(memory[i]);
+    } else {
+      process.objects.Put(memory[i]);
+    }
+  }
+  return result;
+}
 
 }  // namespace tessera::abi
