@@ -22,7 +22,10 @@ struct PoolHold {
   uint64_t claims;        // for allocations the driver is serving at this moment
   uint64_t graph_claims;  // in the ledger for executable graphs. Atomic reads anywhere
   uint64_t graph_left;    // and for what destroyed ones may have left. Atomic reads anywhere
-  uint32_t readers;       // threads that ask the driver about `pools`. Atomic
+  // Charged to other entries, and not among what the driver counts for this process: memory that
+  // another process made and shared, a heap that is made when a kernel first asks. Atomic.
+  uint64_t ahead;
+  uint32_t readers;  // threads that ask the driver about `pools`. Atomic
   uint32_t reserved;
   // CUmemoryPool, 0 for a free place; the lowest bit says that the program has destroyed it. Atomic
   // reads anywhere.
@@ -34,6 +37,8 @@ struct PoolHold {
            __atomic_load_n(&graph_claims, __ATOMIC_RELAXED) +
            __atomic_load_n(&graph_left, __ATOMIC_RELAXED);
   }
+  // Whether the driver's figure and the ledger's may differ here.
+  bool Differs() const { return Charged() + __atomic_load_n(&ahead, __ATOMIC_RELAXED) != 0; }
 };
 
 }  // namespace tessera::guest

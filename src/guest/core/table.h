@@ -119,12 +119,13 @@ struct Object {
   uint64_t key;   // handle or address
   uint32_t kind;  // ObjectKind; 0 empty
   uint32_t card;
-  uint64_t bytes;    // charged for it
-  uint32_t context;  // id it dies with, or its own id for a context
-  uint32_t holders;  // references the program holds on a physical handle
-  uint32_t maps;     // mappings of a physical handle
-  uint32_t reserved;
-  uint64_t target;  // kObjectMapping: the physical handle; bytes is the mapping's length
+  uint64_t bytes;     // charged for it
+  uint32_t context;   // id it dies with, or its own id for a context
+  uint32_t holders;   // references the program holds on a physical handle
+  uint32_t maps;      // mappings of a physical handle
+  uint32_t imported;  // a physical handle another process made: charged when it is mapped
+  uint64_t target;    // kObjectMapping: the physical handle; bytes is the mapping's length.
+                      // kObjectContext: of its bytes, those the driver takes later
 };
 
 // Small map (kind, key) -> Object behind one lock. Zero-initialised it is empty. Thread-safety: all

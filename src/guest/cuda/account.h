@@ -75,11 +75,15 @@ int OrdinalOfCard(uint32_t card);
 uint64_t GraphSlack(uint32_t card);
 uint64_t SlackSlow(uint32_t card);
 inline uint64_t Slack(uint32_t card) {
-  return __builtin_expect(process.pools[card].Charged() == 0, 1) ? 0 : SlackSlow(card);
+  return __builtin_expect(!process.pools[card].Differs(), 1) ? 0 : SlackSlow(card);
+}
+// Charged to an object and not counted by the driver for this process: more or less of it.
+inline void AddAhead(uint32_t card, uint64_t bytes) {
+  __atomic_fetch_add(&process.pools[card].ahead, bytes, __ATOMIC_RELAXED);
 }
 // Settle, with what pools and graphs have of the charge left out of the comparison.
 inline bool SettleObject(uint32_t card, uint64_t* charged) {
-  if (__builtin_expect(process.pools[card].Charged() == 0, 1)) return Settle(card, charged);
+  if (__builtin_expect(!process.pools[card].Differs(), 1)) return Settle(card, charged);
   SettlePools(card, 0);
   const uint64_t slack = Slack(card);
   uint64_t surplus = 0;

@@ -49,7 +49,6 @@ constexpr const char* kHandedOn[] = {
     "cuDeviceSetGraphMemAttribute",
     "cuGraphExecUpdate",
     "cuGraphExecUpdate_v2",
-    "cuLibraryGetModule",
     "cuGreenCtxDestroy",
 };
 

@@ -178,7 +178,9 @@ class Step {
   }
   bool known() const { return known_; }
   void Finish() {
-    if (was_removed_ && removed_.bytes != 0) process.ledger.Release(removed_.card, removed_.bytes);
+    if (!was_removed_ || removed_.bytes == 0) return;
+    if (removed_.imported != 0) AddAhead(removed_.card, -removed_.bytes);
+    process.ledger.Release(removed_.card, removed_.bytes);
   }
   void Undo() {
     if (was_removed_) {
@@ -271,6 +273,63 @@ TESSERA_EXPORT CUresult cuMemRetainAllocationHandle(CUmemGenericAllocationHandle
   return result;
 }
 
+// Memory of another process is charged here from the moment it is mapped, because it lives on when
+// its maker lets it go; what this process made itself it pays once. The driver does not say how
+// large an imported handle is, a mapping does.
+TESSERA_EXPORT CUresult cuMemImportFromShareableHandle(CUmemGenericAllocationHandle* handle,
+                                                       void* osHandle,
+                                                       CUmemAllocationHandleType shHandleType) {
+  auto* const real = TESSERA_REAL(cuMemImportFromShareableHandle);
+  if (real == nullptr) return MissingCuda();
+  if (depth > 0) return real(handle, osHandle, shHandleType);
+  if (!EnsureAttached()) return kRefused;
+  auto* const properties =
+      DriverFunction<CUresult(CUmemAllocationProp*, CUmemGenericAllocationHandle)>(
+          "cuMemGetAllocationPropertiesFromHandle");
+  DepthGuard guard;
+  const CUresult result = real(handle, osHandle, shHandleType);
+  if (result != CUDA_SUCCESS) return result;
+  Step known(*handle, AddHolders, 1);
+  if (known.known()) return result;
+  CUmemAllocationProp prop = {};
+  if (properties == nullptr || properties(&prop, *handle) != CUDA_SUCCESS ||
+      prop.location.type != CU_MEM_LOCATION_TYPE_DEVICE) {
+    return result;
+  }
+  const int card = CardOfDevice(prop.location.id);
+  Object object = {};
+  object.key = *handle;
+  object.kind = kObjectPhysical;
+  object.card = static_cast<uint32_t>(card);
+  object.holders = 1;
+  object.imported = 1;
+  if (card >= 0 && process.objects.Put(object)) return result;
+  auto* const release = TESSERA_REAL(cuMemRelease);
+  if (release != nullptr) release(*handle);
+  return card < 0 ? kRefused : CUDA_ERROR_OUT_OF_MEMORY;
+}
+
+namespace {
+bool AddBytes(Object* object, int64_t bytes) {
+  object->bytes += static_cast<uint64_t>(bytes);
+  return false;
+}
+void ChargeImport(uint64_t handle, uint32_t card, int64_t bytes) {
+  Object ignored;
+  bool never = false;
+  process.objects.Update(kObjectPhysical, handle, AddBytes, bytes, &ignored, &never);
+  AddAhead(card, static_cast<uint64_t>(bytes));
+}
+// How much mapping `size` bytes of it adds to its charge.
+uint64_t ImportGrows(uint64_t handle, uint64_t size, uint32_t* card) {
+  Object physical;
+  if (!process.objects.Get(kObjectPhysical, handle, &physical) || physical.imported == 0) return 0;
+  *card = physical.card;
+  size = size >= kAllocationBytesMax ? kAllocationBytesMax : RoundUp(size, Granule());
+  return size > physical.bytes ? size - physical.bytes : 0;
+}
+}  // namespace
+
 TESSERA_EXPORT CUresult cuMemMap(CUdeviceptr ptr, size_t size, size_t offset,
                                  CUmemGenericAllocationHandle handle, unsigned long long flags) {
   auto* const real = TESSERA_REAL(cuMemMap);
@@ -278,6 +337,12 @@ TESSERA_EXPORT CUresult cuMemMap(CUdeviceptr ptr, size_t size, size_t offset,
   if (depth > 0 || !Attached()) return real(ptr, size, offset, handle, flags);
   Object present;
   const bool taken = process.objects.Get(kObjectMapping, ptr, &present);
+  uint32_t card = 0;
+  const uint64_t grows = taken ? 0 : ImportGrows(handle, size, &card);
+  if (grows != 0) {
+    if (!ReserveOn(card, grows)) return CUDA_ERROR_OUT_OF_MEMORY;
+    ChargeImport(handle, card, static_cast<int64_t>(grows));
+  }
   // The mapping is counted before it exists, so that a release in another thread cannot give the
   // memory back too early. Where something is mapped already the driver will refuse, and there is
   // nothing to count.
@@ -302,6 +367,10 @@ TESSERA_EXPORT CUresult cuMemMap(CUdeviceptr ptr, size_t size, size_t offset,
   if (counted && result != CUDA_SUCCESS) {
     process.objects.Take(kObjectMapping, ptr, &present);
     step.Undo();
+    if (grows != 0) {
+      ChargeImport(handle, card, -static_cast<int64_t>(grows));
+      process.ledger.Release(card, grows);
+    }
   }
   return result;
 }

@@ -310,7 +310,7 @@ uint64_t SlackSlow(uint32_t card) {
   uint64_t slack = __atomic_load_n(&hold.charged, __ATOMIC_RELAXED);
   const uint64_t pools = slack == 0 ? 0 : ReadPools(card);
   slack -= pools < slack ? pools : slack;
-  return slack + GraphSlack(card);
+  return slack + GraphSlack(card) + __atomic_load_n(&hold.ahead, __ATOMIC_RELAXED);
 }
 
 int OrdinalOfCard(uint32_t card) {
