@@ -36,14 +36,14 @@ struct Answer {
 class Program {
  public:
   Program(const std::string& socket, const std::vector<std::string>& command,
-          const std::string& visible = "") {
+          const std::string& visible = "", const char* driver = TESSERA_SIMGPU_FOLDER) {
     int down[2], up[2];
     if (pipe2(down, O_CLOEXEC) != 0 || pipe2(up, O_CLOEXEC) != 0) std::abort();
     pid_ = fork();
     if (pid_ == 0) {
       dup2(down[0], 0);
       dup2(up[1], 1);
-      setenv("LD_LIBRARY_PATH", TESSERA_SIMGPU_FOLDER, 1);
+      setenv("LD_LIBRARY_PATH", driver, 1);
       if (!socket.empty()) {
         setenv("LD_PRELOAD", TESSERA_GUEST_LIBRARY, 1);
         setenv(wire::kSocketVariable, socket.c_str(), 1);
@@ -90,8 +90,9 @@ class Program {
 // The tenant program of testdata/.
 class Tenant : public Program {
  public:
-  explicit Tenant(const std::string& socket, const std::string& visible = "")
-      : Program(socket, {TESSERA_GUEST_TENANT}, visible) {}
+  explicit Tenant(const std::string& socket, const std::string& visible = "",
+                  const std::string& path = TESSERA_GUEST_TENANT)
+      : Program(socket, {path}, visible) {}
 
   void Send(const std::string& command, unsigned long long n = 0) {
     Say(command + " " + std::to_string(n));

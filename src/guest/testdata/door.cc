@@ -21,6 +21,7 @@
 #include "abi/cuda.h"
 #include "abi/cuda_graph.h"
 #include "abi/cuda_memory.h"
+#include "guest/testdata/calls.h"
 
 using namespace tessera::abi;
 
@@ -31,15 +32,8 @@ constexpr size_t kUnit = 16 * kMiB;
 constexpr unsigned kOutOfMemory = 2, kInvalidDevice = 101, kNotSupported = 801;
 constexpr int kStepsMax = 64;  // more than any slice of the test holds
 
-void* g_cuda = nullptr;
 const char* g_program = nullptr;
 CUcontext g_context = nullptr;
-
-template <typename... Arguments>
-unsigned Cuda(const char* name, Arguments... arguments) {
-  auto* function = reinterpret_cast<unsigned (*)(Arguments...)>(dlsym(g_cuda, name));
-  return function == nullptr ? 9999 : function(arguments...);
-}
 
 // What gives back what was taken, newest first.
 std::vector<std::function<void()>> g_undo;
@@ -884,7 +878,7 @@ int main(int argc, char** argv) {
   }
   g_program = argv[0][0] == '/' ? argv[0] : "/proc/self/exe";
   std::setvbuf(stdout, nullptr, _IOLBF, 0);
-  g_cuda = dlopen("libcuda.so.1", RTLD_NOW);
+  OpenCuda();
   if (name == "helper" && argc > 2) return Helper(argv[2]);
   for (const Door& door : kDoors) {
     if (name != door.name) continue;
