@@ -78,9 +78,7 @@ bool KnowDefaultPool(uint32_t card) {
 }
 
 bool ReadAttribute(abi::CUmemoryPool pool, abi::CUmemPool_attribute attribute, uint64_t* value) {
-  auto* const get =
-      DriverFunction<abi::CUresult(abi::CUmemoryPool, abi::CUmemPool_attribute, void*)>(
-          "cuMemPoolGetAttribute");
+  auto* const get = TESSERA_REAL(cuMemPoolGetAttribute);
   DepthGuard guard;
   return get != nullptr && get(pool, attribute, value) == abi::CUDA_SUCCESS;
 }
@@ -157,8 +155,15 @@ void Synchronise(const StreamForm& stream) {
 
 // Whether the stream captures: what is asked there then becomes part of a graph.
 bool Captures(const StreamForm& stream) {
-  auto* const ask = DriverFunction<abi::CUresult(abi::CUstream, abi::CUstreamCaptureStatus*)>(
-      stream.per_thread ? "cuStreamIsCapturing_ptsz" : "cuStreamIsCapturing");
+  using Ask = abi::CUresult(abi::CUstream, abi::CUstreamCaptureStatus*);
+  static void* known[2] = {};  // found once; looking a name up takes longer than asking
+  void* function = __atomic_load_n(&known[stream.per_thread ? 1 : 0], __ATOMIC_RELAXED);
+  if (function == nullptr) {
+    function = ResolveReal(kCudaLibrary,
+                           stream.per_thread ? "cuStreamIsCapturing_ptsz" : "cuStreamIsCapturing");
+    __atomic_store_n(&known[stream.per_thread ? 1 : 0], function, __ATOMIC_RELAXED);
+  }
+  auto* const ask = reinterpret_cast<Ask*>(function);
   abi::CUstreamCaptureStatus status = abi::CU_STREAM_CAPTURE_STATUS_NONE;
   DepthGuard guard;
   return ask != nullptr && ask(stream.stream, &status) == abi::CUDA_SUCCESS &&

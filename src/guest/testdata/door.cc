@@ -14,7 +14,9 @@
 #include <cstdlib>
 #include <cstring>
 #include <functional>
+#include <mutex>
 #include <string>
+#include <thread>
 #include <type_traits>
 #include <vector>
 
@@ -280,6 +282,42 @@ unsigned ImportedPool() {
   }
   return 0;
 }
+
+// Four threads at once, each with a stream of its own and small pieces, some of them freed again.
+unsigned FourThreads(const char* alloc, const char* free) {
+  static CUstream streams[4] = {};
+  std::vector<std::thread> threads;
+  std::mutex mutex;
+  unsigned worst = 0;
+  for (CUstream& stream : streams) {
+    if (stream != nullptr) continue;
+    KeepHandle(Cuda("cuStreamCreate", &stream, 1u), "cuStreamDestroy_v2", stream);
+  }
+  for (CUstream stream : streams) {
+    threads.emplace_back([&, stream] {
+      Cuda("cuCtxSetCurrent", g_context);
+      for (int i = 0; i < 8; ++i) {
+        CUdeviceptr pointer = 0;
+        const size_t bytes = (i + 1) * 300'000;
+        const unsigned code = std::strcmp(alloc, "cuMemAllocAsync") == 0
+                                  ? Cuda(alloc, &pointer, bytes, stream)
+                                  : Cuda(alloc, &pointer, bytes);
+        std::lock_guard<std::mutex> lock(mutex);
+        if (code != 0) {
+          worst = code;
+        } else if (i % 3 == 2) {
+          Cuda("cuMemFreeAsync", pointer, stream);
+        } else {
+          Keep(0, free, pointer);
+        }
+      }
+    });
+  }
+  for (std::thread& thread : threads) thread.join();
+  return worst;
+}
+unsigned PlainThreads() { return FourThreads("cuMemAlloc_v2", "cuMemFree_v2"); }
+unsigned AsyncThreads() { return FourThreads("cuMemAllocAsync", "cuMemFree_v2"); }
 
 // Virtual memory ----------------------------------------------------------------------------------
 
@@ -768,6 +806,8 @@ constexpr Door kDoors[] = {
     {"cuMemAllocAsync", AsyncDefault, kOutOfMemory},
     {"cuMemAllocAsync/per_thread", AsyncPerThread, kOutOfMemory},
     {"cuMemAllocAsync/per_thread_by_lookup", ByLookupPerThread, kOutOfMemory},
+    {"cuMemAlloc/four_threads", PlainThreads, kOutOfMemory},
+    {"cuMemAllocAsync/four_threads", AsyncThreads, kOutOfMemory},
     {"cuMemAllocAsync/small", AsyncSmall, kOutOfMemory},
     {"cuMemAllocAsync/freed_by_cuMemFree", AsyncFreedPlainly, kOutOfMemory},
     {"cuMemAllocAsync/kept_by_the_threshold", KeptByThreshold, kOutOfMemory},
