@@ -107,10 +107,10 @@ uint64_t ReadPools(uint32_t card) {
   return sum;
 }
 
-void Trim(abi::CUmemoryPool pool) {
+void Trim(abi::CUmemoryPool pool, uint64_t keep) {
   auto* const trim = TESSERA_REAL(cuMemPoolTrimTo);
   DepthGuard guard;
-  if (trim != nullptr) trim(pool, 0);
+  if (trim != nullptr) trim(pool, keep);
 }
 
 // Pools the program has destroyed while something of them was in use live on until nothing is, so
@@ -123,7 +123,7 @@ void BuryPools(uint32_t card) {
     uint64_t holds = 1;
     __atomic_fetch_add(&hold.readers, 1, __ATOMIC_SEQ_CST);
     if (__atomic_load_n(&entry, __ATOMIC_SEQ_CST) == value) {
-      Trim(HandleOf(value));
+      Trim(HandleOf(value), 0);
       if (!ReadAttribute(HandleOf(value), abi::CU_MEMPOOL_ATTR_RESERVED_MEM_CURRENT, &holds)) {
         holds = 1;
       }
@@ -201,7 +201,7 @@ abi::CUresult AllocateFromPool(uint32_t card, uint64_t bytes, const StreamForm& 
   }
   *pointer = 0;
   Synchronise(stream);
-  ForEachPool(card, [](uint64_t entry) { Trim(HandleOf(entry)); });
+  ForEachPool(card, [](uint64_t entry) { Trim(HandleOf(entry), 0); });
   SettlePools(card, 0);
   return abi::CUDA_ERROR_OUT_OF_MEMORY;
 }
@@ -299,15 +299,26 @@ bool ReserveTrimmed(uint32_t card, uint64_t bytes, const StreamForm* stream) {
   if (hold.Charged() == 0) return false;
   // What the driver has given back behind us is all it takes, mostly.
   if (SettlePools(card, 0) && process.ledger.Reserve(card, bytes)) return true;
-  for (int waited = 0;; ++waited) {
-    ForEachPool(card, [](uint64_t entry) { Trim(HandleOf(entry)); });
+  // As much as is missing of every pool; everything they can spare; everything after a wait.
+  for (int pass = 0; pass < 3; ++pass) {
+    if (pass == 2) {
+      if (stream == nullptr) return false;
+      Synchronise(*stream);
+    }
+    ForEachPool(card, [&](uint64_t entry) {
+      uint64_t holds = 0;
+      const bool part =
+          pass == 0 &&
+          ReadAttribute(HandleOf(entry), abi::CU_MEMPOOL_ATTR_RESERVED_MEM_CURRENT, &holds) &&
+          holds > bytes;
+      Trim(HandleOf(entry), part ? holds - bytes : 0);
+    });
     TrimGraphs(card);
     BuryPools(card);
     SettlePools(card, 0);
     if (process.ledger.Reserve(card, bytes)) return true;
-    if (stream == nullptr || waited > 0) return false;
-    Synchronise(*stream);
   }
+  return false;
 }
 
 uint64_t SlackSlow(uint32_t card) {
