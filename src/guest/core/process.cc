@@ -298,7 +298,7 @@ bool AskReal(uint32_t card, uint64_t* bytes) {
   return true;
 }
 
-bool Settle(uint32_t card, uint64_t* charged) {
+bool Settle(uint32_t card, uint64_t* charged, uint64_t slack, uint64_t* surplus) {
   const uint64_t granule = 1ull << process.granule_shift;
   // Held while the node is asked, which is bounded; no driver code runs under it.
   LockHolder holder(&process.settle_lock);
@@ -306,7 +306,7 @@ bool Settle(uint32_t card, uint64_t* charged) {
   uint64_t real = 0;
   if (!AskReal(card, &real)) return true;
   const uint64_t after = process.ledger.Held(card);
-  real = RoundUp(real, granule);
+  real = RoundUp(real, granule) + slack;
   const uint64_t highest = before > after ? before : after;
   if (real > highest) {
     // Every allocation is in the ledger before the driver makes it, so what is missing there is
@@ -319,13 +319,17 @@ bool Settle(uint32_t card, uint64_t* charged) {
   if (before != after || real == after) return true;
   // What is charged but neither a live allocation nor another object is this object (and nothing in
   // flight).
-  const uint64_t others =
-      process.allocations.Granules(card) * granule + process.objects.Charged(card);
+  const uint64_t others = process.allocations.Granules(card) * granule +
+                          process.objects.Charged(card) + process.pools[card].Charged();
   if (others + *charged != after || process.ledger.Held(card) != after) return true;
-  uint64_t surplus = after - real;
-  if (surplus > *charged) surplus = *charged;
-  *charged -= surplus;
-  process.ledger.Release(card, surplus);
+  uint64_t too_much = after - real;
+  if (too_much > *charged) too_much = *charged;
+  if (surplus != nullptr) {
+    *surplus = too_much;
+    return true;
+  }
+  *charged -= too_much;
+  process.ledger.Release(card, too_much);
   return true;
 }
 

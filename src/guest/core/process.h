@@ -6,6 +6,7 @@
 #include <stdint.h>
 
 #include "guest/core/ledger.h"
+#include "guest/core/pool_hold.h"
 #include "guest/core/table.h"
 #include "wire/messages.h"
 #include "wire/pages.h"
@@ -73,6 +74,9 @@ struct alignas(kPageBytes) Process {
   Device devices[kDevicesMax];
   AllocationTable allocations;
   ObjectTable objects;
+  uint32_t pools_used;   // something was allocated from a pool
+  uint32_t graphs_used;  // a graph was given a node that allocates
+  PoolHold pools[wire::kCardsMax];
 };
 
 extern "C" Process tessera_process __attribute__((visibility("hidden")));
@@ -94,8 +98,10 @@ bool AskReal(uint32_t card, uint64_t* bytes);
 // driver really holds and corrects `*charged`, the estimate, upwards (reserving) or downwards
 // (giving back). Downwards only when nothing else of this process was in flight on the card, so
 // that the difference is surely this object's. False: the real size does not fit the slice; the
-// caller undoes what it made and gives back *charged.
-bool Settle(uint32_t card, uint64_t* charged);
+// caller undoes what it made and gives back *charged. `slack` is charged on purpose before the
+// driver takes it (graphs ahead of their launch). With `surplus` a correction downwards is not done
+// but told, for a caller that must first see whether the slack is still the same.
+bool Settle(uint32_t card, uint64_t* charged, uint64_t slack = 0, uint64_t* surplus = nullptr);
 
 // Builds CUDA_VISIBLE_DEVICES for the slice from what the program asked for: indices count the
 // slice's cards, UUIDs must be the slice's, the list ends at the first stranger as it does in the

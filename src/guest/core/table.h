@@ -185,18 +185,20 @@ enum ObjectKind : uint32_t {
   kObjectArray = 6,
   kObjectMipmap = 7,
   kObjectGraphExec = 8,
+  kObjectGraphMemory = 9,  // what one graph's allocation nodes take of one card; key: exec | card
 };
 
 struct Object {
   uint64_t key;   // handle or address
   uint32_t kind;  // ObjectKind; 0 empty
   uint32_t card;
-  uint64_t bytes;    // charged for it
-  uint32_t context;  // id it dies with, or its own id for a context
-  uint32_t holders;  // references the program holds on a physical handle
-  uint32_t maps;     // mappings of a physical handle
-  uint32_t reserved;
-  uint64_t target;  // kObjectMapping: the physical handle; bytes is the mapping's length
+  uint64_t bytes;     // charged for it
+  uint32_t context;   // id it dies with, or its own id for a context
+  uint32_t holders;   // references the program holds on a physical handle
+  uint32_t maps;      // mappings of a physical handle
+  uint32_t imported;  // a physical handle another process made: charged when it is mapped
+  uint64_t target;    // kObjectMapping: the physical handle; bytes is the mapping's length.
+                      // kObjectContext: of its bytes, those the driver takes later
 };
 
 // Small map (kind, key) -> Object behind one lock. Zero-initialised it is empty. Thread-safety: all
@@ -214,7 +216,8 @@ class ObjectTable {
   // Takes any one object that matches; for sweeping one after another.
   bool TakeWhere(bool (*matches)(const Object&, uint64_t argument), uint64_t argument,
                  Object* taken);
-  // Sum of bytes charged for objects of one card, mappings left out (their handle is charged).
+  // Sum of bytes charged for objects of one card, but mappings (their handle is charged)
+  // and graph memory (PoolHold has the sum).
   uint64_t Charged(uint32_t card);
   uint32_t Count(uint32_t kind, uint32_t card);
 

@@ -24,18 +24,32 @@ constexpr const char* Name(uint32_t index) { return &kNameText[kNameOffsets.at[i
 
 // Treatments that are denied unless a wrapper is written by hand, and the few of them that take no
 // memory of the card and are handed on:
-//   page-locked memory is the host's; pools own nothing until something is allocated from them;
-//   linking works in host memory; updating, trimming and graph attributes take nothing; a green or
+//   page-locked memory is the host's; pools are charged by what they hold, whatever they are told;
+//   what is exported stays charged to who made it, and opening it takes nothing more;
+//   linking works in host memory; updating and graph attributes take nothing; a green or
 //   exported context cannot exist here.
 constexpr const char* kHandedOn[] = {
-    "cuMemAllocHost",       "cuMemAllocHost_v2",
-    "cuMemHostAlloc",       "cuMemHostRegister",
-    "cuMemHostRegister_v2", "cuLinkComplete",
-    "cuMemPoolTrimTo",      "cuMemPoolCreate",
-    "cuDeviceSetMemPool",   "cuMemSetMemPool",
-    "cuGraphExecUpdate",    "cuGraphExecUpdate_v2",
-    "cuDeviceGraphMemTrim", "cuDeviceSetGraphMemAttribute",
-    "cuLibraryGetModule",   "cuGreenCtxDestroy",
+    "cuMemAllocHost",
+    "cuMemAllocHost_v2",
+    "cuMemHostAlloc",
+    "cuMemHostRegister",
+    "cuMemHostRegister_v2",
+    "cuLinkComplete",
+    "cuDeviceSetMemPool",
+    "cuMemSetMemPool",
+    "cuMemPoolSetAttribute",
+    "cuMemPoolExportToShareableHandle",
+    "cuMemPoolImportFromShareableHandle",
+    "cuMemPoolExportPointer",
+    "cuMemPoolImportPointer",
+    "cuIpcGetMemHandle",
+    "cuIpcOpenMemHandle",
+    "cuIpcOpenMemHandle_v2",
+    "cuMemExportToShareableHandle",
+    "cuDeviceSetGraphMemAttribute",
+    "cuGraphExecUpdate",
+    "cuGraphExecUpdate_v2",
+    "cuGreenCtxDestroy",
 };
 
 enum class Treatment { account, free, gate, virtualise, lifecycle, deny };
