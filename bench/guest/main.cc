@@ -268,7 +268,7 @@ void CountInstructions(const Setup& setup, bool quickly, std::vector<Figure>* fi
   const long calls = quickly ? kCountedQuickly : kCounted;
   for (const Kind& kind : kKinds) {
     if (kind.instructions_max == 0 || (quickly && !kind.quick)) continue;
-    double per_call[2];
+    double per_call[2] = {};
     for (const bool preloaded : {false, true}) {
       const double once = Instructions(setup, preloaded, kind.kind, calls);
       const double twice = Instructions(setup, preloaded, kind.kind, 2 * calls);
