@@ -21,6 +21,14 @@
 #include "guest/test_node.h"
 #include "simgpu/state/state.h"
 
+// Where the build has put things; a test of these programs is told by its target.
+#if !defined(TESSERA_GUEST_LIBRARY)
+#define TESSERA_GUEST_LIBRARY ""
+#define TESSERA_GUEST_TENANT ""
+#define TESSERA_GUEST_DOOR ""
+#define TESSERA_SIMGPU_FOLDER ""
+#endif
+
 namespace tessera::guest {
 
 inline constexpr uint64_t kMiB = 1 << 20;
