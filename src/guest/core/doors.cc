@@ -183,6 +183,24 @@ void* ResolveReal(LibraryId id, const char* name) {
 
 bool RealLoaded(LibraryId id) { return Bind(id, nullptr) != nullptr; }
 
+bool LoadReal(LibraryId id) {
+  if (RealLoaded(id)) return true;
+  auto* const open = __atomic_load_n(&real_dlopen, __ATOMIC_ACQUIRE);
+  auto* const lookup = reinterpret_cast<DlsymFunction>(tessera_real_dlsym);
+  if (open == nullptr || lookup == nullptr) return false;
+  const int saved = errno;
+  void* probe = nullptr;
+  {
+    DepthGuard guard;
+    constexpr const char* kNames[kLibraries] = {"libcuda.so.1", "libnvidia-ml.so.1"};
+    constexpr int kLazy = 1;
+    void* const handle = open(kNames[id], kLazy);
+    if (handle != nullptr) probe = lookup(handle, kProbes[id]);
+  }
+  errno = saved;
+  return probe != nullptr && Bind(id, probe) != nullptr;
+}
+
 extern "C" {
 
 [[gnu::visibility("hidden")]] Choice tessera_choose_dlsym(void* handle, const char* name) {

@@ -36,5 +36,7 @@ class DepthGuard {
 // loaded or lacks it.
 void* ResolveReal(LibraryId library, const char* name);
 bool RealLoaded(LibraryId library);
+// Loads it when nobody has. False: there is none.
+bool LoadReal(LibraryId library);
 
 }  // namespace tessera::guest

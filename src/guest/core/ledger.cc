@@ -7,6 +7,12 @@ bool Ledger::Refuse(wire::UsageCard* shared) {
   return false;
 }
 
+bool Ledger::DoesNotFit(uint32_t card, uint64_t bytes) {
+  // Something came back each time it answers true, so this ends.
+  if (reclaim_ != nullptr && reclaim_()) return Reserve(card, bytes);
+  return Refuse(&pages_.usage->cards[card]);
+}
+
 void Ledger::RaisePeak(wire::UsageCard* shared, uint64_t used) {
   uint64_t peak = __atomic_load_n(&shared->peak, __ATOMIC_RELAXED);
   while (peak < used && !__atomic_compare_exchange_n(&shared->peak, &peak, used, true,

@@ -40,6 +40,9 @@ class Ledger {
   static constexpr uint64_t kFrozenTotalNanosMax = 2'000'000'000;
 
   void Bind(const Pages& pages) { pages_ = pages; }
+  // Called when an ask does not fit, with nothing held; true makes the ledger try once more.
+  // Without one an ask that does not fit is refused at once.
+  void OnRefusal(bool (*reclaim)()) { reclaim_ = reclaim; }
   const Pages& pages() const { return pages_; }
 
   // Adds `bytes` to what the slice uses, or changes nothing and returns false: it does not fit, the
@@ -68,7 +71,7 @@ class Ledger {
       const uint64_t allowed = AllowedBytes(pages_.control->cards[card]);
       if (__builtin_expect(bytes > allowed || used > allowed - bytes, 0)) {
         __atomic_fetch_sub(&slot->intent, 1, __ATOMIC_RELEASE);
-        return Refuse(shared);
+        return DoesNotFit(card, bytes);
       }
       if (__builtin_expect(__atomic_compare_exchange_n(&shared->used, &used, used + bytes, false,
                                                        __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST),
@@ -115,12 +118,14 @@ class Ledger {
 
   void ReleaseSlow(uint32_t card, uint64_t bytes);
   void SettleDeferred(uint32_t card);
+  bool DoesNotFit(uint32_t card, uint64_t bytes);
   bool WaitThawed(wire::UsageCard* shared, uint64_t* waited_nanos);
   static bool Refuse(wire::UsageCard* shared);
   static void RaisePeak(wire::UsageCard* shared, uint64_t used);
 
   Pages pages_;
   uint64_t deferred_[wire::kCardsMax];  // freed, not yet given back
+  bool (*reclaim_)();
 };
 
 }  // namespace tessera::guest
