@@ -44,6 +44,12 @@ constexpr char kUsage[] =
     "  --no-containment      run instances as plain process trees, even as root\n"
     "  --stop-grace SECONDS  between asking an instance to end and killing it (0 to 600, default "
     "10)\n"
+    "  --audit ACTION        what to do about a process of a slice that is on a card without "
+    "asking, "
+    "or holds more\n"
+    "                        than its ledger says: report, freeze or evict (default freeze)\n"
+    "  --audit-strangers ACTION  the same for processes of no slice (default report)\n"
+    "  --audit-grace SECONDS  from freezing to evicting (0 to 86400, default 30)\n"
     "  --help\n";
 
 struct Flags {
@@ -55,6 +61,7 @@ struct Flags {
   LogFormat log = isatty(2) != 0 ? LogFormat::kText : LogFormat::kJson;
   bool contain = true;
   int stop_grace_seconds = 10;
+  node::AuditPolicy audit;
 };
 
 Result<std::string> Absolute(const std::string& path, const std::string& flag) {
@@ -84,7 +91,8 @@ Result<Flags> ParseFlags(int argc, char** argv) {
     if (flag == "--guest-library") text = &flags.guest_library;
     if (flag == "--nvml") text = &flags.nvml;
     if (flag == "--name") text = &flags.name;
-    if (text == nullptr && flag != "--log" && flag != "--stop-grace") {
+    if (text == nullptr && flag != "--log" && flag != "--stop-grace" &&
+        !flag.starts_with("--audit")) {
       return Error::Field(flag, "is no option of tesserad; see --help");
     }
     if (!given) {
@@ -96,6 +104,15 @@ Result<Flags> ParseFlags(int argc, char** argv) {
     } else if (flag == "--log") {
       if (*given != "json" && *given != "text") return Error::Field(flag, "expected json or text");
       flags.log = *given == "json" ? LogFormat::kJson : LogFormat::kText;
+    } else if (flag == "--audit") {
+      TRY(flags.audit.members, node::ParseAuditAction(*given, flag));
+    } else if (flag == "--audit-strangers") {
+      TRY(flags.audit.strangers, node::ParseAuditAction(*given, flag));
+    } else if (flag == "--audit-grace") {
+      TRY(const auto seconds, ParseInt(*given, flag, 0, 86'400));
+      flags.audit.grace_nanos = seconds * 1'000'000'000;
+    } else if (flag != "--stop-grace") {
+      return Error::Field(flag, "is no option of tesserad; see --help");
     } else {
       TRY(const auto seconds, ParseInt(*given, flag, 0, 600));
       flags.stop_grace_seconds = static_cast<int>(seconds);
@@ -230,6 +247,7 @@ Status Serve(const Flags& flags) {
   options.run_dir = flags.run_dir;
   options.state_dir = flags.state_dir;
   options.stop_grace_millis = flags.stop_grace_seconds * 1000;
+  options.audit = flags.audit;
   bool simulated = false;
   for (const auto& vendor : found) {
     options.vendors.push_back(vendor.get());

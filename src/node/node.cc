@@ -40,7 +40,8 @@ Node::Node(Options options)
     : options_(std::move(options)),
       files_(options_.files != nullptr ? *options_.files : os::PosixFiles()),
       clock_(options_.clock != nullptr ? *options_.clock : os::RealClock()),
-      records_(files_, options_.state_dir) {}
+      records_(files_, options_.state_dir),
+      auditor_(options_.audit) {}
 
 Node::~Node() {
   stopping_.store(true);
@@ -91,6 +92,7 @@ Result<std::unique_ptr<Node>> Node::Start(Options options) {
     TRY_STATUS(node->Replay());
   }
   node->RefreshTelemetry();
+  for (const device::Card& card : node->cards_) node->audit_.strangers[card.uuid] = 0;
   if (given.background) node->thread_ = std::thread([raw = node.get()] { raw->Loop(); });
   return node;
 }
@@ -201,37 +203,6 @@ std::optional<std::uint64_t> Node::SampledBytes(const std::string& uuid, pid_t p
   if (card == sampled_.end()) return std::nullopt;
   const auto process = card->second.find(pid);
   return process == card->second.end() ? 0 : process->second;
-}
-
-// The ledger page is the tenant's to scribble on; the driver's figure is not. What goes past it is
-// said aloud.
-void Node::AuditSlices() {
-  for (const SliceView& slice : Slices()) {
-    bool over = false;
-    for (const broker::CardAudit& card : slice.audit) {
-      if (!card.driver || !card.settled) continue;
-      const std::uint64_t slack = std::max(kOverrunBytes, card.recomputed / 100 * kOverrunPercent);
-      if (*card.driver <= card.recomputed + slack) continue;
-      over = true;
-      bool again = false;
-      {
-        const std::lock_guard lock(mutex_);
-        again = overruns_[slice.id].last;
-        if (again) ++overruns_[slice.id].count;
-      }
-      if (again) {
-        Log(LogLevel::kWarn, "slice.overrun",
-            {{"slice", slice.id},
-             {"card", card.uuid},
-             {"driver_bytes", *card.driver},
-             {"ledger_bytes", card.recomputed}});
-      }
-    }
-    const std::lock_guard lock(mutex_);
-    if (over || overruns_.contains(slice.id)) overruns_[slice.id].last = over;
-  }
-  const std::lock_guard lock(mutex_);
-  std::erase_if(overruns_, [this](const auto& item) { return !entries_.contains(item.first); });
 }
 
 std::optional<std::uint64_t> Node::DriverBytes(const std::string& uuid, pid_t pid) {
@@ -473,6 +444,7 @@ SliceView Node::ViewSlice(const Record& record) {
   view.owner = record.owner;
   view.shares = record.shares;
   view.contained = !record.cgroup.empty();
+  view.cgroup = record.cgroup;
   const auto truth = [this](const std::string& uuid, pid_t pid) { return SampledBytes(uuid, pid); };
   if (auto audit = broker_->Audit(record.id, truth)) view.audit = *std::move(audit);
   {

@@ -36,9 +36,10 @@ unsigned Nvml(const char* name, Arguments... arguments) {
 
 }  // namespace
 
-int main() {
+// An argument is the path of the driver to open.
+int main(int argc, char** argv) {
   std::setvbuf(stdout, nullptr, _IOLBF, 0);
-  g_cuda = dlopen("libcuda.so.1", RTLD_NOW);
+  g_cuda = dlopen(argc > 1 ? argv[1] : "libcuda.so.1", RTLD_NOW);
   g_nvml = dlopen("libnvidia-ml.so.1", RTLD_NOW);
   std::vector<CUdeviceptr> held;
   std::vector<CUcontext> contexts;
