@@ -9,6 +9,7 @@
 
 #include <cstdio>
 #include <cstdlib>
+#include <functional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -24,8 +25,10 @@ struct TenantAnswer {
 class TestTenant {
  public:
   using Environment = std::vector<std::pair<std::string, std::string>>;
-  // `argv` is the program and its arguments; what it says on stderr is kept.
-  TestTenant(const std::vector<std::string>& argv, const Environment& environment) {
+  // `argv` is the program and its arguments; what it says on stderr is kept. `inside` runs in the
+  // new process before the program does.
+  TestTenant(const std::vector<std::string>& argv, const Environment& environment,
+             const std::function<void()>& inside = {}) {
     int down[2], up[2], said[2];
     if (pipe2(down, O_CLOEXEC) != 0 || pipe2(up, O_CLOEXEC) != 0 || pipe2(said, O_CLOEXEC) != 0)
       std::abort();
@@ -35,6 +38,7 @@ class TestTenant {
       dup2(up[1], 1);
       dup2(said[1], 2);
       for (const auto& [name, value] : environment) setenv(name.c_str(), value.c_str(), 1);
+      if (inside) inside();
       std::vector<char*> words;
       for (const std::string& word : argv) words.push_back(const_cast<char*>(word.c_str()));
       words.push_back(nullptr);

@@ -91,6 +91,7 @@ Result<std::unique_ptr<Node>> Node::Start(Options options) {
     const auto announcement = node->broker_->Announce();
     TRY_STATUS(node->Replay());
   }
+  node->RefreshCdi();
   node->RefreshTelemetry();
   for (const device::Card& card : node->cards_) node->audit_.strangers[card.uuid] = 0;
   if (given.background) node->thread_ = std::thread([raw = node.get()] { raw->Loop(); });
@@ -399,8 +400,36 @@ Status Node::Establish(const std::string& id) {
   }
   Status done = records_.Save(record);
   if (done) done = broker_->CreateSlice(id, LimitsOf(record.shares));
+  if (done) done = WriteCdi(record);
   if (!done) (void)Undo(id);
   return done;
+}
+
+// Instances run in containers of ours and need none.
+Status Node::WriteCdi(const Record& record) {
+  if (options_.cdi.folder.empty() || record.owner == Owner::kInstance) return {};
+  const auto spec = CdiSpec(options_.cdi, options_.run_dir + "/guest", record.id, record.shares);
+  if (!spec) {
+    Log(LogLevel::kWarn, "cdi.no_name", {{"slice", record.id}, {"why", spec.error().ToString()}});
+    return {};
+  }
+  return files_.WriteAtomically(CdiPath(options_.cdi, record.id), *spec);
+}
+
+// After a restart: specs of the slices there are, by the paths of today, and none of others.
+void Node::RefreshCdi() {
+  if (options_.cdi.folder.empty()) return;
+  Status done = files_.MakeDirs(options_.cdi.folder, 0755);
+  for (const auto& [id, entry] : entries_) {
+    if (done && !entry.released) done = WriteCdi(entry.record);
+  }
+  const auto files = files_.List(options_.cdi.folder);
+  for (const std::string& file : files ? *files : std::vector<std::string>()) {
+    const std::string slice = CdiSliceOf(file);
+    if (slice.empty() || entries_.contains(slice)) continue;
+    if (done) done = files_.Remove(options_.cdi.folder + "/" + file);
+  }
+  if (!done) Log(LogLevel::kError, "cdi.failed", {{"error", done.error().ToString()}});
 }
 
 // Pages, cgroup, record, memory. What fails is left to Tick(), and the shares stay reserved until
@@ -414,6 +443,7 @@ Status Node::Undo(const std::string& id) {
     record = at->second.record;
   }
   const auto work = [&]() -> Status {
+    if (!options_.cdi.folder.empty()) TRY_STATUS(files_.Remove(CdiPath(options_.cdi, id)));
     TRY_STATUS(broker_->RemoveSlice(id));
     if (record.owner != Owner::kInstance && !record.cgroup.empty() && options_.cgroups) {
       TRY_STATUS(runtime::RemoveCgroups(LeafOf(id).folders));

@@ -24,6 +24,7 @@
 #include "broker/broker.h"
 #include "device/card.h"
 #include "node/audit.h"
+#include "node/cdi.h"
 #include "node/records.h"
 #include "node/runner.h"
 #include "os/clock.h"
@@ -110,6 +111,7 @@ class Node {
     std::vector<std::string> instance_environment;
     int stop_grace_millis = 10'000;
     AuditPolicy audit;
+    CdiOptions cdi;
     os::Files* files = nullptr;
     const os::Clock* clock = nullptr;
     broker::Membership::Kernel kernel;
@@ -198,6 +200,8 @@ class Node {
   // With the id locked and mutex_ free.
   Status Establish(const std::string& id);
   Status Undo(const std::string& id);
+  Status WriteCdi(const Record& record);
+  void RefreshCdi();
   Result<InstanceView> Settle(const std::string& id, const runtime::Report& report);
   Status Adopt(const std::string& id, const runtime::Report& report);
   std::vector<broker::CardLimits> LimitsOf(const std::vector<device::Share>& shares);

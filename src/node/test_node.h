@@ -156,6 +156,7 @@ class TestNode {
     options.audit = audit;
     options.clock = clock;
     options.cgroups = cgroups;
+    options.cdi = cdi;
     TRY(node, Node::Start(std::move(options)));
     return {};
   }
@@ -170,6 +171,7 @@ class TestNode {
   AuditPolicy audit;
   const os::Clock* clock = nullptr;
   std::optional<runtime::Cgroups> cgroups;
+  CdiOptions cdi;
   std::vector<std::string> uuids;
   std::unique_ptr<vendors::FakeVendor> vendor;
   FakeRunner runner;

@@ -8,6 +8,8 @@
 
 namespace tessera::guest {
 
+__attribute__((weak)) const char* RealPath(LibraryId) { return nullptr; }
+
 constinit thread_local int depth __attribute__((tls_model("initial-exec"))) = 0;
 
 namespace {
@@ -99,7 +101,12 @@ const Library* Bind(LibraryId id, void* hint) {
   {
     DepthGuard guard;
     AddressInfo info = {};
-    void* const function = hint != nullptr ? hint : lookup(nullptr, kProbes[id]);
+    const char* const path = RealPath(id);
+    void* const function = path != nullptr   ? nullptr
+                           : hint != nullptr ? hint
+                                             : lookup(nullptr, kProbes[id]);
+    constexpr int kNow = 0x2;
+    if (path != nullptr) handle = open(path, kNow);
     if (function != nullptr && dladdr(function, &info) != 0 && info.path != nullptr &&
         IsStem(info.path, id)) {
       // Never to be unloaded under the pointers we keep.
