@@ -65,10 +65,11 @@ std::vector<Verdict> Auditor::Judge(const std::vector<CardHolder>& holders, std:
       const AuditAction most =
           *finding == AuditFinding::kStranger ? policy_.strangers : policy_.members;
       const auto frozen = frozen_.find(process);
-      if (most != AuditAction::kReport && frozen == frozen_.end()) {
-        verdicts.push_back({holder, *finding, AuditAction::kFreeze});
-      } else if (most == AuditAction::kEvict && now - frozen->second >= policy_.grace_nanos) {
+      if (most == AuditAction::kEvict && frozen != frozen_.end() &&
+          now - frozen->second >= policy_.grace_nanos) {
         verdicts.push_back({holder, *finding, AuditAction::kEvict});
+      } else if (most != AuditAction::kReport && (frozen == frozen_.end() || !holder.stopped)) {
+        verdicts.push_back({holder, *finding, AuditAction::kFreeze});
       }
     }
     seen.emplace(key, suspect);

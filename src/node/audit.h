@@ -59,6 +59,7 @@ struct CardHolder {
   bool session = false;                 // attached to that slice, and the card is the slice's
   std::optional<std::uint64_t> driver;  // nullopt: the driver does not say how much
   std::uint64_t ledger = 0;
+  bool stopped = false;  // stands still already
 };
 
 // What is to be done now. `step` is kReport once a finding, kFreeze in every sample until Frozen()

@@ -30,7 +30,8 @@ Result<std::string> CdiSpec(const CdiOptions& options, const std::string& guest_
                         "expected a name that ends in a letter or digit, as CDI asks of a device");
   }
   http::JsonWriter json;
-  json.BeginObject().Field("cdiVersion", "0.6.0").Field("kind", kCdiKind);
+  // Nothing here is newer than 0.5.0, and podman 4.3 (Debian 12) does not read specs of 0.6.0.
+  json.BeginObject().Field("cdiVersion", "0.5.0").Field("kind", kCdiKind);
   json.Key("devices")
       .BeginArray()
       .BeginObject()

@@ -110,6 +110,12 @@ void Node::AuditProcesses(const std::vector<SliceView>& slices) {
       sessions[process.process.pid] = {&slice, &process};
     }
   }
+  std::set<std::string> frozen_groups;
+  for (const SliceView& slice : slices) {
+    if (!slice.contained) continue;
+    const auto folder = runtime::UnifiedFolder(slice.cgroup);
+    if (folder && runtime::IsFrozen(*folder)) frozen_groups.insert(slice.id);
+  }
   std::vector<CardHolder> holders;
   std::map<std::string, std::uint64_t> strangers;
   for (const auto& [card, processes] : sampled) {
@@ -134,6 +140,7 @@ void Node::AuditProcesses(const std::vector<SliceView>& slices) {
       } else {
         ++strangers[card];
       }
+      holder.stopped = IsStopped(pid) || frozen_groups.contains(holder.slice);
       holders.push_back(std::move(holder));
     }
   }
