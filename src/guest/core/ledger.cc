@@ -101,8 +101,13 @@ bool Ledger::WaitThawed(wire::UsageCard* shared, uint64_t* waited_nanos) {
 [[gnu::noinline]] bool Ledger::ReserveSlow(uint32_t card, uint64_t bytes, Outcome outcome) {
   wire::UsageCard* const shared = &pages_.usage->cards[card];
   uint64_t waited = 0;
-  while (outcome == kFrozen && WaitThawed(shared, &waited)) outcome = TryReserve(card, bytes);
-  if (outcome == kDone) return true;
+  for (;;) {
+    while (outcome == kFrozen && WaitThawed(shared, &waited)) outcome = TryReserve(card, bytes);
+    if (outcome == kDone) return true;
+    // Something came back each time it answers true, so this ends.
+    if (outcome != kRefused || reclaim_ == nullptr || !reclaim_()) break;
+    outcome = TryReserve(card, bytes);
+  }
   __atomic_fetch_add(&shared->refusals, 1, __ATOMIC_RELAXED);
   return false;
 }

@@ -43,6 +43,9 @@ class Ledger {
   static constexpr uint64_t kFrozenTotalNanosMax = 2'000'000'000;
 
   void Bind(const Pages& pages) { pages_ = pages; }
+  // Called when an ask does not fit, with nothing held; true makes the ledger try once more.
+  // Without one an ask that does not fit is refused at once.
+  void OnRefusal(bool (*reclaim)()) { reclaim_ = reclaim; }
   const Pages& pages() const { return pages_; }
 
   // Adds `bytes` to what the slice uses, or changes nothing and returns false: it does not fit, the
@@ -75,6 +78,7 @@ class Ledger {
   // On lines of their own: every operation writes the lock, and launches read what stands above.
   alignas(64) ShortLock lock_;
   uint64_t deferred_[wire::kCardsMax];  // freed, not yet given back
+  bool (*reclaim_)();
 };
 
 }  // namespace tessera::guest

@@ -26,13 +26,14 @@ inline constexpr uint64_t kSettlePauseNanos =
 // Why a process has no slice.
 enum class AttachResult : uint32_t {
   kAttached,
-  kNoNode,    // no socket, or nobody behind it
-  kSilent,    // a node that did not answer within kReplyWaitMillis
-  kNoSlice,   // the node says this process belongs to none
-  kFull,      // kProcessesMax processes live in the slice
-  kVersion,   // pages or messages of another version
-  kClosed,    // the slice was taken back
-  kNoMemory,  // the pages could not be mapped
+  kNoNode,     // no socket, or nobody behind it
+  kSilent,     // a node that did not answer within kReplyWaitMillis
+  kNoSlice,    // the node says this process belongs to none
+  kFull,       // kProcessesMax processes live in the slice
+  kVersion,    // pages or messages of another version
+  kClosed,     // the slice was taken back
+  kNoMemory,   // the pages could not be mapped
+  kOwnLimits,  // limits in the environment that mean nothing or cannot be held
 };
 
 // Where a driver ordinal stands.
@@ -68,8 +69,9 @@ struct alignas(kPageBytes) Process {
   uint64_t settle_paused;  // monotonic nanoseconds until which the node is not asked
   uint32_t said;           // bit per AttachResult already explained on stderr
   uint32_t devices_known;
-  Lock settle_lock;   // one settlement at a time
-  Lock context_lock;  // the counts below
+  uint32_t standalone;  // 1: no node, the pages are the user's own
+  Lock settle_lock;     // one settlement at a time
+  Lock context_lock;    // the counts below
   uint32_t live_contexts;
   Device devices[kDevicesMax];
   AllocationTable allocations;
@@ -102,6 +104,9 @@ bool AskReal(uint32_t card, uint64_t* bytes);
 // driver takes it (graphs ahead of their launch). With `surplus` a correction downwards is not done
 // but told, for a caller that must first see whether the slack is still the same.
 bool Settle(uint32_t card, uint64_t* charged, uint64_t slack = 0, uint64_t* surplus = nullptr);
+
+// The value of an environment variable, or null.
+const char* Variable(const char* name);
 
 // Builds CUDA_VISIBLE_DEVICES for the slice from what the program asked for: indices count the
 // slice's cards, UUIDs must be the slice's, the list ends at the first stranger as it does in the

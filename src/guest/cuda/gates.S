@@ -12,13 +12,13 @@
 
         .set    index, 0
 
+// No unwind table: these jump and never call, so they are on no stack, and a hundred entries are kilobytes.
 .macro gate symbol
         .section .text.gate, "ax", @progbits
         .globl  \symbol
         .type   \symbol, @function
         .p2align 4
 \symbol:
-        .cfi_startproc
         endbr64
         movq    tessera_process+PROCESS_SLOT(%rip), %rax
         testq   %rax, %rax
@@ -33,7 +33,6 @@
         jmp     *%rax
 2:      movl    $index, %eax
         jmp     tessera_gate_slow
-        .cfi_endproc
         .size   \symbol, .-\symbol
         .set    index, index + 1
 .endm
