@@ -4,9 +4,13 @@
 #include <time.h>
 #include <unistd.h>
 
+#include <atomic>
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
+#include <iterator>
+#include <string>
+#include <thread>
 #include <vector>
 
 #include "abi/cuda.h"
@@ -18,6 +22,10 @@ using namespace tessera::abi;
 
 // The driver's functions, obtained as the CUDA runtime does.
 struct Driver {
+  void* library;
+  CUresult (*get_proc_address)(const char*, void**, int, cuuint64_t,
+                               CUdriverProcAddressQueryResult*);
+  CUresult (*get_current)(CUcontext*);
   CUresult (*init)(unsigned int);
   CUresult (*retain)(CUcontext*, CUdevice);
   CUresult (*set_current)(CUcontext);
@@ -34,9 +42,10 @@ Driver Load() {
     std::fprintf(stderr, "bench-guest: %s\n", dlerror());
     std::exit(1);
   }
-  auto* get = reinterpret_cast<CUresult (*)(const char*, void**, int, cuuint64_t,
-                                            CUdriverProcAddressQueryResult*)>(
-      dlsym(library, "cuGetProcAddress_v2"));
+  Driver driver = {};
+  driver.library = library;
+  *reinterpret_cast<void**>(&driver.get_proc_address) = dlsym(library, "cuGetProcAddress_v2");
+  auto* const get = driver.get_proc_address;
   const auto find = [&](const char* name, auto** function) {
     void* address = nullptr;
     CUdriverProcAddressQueryResult found;
@@ -47,10 +56,10 @@ Driver Load() {
     }
     *reinterpret_cast<void**>(function) = address;
   };
-  Driver driver;
   find("cuInit", &driver.init);
   find("cuDevicePrimaryCtxRetain", &driver.retain);
   find("cuCtxSetCurrent", &driver.set_current);
+  find("cuCtxGetCurrent", &driver.get_current);
   find("cuMemAlloc", &driver.alloc);
   find("cuMemFree", &driver.free);
   find("cuMemGetInfo", &driver.get_info);
@@ -92,6 +101,45 @@ void KeepLive(const Driver& driver, std::vector<CUdeviceptr>* live, size_t count
   }
 }
 
+void AllocateAndFree(const Driver& driver, long calls) {
+  CUdeviceptr pointer = 0;
+  for (long i = 0; i < calls; ++i) {
+    Must(driver.alloc(&pointer, kSmall), "cuMemAlloc");
+    Must(driver.free(pointer), "cuMemFree");
+  }
+}
+
+// From `count` threads that start together. The time from the start of the first to the end of the
+// last.
+uint64_t AllocateAndFreeTogether(const Driver& driver, size_t count, long calls) {
+  CUcontext context = nullptr;
+  Must(driver.get_current(&context), "cuCtxGetCurrent");
+  std::atomic<size_t> ready{0};
+  std::atomic<bool> go{false};
+  std::vector<std::thread> threads;
+  for (size_t i = 0; i < count; ++i) {
+    threads.emplace_back([&] {
+      Must(driver.set_current(context), "cuCtxSetCurrent");
+      ++ready;
+      while (!go) std::this_thread::yield();
+      AllocateAndFree(driver, calls);
+    });
+  }
+  while (ready != count) std::this_thread::yield();
+  const uint64_t start = Now();
+  go = true;
+  for (std::thread& thread : threads) thread.join();
+  return Now() - start;
+}
+
+// What the CUDA runtime and PyTorch look up: some of it the guest stands in front of, some not.
+constexpr const char* kAskedNames[] = {
+    "cuMemAlloc",           "cuLaunchKernel", "cuStreamSynchronize", "cuMemcpyHtoDAsync",
+    "cuDeviceGetAttribute", "cuEventRecord",  "cuMemGetInfo",        "cuCtxGetCurrent"};
+constexpr const char* kExportedNames[] = {
+    "cuMemAlloc_v2",        "cuLaunchKernel", "cuStreamSynchronize", "cuMemcpyHtoDAsync_v2",
+    "cuDeviceGetAttribute", "cuEventRecord",  "cuMemGetInfo_v2",     "cuCtxGetCurrent"};
+
 uint64_t Batch(const Driver& driver, const std::string& kind, long calls,
                std::vector<CUdeviceptr>* live) {
   if (kind == "launch") {
@@ -107,6 +155,33 @@ uint64_t Batch(const Driver& driver, const std::string& kind, long calls,
     for (long i = 0; i < calls; ++i) driver.get_info(&free, &total);
     return Now() - start;
   }
+  if (kind == "getprocaddress") {
+    void* function = nullptr;
+    CUdriverProcAddressQueryResult found;
+    const uint64_t start = Now();
+    for (long i = 0; i < calls; ++i) {
+      Must(driver.get_proc_address(kAskedNames[i % std::size(kAskedNames)], &function, kCudaVersion,
+                                   0, &found),
+           "cuGetProcAddress");
+    }
+    return Now() - start;
+  }
+  if (kind == "dlsym") {
+    bool all = true;
+    const uint64_t start = Now();
+    for (long i = 0; i < calls; ++i) {
+      all &= dlsym(driver.library, kExportedNames[i % std::size(kExportedNames)]) != nullptr;
+    }
+    const uint64_t nanos = Now() - start;
+    Must(all ? CUDA_SUCCESS : CUDA_ERROR_NOT_FOUND, "dlsym");
+    return nanos;
+  }
+  constexpr char kThreads[] = "threads.";
+  if (kind.rfind(kThreads, 0) == 0) {
+    KeepLive(driver, live, 0);
+    const size_t count = std::strtoul(kind.c_str() + sizeof(kThreads) - 1, nullptr, 10);
+    return AllocateAndFreeTogether(driver, count, calls);
+  }
   constexpr char kAllocFree[] = "alloc_free.";
   if (kind.rfind(kAllocFree, 0) != 0) {
     std::fprintf(stderr, "bench-guest: unknown kind %s\n", kind.c_str());
@@ -114,12 +189,8 @@ uint64_t Batch(const Driver& driver, const std::string& kind, long calls,
   }
   // "N live" includes the one that comes and goes.
   KeepLive(driver, live, std::strtoul(kind.c_str() + sizeof(kAllocFree) - 1, nullptr, 10) - 1);
-  CUdeviceptr pointer = 0;
   const uint64_t start = Now();
-  for (long i = 0; i < calls; ++i) {
-    Must(driver.alloc(&pointer, kSmall), "cuMemAlloc");
-    Must(driver.free(pointer), "cuMemFree");
-  }
+  AllocateAndFree(driver, calls);
   return Now() - start;
 }
 
@@ -152,7 +223,9 @@ int MakeCalls(const std::string& kind, long calls) {
 
 int StartOnly() {
   const Driver driver = Load();
+  const uint64_t start = Now();
   Start(driver);
+  std::printf("%.3f\n", static_cast<double>(Now() - start) / 1e3);
   return 0;
 }
 

@@ -133,7 +133,7 @@ cudaError_t RowBytes(CUarray array, size_t* bytes) {
 }
 
 // A run of bytes that begins somewhere in an array's row and goes on in the next ones: at most the
-// rest of a row, whole rows and the beginning of a row. `array_is` says which side the array is.
+// rest of a row, whole rows and the beginning of a row.
 template <typename Part>
 cudaError_t Run(CUarray array, size_t x, size_t y, const void* memory, size_t count,
                 const Part& part) {

@@ -424,9 +424,12 @@ CUresult cuMemImportFromShareableHandle(CUmemGenericAllocationHandle* handle, vo
   auto physical = std::make_unique<Physical>();
   struct stat file{};
   physical->fd = fcntl(given, F_DUPFD_CLOEXEC, 0);
-  if (physical->fd < 0 || fstat(physical->fd, &file) != 0) return CUDA_ERROR_OUT_OF_MEMORY;
-  void* host =
-      mmap(nullptr, tag.bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE, physical->fd, 0);
+  if (physical->fd < 0) return CUDA_ERROR_OUT_OF_MEMORY;
+  void* host = MAP_FAILED;
+  if (fstat(physical->fd, &file) == 0) {
+    host = mmap(nullptr, tag.bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE,
+                physical->fd, 0);
+  }
   if (host == MAP_FAILED) {
     close(physical->fd);
     return CUDA_ERROR_OUT_OF_MEMORY;

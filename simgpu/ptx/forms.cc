@@ -22,10 +22,9 @@ struct IntegerType {
     const Wide v = static_cast<Wide>(bits == 64 ? raw : raw & ((uint64_t{1} << bits) - 1));
     return is_signed && (v >> (bits - 1)) != 0 ? v - (Wide{1} << bits) : v;
   }
-  uint64_t Cut(Wide v) const {
-    return bits == 64 ? static_cast<uint64_t>(v)
-                      : static_cast<uint64_t>(v) & ((uint64_t{1} << bits) - 1);
-  }
+  uint64_t Cut(Wide v) const { return Wrap(static_cast<uint64_t>(v)); }
+  // Of a sum or product of words: what a register of this width keeps.
+  uint64_t Wrap(uint64_t v) const { return bits == 64 ? v : v & ((uint64_t{1} << bits) - 1); }
   Wide Min() const { return is_signed ? -(Wide{1} << (bits - 1)) : 0; }
   Wide Max() const { return (Wide{1} << (is_signed ? bits - 1 : bits)) - 1; }
 };
@@ -60,15 +59,15 @@ class Forms {
   }
   // op d, a, b with all operands of one class.
   void Two(const std::string& op, char cls, Reference reference, char operands = 'i') {
-    Add(op + " " + Reg(cls, 9) + ", " + Reg(cls, 0) + ", " + Reg(cls, 1) + ";", cls, reference,
-        operands);
+    Add(op + " " + Reg(cls, 9) + ", " + Reg(cls, 0) + ", " + Reg(cls, 1) + ";", cls,
+        std::move(reference), operands);
   }
   void One(const std::string& op, char cls, Reference reference, char operands = 'i') {
-    Add(op + " " + Reg(cls, 9) + ", " + Reg(cls, 0) + ";", cls, reference, operands);
+    Add(op + " " + Reg(cls, 9) + ", " + Reg(cls, 0) + ";", cls, std::move(reference), operands);
   }
   void Three(const std::string& op, char cls, Reference reference, char operands = 'i') {
     Add(op + " " + Reg(cls, 9) + ", " + Reg(cls, 0) + ", " + Reg(cls, 1) + ", " + Reg(cls, 2) + ";",
-        cls, reference, operands);
+        cls, std::move(reference), operands);
   }
 
   void Arithmetic(const IntegerType& t) {
@@ -84,7 +83,7 @@ class Forms {
     };
     Two("add" + n, r, [=](auto a, auto b, auto) { return t.Cut(v(a) + v(b)); });
     Two("sub" + n, r, [=](auto a, auto b, auto) { return t.Cut(v(a) - v(b)); });
-    Two("mul.lo" + n, r, [=](auto a, auto b, auto) { return t.Cut(static_cast<Wide>(a * b)); });
+    Two("mul.lo" + n, r, [=](auto a, auto b, auto) { return t.Wrap(a * b); });
     Two("mul.hi" + n, r, [=](auto a, auto b, auto) { return high(a, b); });
     Two("min" + n, r, [=](auto a, auto b, auto) { return t.Cut(std::min(v(a), v(b))); });
     Two("max" + n, r, [=](auto a, auto b, auto) { return t.Cut(std::max(v(a), v(b))); });
@@ -92,10 +91,8 @@ class Forms {
         [=](auto a, auto b, auto) { return v(b) == 0 ? t.Cut(-1) : t.Cut(v(a) / v(b)); });
     Two("rem" + n, r,
         [=](auto a, auto b, auto) { return v(b) == 0 ? t.Cut(v(a)) : t.Cut(v(a) % v(b)); });
-    Three("mad.lo" + n, r,
-          [=](auto a, auto b, auto c) { return t.Cut(static_cast<Wide>(a * b + c)); });
-    Three("mad.hi" + n, r,
-          [=](auto a, auto b, auto c) { return t.Cut(static_cast<Wide>(high(a, b) + c)); });
+    Three("mad.lo" + n, r, [=](auto a, auto b, auto c) { return t.Wrap(a * b + c); });
+    Three("mad.hi" + n, r, [=](auto a, auto b, auto c) { return t.Wrap(high(a, b) + c); });
     Three("sad" + n, r, [=](auto a, auto b, auto c) {
       const Wide d = v(a) - v(b);
       return t.Cut(static_cast<Wide>(c) + (d < 0 ? -d : d));
@@ -148,44 +145,34 @@ class Forms {
       // Carries: the flag is made by the instruction in front.
       const std::string d9 = Reg(r, 9), d8 = Reg(r, 8), a = Reg(r, 0), b = Reg(r, 1), c = Reg(r, 2);
       const auto carry = [t](uint64_t x, uint64_t y) {
-        return ((static_cast<unsigned __int128>(t.Cut(static_cast<Wide>(x))) +
-                 t.Cut(static_cast<Wide>(y))) >>
-                t.bits) != 0;
+        return ((static_cast<unsigned __int128>(t.Wrap(x)) + t.Wrap(y)) >> t.bits) != 0;
       };
-      const auto borrow = [t](uint64_t x, uint64_t y) {
-        return t.Cut(static_cast<Wide>(x)) < t.Cut(static_cast<Wide>(y));
-      };
+      const auto borrow = [t](uint64_t x, uint64_t y) { return t.Wrap(x) < t.Wrap(y); };
       Add("add.cc" + n + " " + d8 + ", " + a + ", " + b + "; addc" + n + " " + d9 + ", " + c +
               ", 7;",
-          r, [=](auto x, auto y, auto z) { return t.Cut(static_cast<Wide>(z + 7 + carry(x, y))); });
+          r, [=](auto x, auto y, auto z) { return t.Wrap(z + 7 + carry(x, y)); });
       Add("add.cc" + n + " " + d8 + ", " + a + ", " + b + "; addc.cc" + n + " " + d9 + ", " + c +
               ", 7;",
-          r, [=](auto x, auto y, auto z) { return t.Cut(static_cast<Wide>(z + 7 + carry(x, y))); });
+          r, [=](auto x, auto y, auto z) { return t.Wrap(z + 7 + carry(x, y)); });
       Add("sub.cc" + n + " " + d8 + ", " + a + ", " + b + "; subc" + n + " " + d9 + ", " + c +
               ", 7;",
-          r,
-          [=](auto x, auto y, auto z) { return t.Cut(static_cast<Wide>(z - 7 - borrow(x, y))); });
+          r, [=](auto x, auto y, auto z) { return t.Wrap(z - 7 - borrow(x, y)); });
       Add("sub.cc" + n + " " + d8 + ", " + a + ", " + b + "; subc.cc" + n + " " + d9 + ", " + c +
               ", 7;",
-          r,
-          [=](auto x, auto y, auto z) { return t.Cut(static_cast<Wide>(z - 7 - borrow(x, y))); });
+          r, [=](auto x, auto y, auto z) { return t.Wrap(z - 7 - borrow(x, y)); });
       for (const bool hi : {false, true}) {
         const std::string part = hi ? ".hi" : ".lo";
-        const auto half = [=](uint64_t x, uint64_t y) {
-          return hi ? high(x, y) : t.Cut(static_cast<Wide>(x * y));
-        };
+        const auto half = [=](uint64_t x, uint64_t y) { return hi ? high(x, y) : t.Wrap(x * y); };
         Add("mad" + part + ".cc" + n + " " + d8 + ", " + a + ", " + b + ", " + c + "; addc" + n +
                 " " + d9 + ", " + d8 + ", 0;",
             r, [=](auto x, auto y, auto z) {
               const uint64_t p = half(x, y);
-              return t.Cut(static_cast<Wide>(p + z + carry(p, z)));
+              return t.Wrap(p + z + carry(p, z));
             });
         for (const bool out : {false, true}) {
           Add("add.cc" + n + " " + d8 + ", " + a + ", " + b + "; madc" + part + (out ? ".cc" : "") +
                   n + " " + d9 + ", " + a + ", " + b + ", " + c + ";",
-              r, [=](auto x, auto y, auto z) {
-                return t.Cut(static_cast<Wide>(half(x, y) + z + carry(x, y)));
-              });
+              r, [=](auto x, auto y, auto z) { return t.Wrap(half(x, y) + z + carry(x, y)); });
         }
       }
     }
@@ -194,7 +181,7 @@ class Forms {
   void Bits(const IntegerType& t) {
     const std::string n = std::string(".") + t.name;
     const char r = t.reg();
-    const auto cut = [t](uint64_t x) { return t.Cut(static_cast<Wide>(x)); };
+    const auto cut = [t](uint64_t x) { return t.Wrap(x); };
     Two("and" + n, r, [=](auto a, auto b, auto) { return cut(a & b); });
     Two("or" + n, r, [=](auto a, auto b, auto) { return cut(a | b); });
     Two("xor" + n, r, [=](auto a, auto b, auto) { return cut(a ^ b); });
@@ -314,6 +301,7 @@ class Forms {
         Wide total = static_cast<Wide>(c);
         for (int k = 0; k < parts; ++k) {
           Wide v = f(IntegerType{"", bits, a_signed}.Value(a >> (bits * k)),
+                     // NOLINTNEXTLINE(clang-analyzer-core.BitwiseShift): at most 24
                      IntegerType{"", bits, b_signed}.Value(b >> (bits * k)));
           if (clamp != nullptr) v = std::min(std::max(v, clamp->Min()), clamp->Max());
           total += v;

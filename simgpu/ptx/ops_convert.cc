@@ -7,6 +7,7 @@
 #include "simgpu/ptx/half.h"
 #include "simgpu/ptx/ops.h"
 
+// NOLINTBEGIN(bugprone-signed-char-misuse): int8_t is the type .s8 of PTX here, a number.
 namespace simgpu::ptx {
 
 float RoundToFloat(double value, Round round);  // rounding.cc
@@ -465,3 +466,4 @@ Handler PickConvertPack(Type to) {
 }
 
 }  // namespace simgpu::ptx
+// NOLINTEND(bugprone-signed-char-misuse)

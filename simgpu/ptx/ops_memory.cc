@@ -5,6 +5,7 @@
 #include "simgpu/ptx/half.h"
 #include "simgpu/ptx/ops.h"
 
+// NOLINTBEGIN(bugprone-signed-char-misuse): int8_t is the type .s8 of PTX here, a number.
 namespace simgpu::ptx {
 namespace {
 
@@ -613,3 +614,4 @@ Handler PickAtomic(Space space, Atom op, Type type) {
 }
 
 }  // namespace simgpu::ptx
+// NOLINTEND(bugprone-signed-char-misuse)

@@ -308,11 +308,15 @@ TEST_F(NodeClientTest, MetricNamesAreGolden) {
   }
   const std::set<std::string> golden = {
       "tessera_node_attaches_total counter",
+      "tessera_node_audit_cleared_total counter",
+      "tessera_node_audit_evicted_total counter",
+      "tessera_node_audit_frozen_total counter",
       "tessera_node_card_busy_ratio gauge",
       "tessera_node_card_healthy gauge",
       "tessera_node_card_memory_bytes gauge",
       "tessera_node_card_reserved_bytes gauge",
       "tessera_node_card_reserved_compute_ratio gauge",
+      "tessera_node_card_strangers gauge",
       "tessera_node_card_used_bytes gauge",
       "tessera_node_damaged_slices_total counter",
       "tessera_node_instances gauge",

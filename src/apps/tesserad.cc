@@ -44,6 +44,17 @@ constexpr char kUsage[] =
     "  --no-containment      run instances as plain process trees, even as root\n"
     "  --stop-grace SECONDS  between asking an instance to end and killing it (0 to 600, default "
     "10)\n"
+    "  --audit ACTION        what to do about a process of a slice that is on a card without "
+    "asking, "
+    "or holds more\n"
+    "                        than its ledger says: report, freeze or evict (default freeze)\n"
+    "  --audit-strangers ACTION  the same for processes of no slice (default report)\n"
+    "  --audit-grace SECONDS  from freezing to evicting (0 to 86400, default 30)\n"
+    "  --cdi-dir DIR         writes a CDI spec for every slice there (usually /var/run/cdi; "
+    "default: "
+    "none)\n"
+    "  --wall-library FILE   libcuda.so.1 of Tessera for those (default: wall/ beside the guest "
+    "library)\n"
     "  --help\n";
 
 struct Flags {
@@ -55,6 +66,9 @@ struct Flags {
   LogFormat log = isatty(2) != 0 ? LogFormat::kText : LogFormat::kJson;
   bool contain = true;
   int stop_grace_seconds = 10;
+  node::AuditPolicy audit;
+  std::string cdi_dir;
+  std::string wall_library;
 };
 
 Result<std::string> Absolute(const std::string& path, const std::string& flag) {
@@ -84,7 +98,10 @@ Result<Flags> ParseFlags(int argc, char** argv) {
     if (flag == "--guest-library") text = &flags.guest_library;
     if (flag == "--nvml") text = &flags.nvml;
     if (flag == "--name") text = &flags.name;
-    if (text == nullptr && flag != "--log" && flag != "--stop-grace") {
+    if (flag == "--cdi-dir") text = &flags.cdi_dir;
+    if (flag == "--wall-library") text = &flags.wall_library;
+    if (text == nullptr && flag != "--log" && flag != "--stop-grace" &&
+        !flag.starts_with("--audit")) {
       return Error::Field(flag, "is no option of tesserad; see --help");
     }
     if (!given) {
@@ -96,6 +113,15 @@ Result<Flags> ParseFlags(int argc, char** argv) {
     } else if (flag == "--log") {
       if (*given != "json" && *given != "text") return Error::Field(flag, "expected json or text");
       flags.log = *given == "json" ? LogFormat::kJson : LogFormat::kText;
+    } else if (flag == "--audit") {
+      TRY(flags.audit.members, node::ParseAuditAction(*given, flag));
+    } else if (flag == "--audit-strangers") {
+      TRY(flags.audit.strangers, node::ParseAuditAction(*given, flag));
+    } else if (flag == "--audit-grace") {
+      TRY(const auto seconds, ParseInt(*given, flag, 0, 86'400));
+      flags.audit.grace_nanos = seconds * 1'000'000'000;
+    } else if (flag != "--stop-grace") {
+      return Error::Field(flag, "is no option of tesserad; see --help");
     } else {
       TRY(const auto seconds, ParseInt(*given, flag, 0, 600));
       flags.stop_grace_seconds = static_cast<int>(seconds);
@@ -107,6 +133,17 @@ Result<Flags> ParseFlags(int argc, char** argv) {
     TRY(flags.guest_library, Absolute(flags.guest_library, "--guest-library"));
     if (access(flags.guest_library.c_str(), R_OK) != 0) {
       return os::ErrnoError("--guest-library", flags.guest_library, errno);
+    }
+  }
+  if (!flags.cdi_dir.empty()) {
+    TRY(flags.cdi_dir, Absolute(flags.cdi_dir, "--cdi-dir"));
+    if (flags.wall_library.empty()) {
+      flags.wall_library =
+          flags.guest_library.substr(0, flags.guest_library.rfind('/') + 1) + "wall/libcuda.so.1";
+    }
+    TRY(flags.wall_library, Absolute(flags.wall_library, "--wall-library"));
+    if (access(flags.wall_library.c_str(), R_OK) != 0) {
+      return os::ErrnoError("--wall-library", flags.wall_library, errno);
     }
   }
   if (flags.name.empty()) {
@@ -193,6 +230,64 @@ void AddCardAccess(bool simulated, node::Node::Options* options) {
   }
 }
 
+// The maker's own libraries and device nodes, for CDI specs.
+Result<node::CdiOptions> FindCdi(const Flags& flags, bool simulated,
+                                 const node::Node::Options& node) {
+  node::CdiOptions cdi;
+  if (flags.cdi_dir.empty()) return cdi;
+  const std::string libraries = FolderOfLoaded("libnvidia-ml.so");
+  cdi.folder = flags.cdi_dir;
+  cdi.wall_library = flags.wall_library;
+  cdi.cuda = libraries + "/libcuda.so.1";
+  cdi.nvml = libraries + "/libnvidia-ml.so.1";
+  for (const std::string& path : {cdi.cuda, cdi.nvml}) {
+    if (access(path.c_str(), R_OK) != 0) {
+      return Error::Field("--cdi-dir", "needs the driver's own " + path);
+    }
+  }
+  if (simulated) {
+    const char* const state = std::getenv("SIMGPU_STATE");
+    const std::string folder = state != nullptr && *state != '\0' ? state : "/dev/shm/simgpu";
+    cdi.mounts.push_back({.source = folder, .target = "", .writable = true, .optional = false});
+    for (const std::string& variable : node.instance_environment) {
+      if (variable.starts_with("SIMGPU_")) cdi.environment.push_back(variable);
+    }
+    return cdi;
+  }
+  for (const char* path : {"/dev/nvidiactl", "/dev/nvidia-uvm", "/dev/nvidia-uvm-tools"}) {
+    if (access(path, F_OK) == 0) cdi.device_nodes.push_back(path);
+  }
+  // The kernel module says which node is which card's.
+  constexpr char kCards[] = "/proc/driver/nvidia/gpus";
+  if (const auto cards = os::PosixFiles().List(kCards)) {
+    for (const std::string& card : *cards) {
+      const auto text =
+          os::PosixFiles().Read(std::string(kCards) + "/" + card + "/information").value_or("");
+      const auto field = [&](const std::string& name) {
+        const auto at = text.find(name);
+        if (at == std::string::npos) return std::string();
+        const auto begin = text.find_first_not_of(" \t", at + name.size());
+        return text.substr(begin, text.find('\n', begin) - begin);
+      };
+      const std::string uuid = field("GPU UUID:"), minor = field("Device Minor:");
+      if (!uuid.empty() && !minor.empty()) cdi.node_of_card[uuid] = "/dev/nvidia" + minor;
+    }
+  }
+  // What the driver opens by itself when it compiles or debugs.
+  for (const char* name : {"libnvidia-ptxjitcompiler.so.1", "libnvidia-nvvm.so.4",
+                           "libnvidia-nvvm70.so.4", "libnvidia-gpucomp.so.1"}) {
+    const std::string path = libraries + "/" + name;
+    if (access(path.c_str(), R_OK) != 0) continue;
+    for (const char* inside : node::kInsideLibraries) {
+      cdi.mounts.push_back({.source = path,
+                            .target = std::string(inside) + "/" + name,
+                            .writable = false,
+                            .optional = false});
+    }
+  }
+  return cdi;
+}
+
 Status Serve(const Flags& flags) {
   // Descriptors: four a slice, one or two a guest process. Threads start later and inherit the
   // mask.
@@ -230,6 +325,7 @@ Status Serve(const Flags& flags) {
   options.run_dir = flags.run_dir;
   options.state_dir = flags.state_dir;
   options.stop_grace_millis = flags.stop_grace_seconds * 1000;
+  options.audit = flags.audit;
   bool simulated = false;
   for (const auto& vendor : found) {
     options.vendors.push_back(vendor.get());
@@ -237,6 +333,7 @@ Status Serve(const Flags& flags) {
     for (const device::Card& card : cards) simulated = simulated || card.simulated;
   }
   AddCardAccess(simulated, &options);
+  TRY(options.cdi, FindCdi(flags, simulated, options));
 
   TRY_STATUS(os::PosixFiles().MakeDirs(flags.state_dir, 0755));
   runtime::Options runtime;

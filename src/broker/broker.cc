@@ -48,8 +48,13 @@ struct Connection {
   os::Fd pidfd;  // of the peer itself; absent before Linux 6.5
   pid_t pid = 0;
   std::optional<os::ProcessId> identity;  // when it connected
-  std::string counted_as;  // slice whose connection bound it counts against, "" for strangers
-  bool watching = true;    // EPOLLIN is on
+  // What the kernel said of the peer a moment ago, for a request that came with the connection:
+  // asking /proc again would say the same and is most of what an answer takes. Forgotten before the
+  // next event.
+  std::optional<ProgramId> fresh;
+  bool asked_kernel = false;  // counted_as is the kernel's word, not our memory of an attach
+  std::string counted_as;     // slice whose connection bound it counts against, "" for strangers
+  bool watching = true;       // EPOLLIN is on
   std::optional<wire::Request> parked;  // an attach that waits for membership
   std::int64_t parked_until = 0;
 };
@@ -253,9 +258,14 @@ struct Broker::Impl {
     }
     if (const auto peer = os::PeerOf(socket.get()); peer && peer->pid > 0) {
       connection.pid = peer->pid;
-      if (auto identity = os::IdentifyProcess(peer->pid)) {
-        connection.identity = *identity;
-        connection.counted_as = membership.SliceOf(peer->pid).value_or("");
+      if (auto program = IdentifyProgram(peer->pid)) {
+        connection.identity = program->process;
+        connection.fresh = *program;
+        connection.counted_as = AttachedTo(program->process);
+        if (connection.counted_as.empty()) {
+          connection.counted_as = membership.SliceOf(peer->pid, &program->process).value_or("");
+          connection.asked_kernel = true;
+        }
       }
     }
     std::size_t& count = connections_of[connection.counted_as];
@@ -276,6 +286,9 @@ struct Broker::Impl {
     ++count;
     connection.socket = std::move(socket);
     connections.emplace(number, std::move(connection));
+    // Guests send their question right after connecting, so it is usually there.
+    Serve(number);
+    if (const auto at = connections.find(number); at != connections.end()) at->second.fresh.reset();
   }
 
   void Drop(std::uint64_t number) {
@@ -312,7 +325,11 @@ struct Broker::Impl {
     }
     auto datagram = os::ReceiveWithFds(connection.socket.get(), sizeof(wire::Request) + 1);
     if (!datagram) {
-      if (datagram.error().code() != Code::kUnavailable) Drop(number);
+      if (datagram.error().code() != Code::kUnavailable) {
+        Drop(number);
+      } else {
+        Readmit(connection);
+      }
       return;
     }
     if (datagram->bytes.empty()) {
@@ -350,7 +367,15 @@ struct Broker::Impl {
     ++slice.window_requests;
     return true;
   }
+  // Nothing had come: the request is still to be counted.
+  void Readmit(const Connection& connection) {
+    const std::lock_guard lock(mutex);
+    const auto at = slices.find(connection.counted_as);
+    Slice& slice = at == slices.end() ? strangers : at->second;
+    if (slice.window_requests > 0) --slice.window_requests;
+  }
   Slice strangers;
+  std::unordered_map<pid_t, std::string> attached_to;  // hints, checked before use
 
   void Reply(std::uint64_t number, std::uint32_t kind, std::uint32_t status, std::uint32_t slot = 0,
              std::uint64_t bytes = 0, std::span<const int> fds = {}) {
@@ -367,13 +392,36 @@ struct Broker::Impl {
   Result<ProgramId> Peer(const Connection& connection) const {
     const Error gone(Code::kNotFound, "the peer has ended");
     if (!connection.identity) return gone;
-    TRY(const ProgramId program, IdentifyProgram(connection.pid));
-    if (program.process != *connection.identity) return gone;
+    ProgramId program;
+    if (connection.fresh) {
+      program = *connection.fresh;
+    } else {
+      TRY(program, IdentifyProgram(connection.pid));
+      if (program.process != *connection.identity) return gone;
+    }
     if (connection.pidfd) {
       pollfd waiter{connection.pidfd.get(), POLLIN, 0};
       if (poll(&waiter, 1, 0) != 0) return gone;
     }
     return program;
+  }
+
+  // The slice the kernel says the process behind a connection belongs to. A stranger may have
+  // become a member meanwhile.
+  std::optional<std::string> SliceOf(const Connection& connection) const {
+    if (connection.fresh && connection.asked_kernel && !connection.counted_as.empty()) {
+      return connection.counted_as;
+    }
+    return membership.SliceOf(connection.pid);
+  }
+
+  // The slice this very process is attached to, or "". Saves asking the kernel whose it is.
+  std::string AttachedTo(const os::ProcessId& process) {
+    const std::lock_guard lock(mutex);
+    const auto hint = attached_to.find(process.pid);
+    if (hint == attached_to.end()) return "";
+    const auto at = slices.find(hint->second);
+    return at != slices.end() && at->second.ledger->IsAttached(process) ? at->first : "";
   }
 
   void Answer(std::uint64_t number, const wire::Request& request) {
@@ -388,7 +436,7 @@ struct Broker::Impl {
 
   void AnswerAttach(std::uint64_t number, Connection& connection, const wire::Request& request) {
     const auto program = Peer(connection);
-    const auto slice_id = program ? membership.SliceOf(connection.pid) : std::nullopt;
+    const auto slice_id = program ? SliceOf(connection) : std::nullopt;
     if (!slice_id) {
       const std::int64_t now = clock.MonotonicNanos();
       if (connection.parked_until == 0) connection.parked_until = now + kStrangerWaitNanos;
@@ -426,6 +474,8 @@ struct Broker::Impl {
         if (taken) {
           slot = *taken;
           ++counters.attached;
+          if (attached_to.size() >= kConnectionsMax) attached_to.clear();
+          attached_to[program->process.pid] = *slice_id;
           WatchProcess(ledger, slot);
           control = os::Fd(fcntl(ledger.pages().control_fd(), F_DUPFD_CLOEXEC, 0));
           usage = os::Fd(fcntl(ledger.pages().usage_fd(), F_DUPFD_CLOEXEC, 0));
@@ -453,9 +503,12 @@ struct Broker::Impl {
     wire::MessageStatus status = wire::kStatusNoSlice;
     std::string uuid;
     if (const auto program = Peer(connection)) {
-      const auto slice_id = membership.SliceOf(connection.pid);
+      // Only a process that is attached is answered, so where it is attached is where it belongs.
+      // The memory of it is gone after a restart of the node.
+      std::string slice_id = AttachedTo(program->process);
+      if (slice_id.empty()) slice_id = SliceOf(connection).value_or("");
       const std::lock_guard lock(mutex);
-      const auto at = slice_id ? slices.find(*slice_id) : slices.end();
+      const auto at = slices.find(slice_id);
       if (at != slices.end() && at->second.ledger->IsAttached(program->process)) {
         const auto& limits = at->second.ledger->limits();
         if (request.card < limits.size()) {

@@ -38,7 +38,8 @@ class Membership {
   void RemoveSlice(const std::string& slice);
 
   // The longest registered cgroup wins over a shorter one, any cgroup over ancestry.
-  std::optional<std::string> SliceOf(pid_t pid) const;
+  // `known` is what the caller has just read of the process itself.
+  std::optional<std::string> SliceOf(pid_t pid, const os::ProcessId* known = nullptr) const;
   // Live roots of a slice; ended ones are forgotten on the way.
   std::vector<os::ProcessId> LiveRoots(const std::string& slice);
 

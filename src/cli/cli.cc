@@ -88,8 +88,8 @@ int Main(int argc, const char* const* argv, const std::function<int(const UpFlag
       ->required();
   auto* sequence = simulate_command->add_option("--sequence", simulate.sequence,
                                                 "File with the order of arrivals and node ranks");
-  simulate_command->add_option("--seed", simulate.seed, "Draw the order of arrivals from this seed")
-      ->excludes(sequence);
+  simulate_command->add_option("--seed", simulate.seed,
+                               "Draw the order of arrivals, and random ties, from this seed");
   simulate_command->add_option("--load", simulate.load_percent, "Percent of the cards that arrive")
       ->check(CLI::Range(1, 200))
       ->excludes(sequence);
@@ -99,9 +99,16 @@ int Main(int argc, const char* const* argv, const std::function<int(const UpFlag
       ->add_option("--learn-every", simulate.learn_every,
                    "Learn the task classes anew every N arrivals; 0: know them all")
       ->check(CLI::Range(0, 1'000'000));
+  std::string ties = "rank";
+  simulate_command
+      ->add_option("--ties", ties, "Among nodes of the same score: the lowest rank, or any")
+      ->check(CLI::IsMember({"rank", "random"}));
   simulate_command->add_option("--json", simulate.json, "Write the curves to this file");
+  simulate_command->add_option("--html", simulate.html,
+                               "Write a page with the curves to this file");
   simulate_command->callback([&] {
     context.output = output == "json" ? Output::kJson : Output::kTable;
+    simulate.random_ties = ties == "random";
     code = SimulatePlacement(context, simulate);
   });
 

@@ -2,6 +2,7 @@
 
 #include <cmath>
 
+#include "cli/placement_page.h"
 #include "cli/table.h"
 #include "http/json.h"
 #include "os/files.h"
@@ -44,13 +45,16 @@ Status Simulate(const Context& context, const SimulateOptions& options) {
   http::JsonWriter json;
   json.BeginObject().Field("nodes", nodes.size()).Field("arrivals", order.arrivals.size());
   if (options.sequence.empty()) json.Field("seed", options.seed);
+  json.Field("ties", options.random_ties ? "random" : "rank");
   json.Field("learn_every", options.learn_every).Key("policies").BeginObject();
+  std::vector<PlacementCurve> curves;
   Table table({"POLICY", ">PLACED", ">90%", ">100%", ">110%", ">120%", ">130%"});
   for (const std::string& policy : options.policies) {
-    TRY(const auto result,
-        simulate::Replay(
-            nodes, pods, order,
-            {.policy = policy, .learn_every = options.learn_every, .seed = options.seed}));
+    TRY(const auto result, simulate::Replay(nodes, pods, order,
+                                            {.policy = policy,
+                                             .learn_every = options.learn_every,
+                                             .random_ties = options.random_ties,
+                                             .seed = options.seed}));
     std::vector<std::string> row = {
         policy, std::to_string(result.placed) + "/" + std::to_string(result.arrived)};
     for (const int load : kLoads) {
@@ -62,11 +66,17 @@ Status Simulate(const Context& context, const SimulateOptions& options) {
     WriteCurve(&json, "allocated_percent_at_load", result.allocated);
     WriteCurve(&json, "fragmented_percent_at_load", result.fragmented);
     json.EndObject();
+    curves.push_back({policy, result.allocated, result.fragmented});
   }
   json.EndObject().EndObject();
   const std::string text = json.Take();
   if (!options.json.empty()) {
     TRY_STATUS(os::PosixFiles().WriteAtomically(options.json, text + "\n"));
+  }
+  if (!options.html.empty()) {
+    const std::string title = "Placement of " + std::to_string(order.arrivals.size()) +
+                              " requests on " + std::to_string(nodes.size()) + " nodes";
+    TRY_STATUS(os::PosixFiles().WriteAtomically(options.html, PlacementPage(title, curves)));
   }
   if (context.output == Output::kJson) {
     std::fprintf(context.out, "%s\n", text.c_str());

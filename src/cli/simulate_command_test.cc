@@ -63,6 +63,28 @@ TEST_F(SimulateTest, PrintsAPolicyALineAndWritesTheCurves) {
   EXPECT_EQ(std::string(out_), first + first) << "the same seed, the same answer";
 }
 
+TEST_F(SimulateTest, WritesAPageWithACurveAPolicy) {
+  options_.html = folder_ / "curves.html";
+  ASSERT_EQ(Run(), 0) << err_;
+  const auto page = os::PosixFiles().Read(options_.html);
+  ASSERT_TRUE(page);
+  for (const std::string& policy : options_.policies) {
+    EXPECT_THAT(*page, HasSubstr("<title>" + policy + "</title></polyline>"));
+  }
+}
+
+TEST_F(SimulateTest, RandomTiesRepeatFromTheirSeed) {
+  options_.random_ties = true;
+  options_.policies = {"fgd", "hami", "least-allocated"};
+  ASSERT_EQ(Run(), 0) << err_;
+  const std::string first = out_;
+  ASSERT_EQ(Run(), 0);
+  EXPECT_EQ(std::string(out_), first + first);
+  const auto text = os::PosixFiles().Read(options_.json);
+  ASSERT_TRUE(text);
+  EXPECT_THAT(*text, HasSubstr("\"ties\":\"random\""));
+}
+
 TEST_F(SimulateTest, BadInputNamesTheField) {
   options_.policies = {"best"};
   EXPECT_EQ(Run(), 2);

@@ -138,4 +138,44 @@ TEST(LinkTest, NobodyStandsBeforeTheCardsIdentity) {
   }
 }
 
+#ifdef TESSERA_WALL_LIBRARY
+
+// The library that is the driver: under its name, with every name of both driver libraries and no
+// other.
+TEST(WallLinkTest, ExportsTheDriversOwnNames) {
+  std::vector<std::string> exported;
+  for (const std::string& line : Lines("nm -D --defined-only " TESSERA_WALL_LIBRARY)) {
+    exported.push_back(line.substr(line.rfind(' ') + 1));
+  }
+  std::vector<std::string> named;
+  for (const char* manifest : {"cuda", "nvml"}) {
+    const auto symbols =
+        Lines(std::string(TESSERA_MANIFEST " symbols " TESSERA_GUEST_SOURCE "/../abi/") + manifest +
+              ".manifest");
+    named.insert(named.end(), symbols.begin(), symbols.end());
+  }
+  std::sort(exported.begin(), exported.end());
+  std::sort(named.begin(), named.end());
+  EXPECT_EQ(exported, named);
+  EXPECT_GT(exported.size(), 1000u);
+}
+
+TEST(WallLinkTest, IsTheDriverByNameAndNeedsLibcAlone) {
+  std::vector<std::string> needed, names;
+  for (const std::string& line : Lines("readelf -dW " TESSERA_WALL_LIBRARY)) {
+    std::smatch match;
+    if (std::regex_search(line, match, std::regex("\\(NEEDED\\).*\\[(.*)\\]")))
+      needed.push_back(match[1]);
+    if (std::regex_search(line, match, std::regex("\\(SONAME\\).*\\[(.*)\\]")))
+      names.push_back(match[1]);
+  }
+  EXPECT_EQ(needed, std::vector<std::string>{"libc.so.6"});
+  EXPECT_EQ(names, std::vector<std::string>{"libcuda.so.1"});
+  for (const std::string& line : Lines("nm -D --undefined-only " TESSERA_WALL_LIBRARY)) {
+    EXPECT_NE(line.find("GLIBC_2.2.5"), std::string::npos) << line;
+  }
+}
+
+#endif
+
 }  // namespace

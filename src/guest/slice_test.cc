@@ -1,130 +1,9 @@
 // libtessera.so on the software GPU: a tenant program inside a slice, a small node beside it, and
 // the card's own state, which the guest does not stand before, as the witness.
-#include <gtest/gtest.h>
-#include <signal.h>
-#include <sys/wait.h>
-#include <unistd.h>
-
-#include <cstdio>
-#include <cstdlib>
-#include <filesystem>
-#include <memory>
-#include <string>
-
-#include "guest/test_node.h"
-#include "simgpu/state/state.h"
+#include "guest/test_slice.h"
 
 namespace tessera::guest {
 namespace {
-
-constexpr uint64_t kMiB = 1 << 20;
-constexpr uint64_t kGranule = 2 * kMiB;
-
-struct Answer {
-  unsigned code = 7777;
-  unsigned long long a = 0, b = 0;
-};
-
-// A tenant program under the preload, spoken to line by line.
-class Tenant {
- public:
-  explicit Tenant(const std::string& socket, const std::string& more = "") {
-    int down[2], up[2];
-    if (pipe2(down, O_CLOEXEC) != 0 || pipe2(up, O_CLOEXEC) != 0) std::abort();
-    pid_ = fork();
-    if (pid_ == 0) {
-      dup2(down[0], 0);
-      dup2(up[1], 1);
-      setenv("LD_LIBRARY_PATH", TESSERA_SIMGPU_FOLDER, 1);
-      setenv("LD_PRELOAD", TESSERA_GUEST_LIBRARY, 1);
-      setenv(wire::kSocketVariable, socket.c_str(), 1);
-      if (!more.empty()) setenv("CUDA_VISIBLE_DEVICES", more.c_str(), 1);
-      execl(TESSERA_GUEST_TENANT, "tenant", static_cast<char*>(nullptr));
-      _exit(127);
-    }
-    close(down[0]);
-    close(up[1]);
-    in_ = fdopen(down[1], "w");
-    out_ = fdopen(up[0], "r");
-  }
-  ~Tenant() { End(); }
-  Tenant(const Tenant&) = delete;
-  Tenant& operator=(const Tenant&) = delete;
-
-  void Send(const std::string& command, unsigned long long n = 0) {
-    std::fprintf(in_, "%s %llu\n", command.c_str(), n);
-    std::fflush(in_);
-  }
-  Answer Receive() {
-    Answer answer;
-    if (std::fscanf(out_, "%u %llu %llu", &answer.code, &answer.a, &answer.b) != 3)
-      answer.code = 6666;
-    return answer;
-  }
-  Answer Do(const std::string& command, unsigned long long n = 0) {
-    Send(command, n);
-    return Receive();
-  }
-  unsigned Code(const std::string& command, unsigned long long n = 0) {
-    return Do(command, n).code;
-  }
-  void Kill() { kill(pid_, SIGKILL); }
-  void End() {
-    if (pid_ <= 0) return;
-    std::fclose(in_);
-    std::fclose(out_);
-    int status = 0;
-    waitpid(pid_, &status, 0);
-    pid_ = 0;
-  }
-  pid_t pid() const { return pid_; }
-
- private:
-  pid_t pid_ = 0;
-  std::FILE *in_ = nullptr, *out_ = nullptr;
-};
-
-// Two cards; the node and its slice come per test. The state folder is one a test program, because
-// a State is never closed.
-class SliceTest : public testing::Test {
- protected:
-  static void SetUpTestSuite() {
-    char folder[] = "/tmp/tsXXXXXX";
-    if (mkdtemp(folder) == nullptr) std::abort();
-    folder_ = folder;
-    setenv("SIMGPU_STATE", (folder_ + "/g").c_str(), 1);
-    setenv("SIMGPU_CARDS", "T4,T4", 1);
-    std::string error;
-    state_ = simgpu::State::Open(&error);
-    ASSERT_NE(state_, nullptr) << error;
-  }
-  static void TearDownTestSuite() {
-    std::error_code ignored;
-    std::filesystem::remove_all(folder_, ignored);
-  }
-  std::unique_ptr<TestNode> Node(uint64_t limit, std::vector<uint32_t> cards = {0},
-                                 uint64_t context = 0) {
-    std::vector<TestNode::Card> list;
-    for (uint32_t card : cards) list.push_back({state_->card(card).uuid, limit, context});
-    auto node = std::make_unique<TestNode>(list, [cards](pid_t pid, uint32_t card) -> int64_t {
-      return static_cast<int64_t>(RealOf(pid, cards[card]));
-    });
-    EXPECT_TRUE(node->Listen(Socket()));
-    return node;
-  }
-  static uint64_t RealOf(pid_t pid, uint32_t card) {
-    for (const auto& process : state_->Processes(card, 0)) {
-      if (process.pid == pid) return process.usage.Total();
-    }
-    return 0;
-  }
-  static uint64_t UsedOf(TestNode& node) { return wire::Load(&node.usage()->cards[0].used); }
-  std::string Socket() const { return folder_ + "/s"; }
-  static std::string folder_;
-  static simgpu::State* state_;
-};
-std::string SliceTest::folder_;
-simgpu::State* SliceTest::state_ = nullptr;
 
 TEST_F(SliceTest, FreeMemoryIsTrueToTheGranule) {
   auto node = Node(1024 * kMiB);
@@ -302,42 +181,21 @@ TEST_F(SliceTest, EightTenantsStayBelowTheCapAndAKilledOneLeaksNothing) {
   for (auto& tenant : tenants) ASSERT_EQ(tenant->Code("retain"), 0u);
   const uint64_t contexts = state_->UsedBytes(0);
   EXPECT_EQ(UsedOf(*node), contexts);
-  std::atomic<bool> stop{false};
-  std::atomic<uint64_t> highest{0};
-  std::atomic<uint64_t> samples{0};
-  // The card's figures are one a process and read one after another, so one reading may add what a
-  // process has given back to what another took since. Only two equal readings in a row are a
-  // moment.
-  const auto read = [] {
-    std::vector<std::pair<int, uint64_t>> all;
-    for (const auto& use : state_->Processes(0, 0)) all.emplace_back(use.pid, use.usage.Total());
-    return all;
-  };
-  std::thread witness([&] {
-    while (!stop) {
-      const auto first = read();
-      if (first != read()) continue;
-      uint64_t used = 0;
-      for (const auto& [pid, bytes] : first) used += bytes;
-      if (used > highest) highest = used;
-      ++samples;
-    }
-  });
+  Witness witness(state_, 0);
   for (size_t i = 0; i < tenants.size(); ++i) tenants[i]->Send("random", 100 + i);
   tenants[7]->Kill();
   for (size_t i = 0; i < 7; ++i) {
     const Answer answer = tenants[i]->Receive();
     EXPECT_EQ(answer.b, 0u) << "only refusals may go wrong";
   }
-  stop = true;
-  witness.join();
+  witness.Stop();
   tenants[7]->End();
-  EXPECT_LE(highest, kLimit);
-  RecordProperty("highest_mib", std::to_string(highest / kMiB) + " of " +
+  EXPECT_LE(witness.highest(), kLimit);
+  RecordProperty("highest_mib", std::to_string(witness.highest() / kMiB) + " of " +
                                     std::to_string(kLimit / kMiB) + ", samples " +
-                                    std::to_string(samples));
-  EXPECT_GT(highest, contexts);
-  EXPECT_GT(samples, 0u);
+                                    std::to_string(witness.samples()));
+  EXPECT_GT(witness.highest(), contexts);
+  EXPECT_GT(witness.samples(), 0u);
   ASSERT_TRUE(node->Recount());
   EXPECT_EQ(UsedOf(*node), state_->UsedBytes(0));
   EXPECT_EQ(node->SumOfSlots(0), UsedOf(*node));

@@ -40,7 +40,8 @@ Node::Node(Options options)
     : options_(std::move(options)),
       files_(options_.files != nullptr ? *options_.files : os::PosixFiles()),
       clock_(options_.clock != nullptr ? *options_.clock : os::RealClock()),
-      records_(files_, options_.state_dir) {}
+      records_(files_, options_.state_dir),
+      auditor_(options_.audit) {}
 
 Node::~Node() {
   stopping_.store(true);
@@ -90,7 +91,9 @@ Result<std::unique_ptr<Node>> Node::Start(Options options) {
     const auto announcement = node->broker_->Announce();
     TRY_STATUS(node->Replay());
   }
+  node->RefreshCdi();
   node->RefreshTelemetry();
+  for (const device::Card& card : node->cards_) node->audit_.strangers[card.uuid] = 0;
   if (given.background) node->thread_ = std::thread([raw = node.get()] { raw->Loop(); });
   return node;
 }
@@ -201,37 +204,6 @@ std::optional<std::uint64_t> Node::SampledBytes(const std::string& uuid, pid_t p
   if (card == sampled_.end()) return std::nullopt;
   const auto process = card->second.find(pid);
   return process == card->second.end() ? 0 : process->second;
-}
-
-// The ledger page is the tenant's to scribble on; the driver's figure is not. What goes past it is
-// said aloud.
-void Node::AuditSlices() {
-  for (const SliceView& slice : Slices()) {
-    bool over = false;
-    for (const broker::CardAudit& card : slice.audit) {
-      if (!card.driver || !card.settled) continue;
-      const std::uint64_t slack = std::max(kOverrunBytes, card.recomputed / 100 * kOverrunPercent);
-      if (*card.driver <= card.recomputed + slack) continue;
-      over = true;
-      bool again = false;
-      {
-        const std::lock_guard lock(mutex_);
-        again = overruns_[slice.id].last;
-        if (again) ++overruns_[slice.id].count;
-      }
-      if (again) {
-        Log(LogLevel::kWarn, "slice.overrun",
-            {{"slice", slice.id},
-             {"card", card.uuid},
-             {"driver_bytes", *card.driver},
-             {"ledger_bytes", card.recomputed}});
-      }
-    }
-    const std::lock_guard lock(mutex_);
-    if (over || overruns_.contains(slice.id)) overruns_[slice.id].last = over;
-  }
-  const std::lock_guard lock(mutex_);
-  std::erase_if(overruns_, [this](const auto& item) { return !entries_.contains(item.first); });
 }
 
 std::optional<std::uint64_t> Node::DriverBytes(const std::string& uuid, pid_t pid) {
@@ -430,8 +402,36 @@ Status Node::Establish(const std::string& id) {
   }
   Status done = records_.Save(record);
   if (done) done = broker_->CreateSlice(id, LimitsOf(record.shares));
+  if (done) done = WriteCdi(record);
   if (!done) (void)Undo(id);
   return done;
+}
+
+// Instances run in containers of ours and need none.
+Status Node::WriteCdi(const Record& record) {
+  if (options_.cdi.folder.empty() || record.owner == Owner::kInstance) return {};
+  const auto spec = CdiSpec(options_.cdi, options_.run_dir + "/guest", record.id, record.shares);
+  if (!spec) {
+    Log(LogLevel::kWarn, "cdi.no_name", {{"slice", record.id}, {"why", spec.error().ToString()}});
+    return {};
+  }
+  return files_.WriteAtomically(CdiPath(options_.cdi, record.id), *spec);
+}
+
+// After a restart: specs of the slices there are, by the paths of today, and none of others.
+void Node::RefreshCdi() {
+  if (options_.cdi.folder.empty()) return;
+  Status done = files_.MakeDirs(options_.cdi.folder, 0755);
+  for (const auto& [id, entry] : entries_) {
+    if (done && !entry.released) done = WriteCdi(entry.record);
+  }
+  const auto files = files_.List(options_.cdi.folder);
+  for (const std::string& file : files ? *files : std::vector<std::string>()) {
+    const std::string slice = CdiSliceOf(file);
+    if (slice.empty() || entries_.contains(slice)) continue;
+    if (done) done = files_.Remove(options_.cdi.folder + "/" + file);
+  }
+  if (!done) Log(LogLevel::kError, "cdi.failed", {{"error", done.error().ToString()}});
 }
 
 // Pages, cgroup, record, memory. What fails is left to Tick(), and the shares stay reserved until
@@ -445,6 +445,7 @@ Status Node::Undo(const std::string& id) {
     record = at->second.record;
   }
   const auto work = [&]() -> Status {
+    if (!options_.cdi.folder.empty()) TRY_STATUS(files_.Remove(CdiPath(options_.cdi, id)));
     TRY_STATUS(broker_->RemoveSlice(id));
     if (record.owner != Owner::kInstance && !record.cgroup.empty() && options_.cgroups) {
       TRY_STATUS(runtime::RemoveCgroups(LeafOf(id).folders));
@@ -475,6 +476,7 @@ SliceView Node::ViewSlice(const Record& record) {
   view.owner = record.owner;
   view.shares = record.shares;
   view.contained = !record.cgroup.empty();
+  view.cgroup = record.cgroup;
   const auto truth = [this](const std::string& uuid, pid_t pid) { return SampledBytes(uuid, pid); };
   if (auto audit = broker_->Audit(record.id, truth)) view.audit = *std::move(audit);
   {

@@ -23,6 +23,8 @@
 #include "base/result.h"
 #include "broker/broker.h"
 #include "device/card.h"
+#include "node/audit.h"
+#include "node/cdi.h"
 #include "node/records.h"
 #include "node/runner.h"
 #include "os/clock.h"
@@ -67,15 +69,21 @@ struct SliceView {
   Owner owner = Owner::kSlice;
   std::vector<device::Share> shares;
   bool contained = false;                // members are held by a cgroup
+  std::string cgroup;                    // that group's path in the hierarchy
   std::vector<broker::CardAudit> audit;  // with the driver's word as of the last sample
   std::uint64_t overruns = 0;
   std::vector<broker::CardUsage> usage;
   std::vector<broker::AttachedProcess> processes;
 };
 
-// A slice holds more on a card than its ledger knows by more than this, in two samples: an overrun.
-inline constexpr std::uint64_t kOverrunBytes = 64 * kMiB;
-inline constexpr std::uint64_t kOverrunPercent = 1;
+// What the audit of single processes has come to, since the node started.
+struct AuditCounts {
+  std::map<std::string, std::uint64_t> findings;  // by AuditFindingName
+  std::uint64_t frozen = 0;
+  std::uint64_t evicted = 0;
+  std::uint64_t cleared = 0;  // stopped for a closer look, found in order, and running again
+  std::map<std::string, std::uint64_t> strangers;  // by card, in the last sample
+};
 
 struct InstanceView {
   std::string id;
@@ -102,6 +110,8 @@ class Node {
     std::vector<runtime::Bind> instance_binds;
     std::vector<std::string> instance_environment;
     int stop_grace_millis = 10'000;
+    AuditPolicy audit;
+    CdiOptions cdi;
     os::Files* files = nullptr;
     const os::Clock* clock = nullptr;
     broker::Membership::Kernel kernel;
@@ -144,6 +154,13 @@ class Node {
   // Housekeeping: notices ends, retries what could not be undone, saves what could not be saved.
   void Tick();
   void RefreshTelemetry();
+  // Compares the last sample with the ledger and acts by the policy. The node's thread calls it
+  // each second.
+  void Audit();
+  AuditCounts audit() const;
+  // How long ago a process of the slice last submitted work, as of the last sample; nullopt: never
+  // seen.
+  std::optional<std::int64_t> LastKernelNanos(const std::string& slice) const;
   std::string guest_socket() const { return options_.run_dir + "/guest/guest.sock"; }
   broker::BrokerCounters broker_counters() const { return broker_->counters(); }
 
@@ -183,6 +200,8 @@ class Node {
   // With the id locked and mutex_ free.
   Status Establish(const std::string& id);
   Status Undo(const std::string& id);
+  Status WriteCdi(const Record& record);
+  void RefreshCdi();
   Result<InstanceView> Settle(const std::string& id, const runtime::Report& report);
   Status Adopt(const std::string& id, const runtime::Report& report);
   std::vector<broker::CardLimits> LimitsOf(const std::vector<device::Share>& shares);
@@ -192,7 +211,10 @@ class Node {
   InstanceView ViewInstance(const Record& record);
   std::optional<std::uint64_t> DriverBytes(const std::string& uuid, pid_t pid);
   std::optional<std::uint64_t> SampledBytes(const std::string& uuid, pid_t pid) const;
-  void AuditSlices();
+  void SampleActivity(const std::vector<SliceView>& slices);
+  void AuditProcesses(const std::vector<SliceView>& slices);
+  bool CarryOut(const Verdict& verdict, const SliceView* slice, std::int64_t now);
+  bool StillOver(const CardHolder& holder);
 
   Options options_;
   os::Files& files_;
@@ -215,6 +237,13 @@ class Node {
     std::uint64_t count = 0;
   };
   std::map<std::string, Overrun> overruns_;  // by slice
+  struct Activity {
+    std::map<pid_t, std::uint64_t> launches;  // as last seen
+    std::optional<std::int64_t> last;         // monotonic
+  };
+  std::map<std::string, Activity> activity_;  // by slice
+  Auditor auditor_;
+  AuditCounts audit_;
   std::uint64_t next_run_ = 0;
 
   std::thread thread_;

@@ -153,7 +153,7 @@ void Node::Loop() {
     const std::int64_t now = clock_.MonotonicNanos();
     if (now >= telemetry_at) {
       RefreshTelemetry();
-      AuditSlices();
+      Audit();
       telemetry_at = now + kTelemetryNanos;
     }
     Tick();

@@ -22,6 +22,12 @@ void ExportMetrics(Node& node, metrics::Registry& registry) {
     metrics::Gauges& slice_driver;
     metrics::Counters& slice_refusals;
     metrics::Counters& slice_overruns;
+    metrics::Gauges& slice_last_kernel;
+    metrics::Gauges& strangers_on_card;
+    metrics::Counters& audit_findings;
+    metrics::Counters& audit_frozen;
+    metrics::Counters& audit_evicted;
+    metrics::Counters& audit_cleared;
     metrics::Gauges& instances;
     metrics::Counters& attaches;
     metrics::Counters& strangers;
@@ -31,6 +37,7 @@ void ExportMetrics(Node& node, metrics::Registry& registry) {
     // Counters that live elsewhere are followed by their differences.
     std::map<metrics::LabelValues, std::uint64_t> refusals_seen;
     std::map<std::string, std::uint64_t> overruns_seen;
+    AuditCounts audit_seen;
     broker::BrokerCounters seen;
   };
   const metrics::LabelValues card_labels = {"card", "model"};
@@ -63,6 +70,20 @@ void ExportMetrics(Node& node, metrics::Registry& registry) {
       registry.AddCounters("tessera_slice_overruns_total",
                            "Samples in which the driver's word was well above the slice's ledger.",
                            {"slice"}),
+      registry.AddGauges(
+          "tessera_slice_last_kernel_age_seconds",
+          "Since a process of the slice last submitted work, to the second; absent before.",
+          {"slice"}),
+      registry.AddGauges("tessera_node_card_strangers",
+                         "Processes on the card that belong to no slice.", {"card"}),
+      registry.AddCounters(
+          "tessera_node_audit_findings_total",
+          "Processes found on a card without a session, past their ledger or of no slice.",
+          {"finding"}),
+      registry.AddCounters("tessera_node_audit_frozen_total", "Processes the audit has stopped."),
+      registry.AddCounters("tessera_node_audit_evicted_total", "Processes the audit has killed."),
+      registry.AddCounters("tessera_node_audit_cleared_total",
+                           "Processes stopped for a closer look and found in order."),
       registry.AddGauges("tessera_node_instances", "Instances by state.", {"state"}),
       registry.AddCounters("tessera_node_attaches_total", "Processes that were told their slice."),
       registry.AddCounters("tessera_node_strangers_total",
@@ -75,13 +96,14 @@ void ExportMetrics(Node& node, metrics::Registry& registry) {
                            "Slices closed because their usage page was resized."),
       {},
       {},
+      {},
       {}});
   registry.AddCollector([&node, families] {
     Families& f = *families;
     for (metrics::Gauges* const gauges :
          {&f.card_memory, &f.card_reserved, &f.card_reserved_compute, &f.card_used, &f.card_busy,
           &f.card_healthy, &f.slice_limit, &f.slice_used, &f.slice_peak, &f.slice_processes,
-          &f.instances}) {
+          &f.slice_last_kernel, &f.strangers_on_card, &f.instances}) {
       gauges->Clear();
     }
     const auto number = [](std::uint64_t value) { return static_cast<double>(value); };
@@ -103,6 +125,9 @@ void ExportMetrics(Node& node, metrics::Registry& registry) {
       }
       for (const broker::CardAudit& audit : view.audit) {
         if (audit.driver) f.slice_driver.Set({view.id, audit.uuid}, number(*audit.driver));
+      }
+      if (const auto age = node.LastKernelNanos(view.id)) {
+        f.slice_last_kernel.Set({view.id}, static_cast<double>(*age) / 1e9);
       }
       std::uint64_t& overruns_before = f.overruns_seen[view.id];
       f.slice_overruns.Add(
@@ -130,6 +155,16 @@ void ExportMetrics(Node& node, metrics::Registry& registry) {
       f.slice_overruns.Remove({item.first});
       return true;
     });
+    const AuditCounts audit = node.audit();
+    for (const auto& [card, count] : audit.strangers)
+      f.strangers_on_card.Set({card}, number(count));
+    for (const auto& [finding, count] : audit.findings) {
+      f.audit_findings.Add({finding}, number(count - f.audit_seen.findings[finding]));
+    }
+    f.audit_frozen.Add({}, number(audit.frozen - f.audit_seen.frozen));
+    f.audit_evicted.Add({}, number(audit.evicted - f.audit_seen.evicted));
+    f.audit_cleared.Add({}, number(audit.cleared - f.audit_seen.cleared));
+    f.audit_seen = audit;
     std::uint64_t running = 0;
     std::uint64_t exited = 0;
     for (const InstanceView& view : node.Instances())

@@ -153,6 +153,10 @@ class TestNode {
     options.files = files;
     options.boot_id = boot_id;
     options.background = background;
+    options.audit = audit;
+    options.clock = clock;
+    options.cgroups = cgroups;
+    options.cdi = cdi;
     TRY(node, Node::Start(std::move(options)));
     return {};
   }
@@ -164,6 +168,10 @@ class TestNode {
   const os::ScratchFolder scratch;
   const std::string& folder = scratch.path();
   std::string boot_id = "boot-1";
+  AuditPolicy audit;
+  const os::Clock* clock = nullptr;
+  std::optional<runtime::Cgroups> cgroups;
+  CdiOptions cdi;
   std::vector<std::string> uuids;
   std::unique_ptr<vendors::FakeVendor> vendor;
   FakeRunner runner;

@@ -36,8 +36,8 @@ FragmentView Before(const Fleet& fleet, const Fleet::Node& node) {
 
 class BestFit : public Scorer {
  public:
-  std::int64_t Score(const Fleet& fleet, const Fleet::Node& node, const Shape& shape,
-                     CardSet* cards) const override {
+  std::int64_t ScoreWith(const NodeWorth&, const Fleet& fleet, const Fleet::Node& node,
+                         const Shape& shape, CardSet* cards) const override {
     *cards = TightestFit(fleet, node, shape);
     double score = 0;
     score += static_cast<double>(node.cpu_left - shape.cpu_millis) / kCpuMax * 0.5;
@@ -48,8 +48,8 @@ class BestFit : public Scorer {
 
 class DotProd : public Scorer {
  public:
-  std::int64_t Score(const Fleet& fleet, const Fleet::Node& node, const Shape& shape,
-                     CardSet* cards) const override {
+  std::int64_t ScoreWith(const NodeWorth&, const Fleet& fleet, const Fleet::Node& node,
+                         const Shape& shape, CardSet* cards) const override {
     *cards = TightestFit(fleet, node, shape);
     double product = 0;
     product += static_cast<double>(node.cpu_left) / kCpuMax *
@@ -63,8 +63,8 @@ class DotProd : public Scorer {
 // Shares a used card if it can, else takes cards of a used node, else opens an idle node.
 class Packing : public Scorer {
  public:
-  std::int64_t Score(const Fleet& fleet, const Fleet::Node& node, const Shape& shape,
-                     CardSet* cards) const override {
+  std::int64_t ScoreWith(const NodeWorth&, const Fleet& fleet, const Fleet::Node& node,
+                         const Shape& shape, CardSet* cards) const override {
     *cards = TightestFit(fleet, node, shape);
     if (shape.cards == 0) return 0;
     const std::uint16_t* left = fleet.cards(node);
@@ -90,8 +90,8 @@ class Packing : public Scorer {
 // Prefers nodes that only hold requests of the same number of cards.
 class Clustering : public Scorer {
  public:
-  std::int64_t Score(const Fleet& fleet, const Fleet::Node& node, const Shape& shape,
-                     CardSet* cards) const override {
+  std::int64_t ScoreWith(const NodeWorth&, const Fleet& fleet, const Fleet::Node& node,
+                         const Shape& shape, CardSet* cards) const override {
     *cards = TightestFit(fleet, node, shape);
     if (shape.cards == 0) return 0;
     const std::int64_t used =
@@ -104,15 +104,66 @@ class Clustering : public Scorer {
   }
 };
 
+double Share(double part, double whole) { return whole > 0 ? part / whole : 0; }
+
+// Kubernetes' NodeResourcesLeastAllocated over CPU and memory; the tightest card.
+std::int64_t LeastAllocatedScore(const Fleet::Node& node, const Shape& shape) {
+  const auto percent = [](std::int64_t left, std::int64_t capacity) {
+    return capacity > 0 ? left * 100 / capacity : 0;
+  };
+  return (percent(node.cpu_left - shape.cpu_millis, node.cpu_millis) +
+          percent(node.ram_left - shape.ram_mib, node.ram_mib)) /
+         2;
+}
+
+class LeastAllocated : public Scorer {
+ public:
+  std::int64_t ScoreWith(const NodeWorth&, const Fleet& fleet, const Fleet::Node& node,
+                         const Shape& shape, CardSet* cards) const override {
+    *cards = TightestFit(fleet, node, shape);
+    return LeastAllocatedScore(node, shape);
+  }
+};
+
+// HAMi's default: the node that is fullest before the request comes, by slots, cores and memory of
+// its cards (a milli stands for cores and memory alike), and on it the card with the most left.
+// Requests without cards are left to Kubernetes' own rule, as HAMi leaves them.
+class Hami : public Scorer {
+ public:
+  std::int64_t ScoreWith(const NodeWorth&, const Fleet& fleet, const Fleet::Node& node,
+                         const Shape& shape, CardSet* cards) const override {
+    *cards = LowestFree(fleet, node, shape);
+    if (shape.cards == 0) return LeastAllocatedScore(node, shape);
+    if (shape.shared()) {
+      const std::uint16_t* left = fleet.cards(node);
+      cards->index[0] = static_cast<std::uint8_t>(std::max_element(left, left + node.cards) - left);
+    }
+    std::int64_t slots = node.groups[0];
+    for (std::uint32_t k = 1; k < node.groups.size(); ++k)
+      slots += std::int64_t{k} * node.groups[k];
+    const double milli = static_cast<double>(node.cards) * kWholeCardMilli;
+    const double used = Share(milli - static_cast<double>(node.milli_left), milli);
+    const double score =
+        10 * (Share(static_cast<double>(slots), node.cards * kSlotsPerCard) + 2 * used);
+    return std::llround(score * 1e6);
+  }
+
+ private:
+  static constexpr double kSlotsPerCard = 10;
+};
+
 // Fragmentation gradient descent.
 class Fgd : public Scorer {
  public:
-  void SetClasses(const std::vector<TaskClass>& classes, const Fleet&) override {
-    fragmentation_ = Fragmentation(classes);
+  void Learn(const ClassCounter& arrived, const Fleet&) override {
+    fragmentation_ = Fragmentation(arrived.Typical(kTypicalPermille));
   }
-  std::int64_t Score(const Fleet& fleet, const Fleet::Node& node, const Shape& shape,
-                     CardSet* cards) const override {
-    const double before = fragmentation_.Of(Before(fleet, node));
+  NodeWorth Worth(const Fleet& fleet, const Fleet::Node& node) const override {
+    return {fragmentation_.Of(Before(fleet, node)), 0};
+  }
+  std::int64_t ScoreWith(const NodeWorth& worth, const Fleet& fleet, const Fleet::Node& node,
+                         const Shape& shape, CardSet* cards) const override {
+    const double before = worth.fragments;
     const auto score = [&](const CardSet& set) {
       const After after(fleet, node, shape, set);
       return static_cast<std::int64_t>(Logistic((before - fragmentation_.Of(after.view)) / 1000) *
@@ -125,7 +176,8 @@ class Fgd : public Scorer {
     std::int64_t best = -1;
     const std::uint16_t* left = fleet.cards(node);
     for (std::uint32_t i = 0; i < node.cards; ++i) {
-      if (left[i] < shape.milli) continue;
+      // A card with as much left as an earlier one scores the same, and the earlier one is taken.
+      if (left[i] < shape.milli || std::find(left, left + i, left[i]) != left + i) continue;
       CardSet set;
       set.count = 1;
       set.index[0] = static_cast<std::uint8_t>(i);
@@ -142,25 +194,33 @@ class Fgd : public Scorer {
 };
 
 // Ours: fragmentation's gradient beside what it cannot see — slivers nobody's share fits, cards and
-// cores that strand each other, nodes and cards opened, card kinds that others depend on. Amounts
+// cores that strand each other, nodes and cards opened, card kinds that others depend on, places
+// for the rare large requests. Amounts
 // are in cards and cores. The weights were found by search over generated orders of the public
 // openb trace, none of them one that results are reported on.
 class Tessera : public Scorer {
  public:
-  void SetClasses(const std::vector<TaskClass>& classes, const Fleet& fleet) override {
+  void Learn(const ClassCounter& arrived, const Fleet& fleet) override {
+    const std::vector<TaskClass> classes = arrived.Typical(kTypicalPermille);
     fragmentation_ = Fragmentation(classes);
     FindFillable(classes);
     FindScarcity(classes, fleet);
+    FindPrices(arrived.Typical(1000), fleet);
   }
 
-  std::int64_t Score(const Fleet& fleet, const Fleet::Node& node, const Shape& shape,
-                     CardSet* cards) const override {
-    const double before = fragmentation_.Of(Before(fleet, node));
+  NodeWorth Worth(const Fleet& fleet, const Fleet::Node& node) const override {
+    const FragmentView view = Before(fleet, node);
+    return {fragmentation_.Of(view), PlacesOf(view)};
+  }
+  std::int64_t ScoreWith(const NodeWorth& worth, const Fleet& fleet, const Fleet::Node& node,
+                         const Shape& shape, CardSet* cards) const override {
+    const double before = worth.fragments;
     const double common = NodeTerms(node, shape);
     const auto score = [&](const CardSet& set) {
       const After after(fleet, node, shape, set);
       const double gradient = (before - fragmentation_.Of(after.view)) / 1000;
       double sum = common + kLogistic * Logistic(gradient) + kGradient * gradient;
+      sum -= kPlaces * (worth.places - PlacesOf(after.view));
       if (shape.shared()) sum += CardTerms(fleet.cards(node)[set.index[0]], shape);
       return static_cast<std::int64_t>(std::floor(sum / kStep));
     };
@@ -172,7 +232,8 @@ class Tessera : public Scorer {
     bool any = false;
     std::int64_t best = 0;
     for (std::uint32_t i = 0; i < node.cards; ++i) {
-      if (left[i] < shape.milli) continue;
+      // A card with as much left as an earlier one scores the same, and the earlier one is taken.
+      if (left[i] < shape.milli || std::find(left, left + i, left[i]) != left + i) continue;
       CardSet set;
       set.count = 1;
       set.index[0] = static_cast<std::uint8_t>(i);
@@ -196,7 +257,17 @@ class Tessera : public Scorer {
   static constexpr double kCoresFit = 0.52, kCardsFit = 0.055;
   static constexpr double kScarceCards = 1.60, kScarceCores = 0.62;
   static constexpr double kScarcityMax = 2;
+  static constexpr double kPlaces = 1.0;         // cards of places for large requests
+  static constexpr double kPlacesSigmas = 3;     // of what may arrive, beyond what is expected
+  static constexpr double kPlacesFree = 0.3;     // of the places may be wanted at no price
+  static constexpr double kPlacesUnused = 0.05;  // of the cards that no arrival is expected for
   static constexpr double kStep = 0.024;
+
+  // A class of large requests and what one of its places costs who takes it, in 0 to 1.
+  struct Price {
+    Shape shape;
+    double price;
+  };
 
   double NodeTerms(const Fleet::Node& node, const Shape& shape) const {
     const double cores = static_cast<double>(node.cpu_left) / 1000;
@@ -283,7 +354,56 @@ class Tessera : public Scorer {
     }
   }
 
+  static std::int64_t PlacesFor(const FragmentView& node, const Shape& shape) {
+    if (shape.kinds != 0 && (shape.kinds >> node.kind & 1) == 0) return 0;
+    std::int64_t fitting = 0;
+    for (std::uint32_t i = 0; i < node.cards; ++i) fitting += node.left[i] >= shape.milli ? 1 : 0;
+    const std::int64_t by_cards = fitting / shape.cards;
+    if (by_cards == 0 || shape.cpu_millis == 0) return by_cards;
+    return std::min(by_cards, node.cpu_left / shape.cpu_millis);
+  }
+
+  double PlacesOf(const FragmentView& node) const {
+    double cards = 0;
+    for (const Price& one : prices_) {
+      cards += one.price * static_cast<double>(PlacesFor(node, one.shape) * one.shape.cards);
+    }
+    return cards;
+  }
+
+  // Requests for most of a large node are too rare to weigh in the expectation that fragmentation
+  // is, yet each that is refused leaves as many cards idle as dozens of small ones. So their places
+  // have a price where more of them may arrive before the fleet is full than there are places: what
+  // is expected of what is left, and some standard deviations of that. Near saturation nothing more
+  // is expected and every place may be broken up.
+  void FindPrices(const std::vector<TaskClass>& classes, const Fleet& fleet) {
+    prices_.clear();
+    std::uint32_t most = 0;
+    for (std::uint32_t n = 0; n < fleet.nodes(); ++n) most = std::max(most, fleet.node(n).cards);
+    double mean = 0;
+    for (const TaskClass& one : classes) {
+      mean += one.weight * static_cast<double>(one.shape.total_milli());
+    }
+    const double left = static_cast<double>(fleet.capacity_milli()) * (1 - kPlacesUnused) -
+                        static_cast<double>(fleet.used_milli());
+    if (mean <= 0 || left <= 0) return;
+    for (const TaskClass& one : classes) {
+      if (one.shape.cards < 2 || one.shape.cards * 2 <= most) continue;
+      std::int64_t places = 0;
+      for (std::uint32_t n = 0; n < fleet.nodes(); ++n) {
+        places += PlacesFor(Before(fleet, fleet.node(n)), one.shape);
+      }
+      if (places == 0) continue;
+      const double expected = one.weight * left / mean;
+      const double wanted =
+          (expected + kPlacesSigmas * std::sqrt(expected)) / static_cast<double>(places);
+      const double price = std::min(1.0, (wanted - kPlacesFree) / (1 - kPlacesFree));
+      if (price > 0) prices_.push_back({one.shape, price});
+    }
+  }
+
   Fragmentation fragmentation_{{}};
+  std::vector<Price> prices_;
   std::uint32_t smallest_ = 0;
   std::array<std::uint16_t, kWholeCardMilli + 1> unfillable_{};
   std::vector<double> scarcity_;
@@ -291,11 +411,13 @@ class Tessera : public Scorer {
 
 }  // namespace
 
-void Scorer::SetClasses(const std::vector<TaskClass>&, const Fleet&) {}
+NodeWorth Scorer::Worth(const Fleet&, const Fleet::Node&) const { return {}; }
+
+void Scorer::Learn(const ClassCounter&, const Fleet&) {}
 
 const std::vector<std::string>& ScorerNames() {
-  static const std::vector<std::string> names = {"bestfit",    "dotprod", "packing",
-                                                 "clustering", "fgd",     "tessera"};
+  static const std::vector<std::string> names = {
+      "bestfit", "dotprod", "packing", "clustering", "hami", "least-allocated", "fgd", "tessera"};
   return names;
 }
 
@@ -304,6 +426,8 @@ Result<std::unique_ptr<Scorer>> MakeScorer(std::string_view name) {
   if (name == "dotprod") return std::unique_ptr<Scorer>(new DotProd);
   if (name == "packing") return std::unique_ptr<Scorer>(new Packing);
   if (name == "clustering") return std::unique_ptr<Scorer>(new Clustering);
+  if (name == "hami") return std::unique_ptr<Scorer>(new Hami);
+  if (name == "least-allocated") return std::unique_ptr<Scorer>(new LeastAllocated);
   if (name == "fgd") return std::unique_ptr<Scorer>(new Fgd);
   if (name == "tessera") return std::unique_ptr<Scorer>(new Tessera);
   std::string known;

@@ -11,11 +11,34 @@ constexpr std::uint32_t kNobody = std::numeric_limits<std::uint32_t>::max();
 
 }  // namespace
 
-std::int64_t ShapeIndex::ScoreOf(const Shape& shape, std::uint32_t node) const {
+std::size_t ShapeIndex::ShapeHash::operator()(const Shape& shape) const {
+  std::uint64_t hash = 0;
+  for (const std::uint64_t part :
+       {static_cast<std::uint64_t>(shape.cpu_millis), static_cast<std::uint64_t>(shape.ram_mib),
+        std::uint64_t{shape.cards} << 32 | shape.milli, shape.kinds}) {
+    hash = (hash ^ part) * 0x9e3779b97f4a7c15ull;
+    hash ^= hash >> 29;
+  }
+  return hash;
+}
+
+const NodeWorth& ShapeIndex::WorthOf(std::uint32_t node) {
+  if (worth_.size() < fleet_.nodes()) {
+    worth_.resize(fleet_.nodes());
+    worth_known_.resize(fleet_.nodes(), false);
+  }
+  if (!worth_known_[node]) {
+    worth_[node] = scorer_.Worth(fleet_, fleet_.node(node));
+    worth_known_[node] = true;
+  }
+  return worth_[node];
+}
+
+std::int64_t ShapeIndex::ScoreOf(const Shape& shape, std::uint32_t node) {
   const Fleet::Node& at = fleet_.node(node);
   if (!fleet_.Fits(at, shape)) return kUnfit;
   CardSet cards;
-  return scorer_.Score(fleet_, at, shape, &cards);
+  return scorer_.ScoreWith(WorthOf(node), fleet_, at, shape, &cards);
 }
 
 std::uint32_t ShapeIndex::Better(const Entry& entry, std::uint32_t a, std::uint32_t b) const {
@@ -25,7 +48,7 @@ std::uint32_t ShapeIndex::Better(const Entry& entry, std::uint32_t a, std::uint3
   return fleet_.node(a).rank <= fleet_.node(b).rank ? a : b;
 }
 
-void ShapeIndex::Build(Entry* entry) const {
+void ShapeIndex::Build(Entry* entry) {
   const std::uint32_t nodes = fleet_.nodes();
   std::size_t leaves = 1;
   while (leaves < nodes) leaves *= 2;
@@ -42,19 +65,33 @@ void ShapeIndex::Build(Entry* entry) const {
 }
 
 ShapeIndex::Entry& ShapeIndex::Find(const Shape& shape) {
-  for (auto& entry : entries_) {
-    if (entry->shape == shape) return *entry;
-  }
+  const auto known = entries_.find(shape);
+  if (known != entries_.end()) return *known->second;
   if (entries_.size() == kIndexedShapesMax) {
-    const auto oldest =
-        std::min_element(entries_.begin(), entries_.end(),
-                         [](const auto& a, const auto& b) { return a->asked < b->asked; });
+    const auto oldest = std::min_element(
+        entries_.begin(), entries_.end(),
+        [](const auto& a, const auto& b) { return a.second->asked < b.second->asked; });
     entries_.erase(oldest);
   }
-  entries_.push_back(std::make_unique<Entry>());
-  entries_.back()->shape = shape;
-  Build(entries_.back().get());
-  return *entries_.back();
+  auto entry = std::make_unique<Entry>();
+  entry->shape = shape;
+  Build(entry.get());
+  return *entries_.emplace(shape, std::move(entry)).first->second;
+}
+
+// Scores the node anew and carries what that changes up the tree. A match that the node neither won
+// before nor wins now decides nothing further up.
+void ShapeIndex::Update(Entry* entry, std::uint32_t node) {
+  const std::int64_t score = ScoreOf(entry->shape, node);
+  if (score == entry->score[node]) return;
+  entry->score[node] = score;
+  const std::size_t leaves = entry->winner.size() / 2;
+  for (std::size_t i = (leaves + node) / 2; i > 0; i /= 2) {
+    const std::uint32_t before = entry->winner[i];
+    const std::uint32_t now = Better(*entry, entry->winner[2 * i], entry->winner[2 * i + 1]);
+    if (now == before && now != node) return;
+    entry->winner[i] = now;
+  }
 }
 
 void ShapeIndex::Refresh(Entry* entry) {
@@ -66,15 +103,11 @@ void ShapeIndex::Refresh(Entry* entry) {
   }
   ++clock_;
   stamp_.resize(fleet_.nodes());
-  const std::size_t leaves = entry->winner.size() / 2;
   for (std::uint64_t at = entry->seen; at < end; ++at) {
     const std::uint32_t node = log_[at - log_first_];
     if (stamp_[node] == clock_) continue;
     stamp_[node] = clock_;
-    entry->score[node] = ScoreOf(entry->shape, node);
-    for (std::size_t i = (leaves + node) / 2; i > 0; i /= 2) {
-      entry->winner[i] = Better(*entry, entry->winner[2 * i], entry->winner[2 * i + 1]);
-    }
+    Update(entry, node);
   }
   entry->seen = end;
 }
@@ -86,15 +119,36 @@ std::optional<Choice> ShapeIndex::Best(const Shape& shape) {
   if (fleet_.nodes() == 0) return std::nullopt;
   const std::uint32_t best = entry.winner[1];
   if (best == kNobody || entry.score[best] == kUnfit) return std::nullopt;
+  return On(best, shape);
+}
+
+Choice ShapeIndex::On(std::uint32_t node, const Shape& shape) {
   Choice choice;
-  choice.node = best;
-  choice.score = scorer_.Score(fleet_, fleet_.node(best), shape, &choice.cards);
+  choice.node = node;
+  choice.score = scorer_.ScoreWith(WorthOf(node), fleet_, fleet_.node(node), shape, &choice.cards);
   return choice;
+}
+
+void ShapeIndex::Tied(const Shape& shape, std::vector<std::uint32_t>* nodes) {
+  nodes->clear();
+  const auto best = Best(shape);
+  if (!best) return;
+  const Entry& entry = Find(shape);
+  for (std::uint32_t n = 0; n < entry.score.size(); ++n) {
+    if (entry.score[n] == best->score) nodes->push_back(n);
+  }
+}
+
+void ShapeIndex::Reset() {
+  entries_.clear();
+  worth_known_.assign(worth_known_.size(), false);
 }
 
 void ShapeIndex::Changed(std::uint32_t node) {
   // Old news is dropped by halves; who has not read it by then starts over.
   const std::size_t bound = std::max<std::size_t>(4096, 2 * std::size_t{fleet_.nodes()});
+  if (log_.capacity() < bound) log_.reserve(bound);
+  if (node < worth_known_.size()) worth_known_[node] = false;
   if (log_.size() >= bound) {
     const std::size_t half = bound / 2;
     log_.erase(log_.begin(), log_.begin() + static_cast<std::ptrdiff_t>(half));

@@ -1,12 +1,14 @@
 // For every shape that is asked for, the nodes ordered by score: the best one is read off, and a
-// node that changed costs one new score and one path up a tournament tree, when the shape is asked
-// for again. Decisions so cost what has changed, not what there is. Not thread-safe; holds
-// references to the fleet and the scorer.
+// node that changed costs one new score and a path up a tournament tree as far as the change shows,
+// when the shape is asked for again. Decisions so cost what has changed, not what there is; only a
+// shape's first one looks at every node. Once the shapes are known no decision allocates. Not
+// thread-safe; holds references to the fleet and the scorer.
 #pragma once
 
 #include <cstdint>
 #include <memory>
 #include <optional>
+#include <unordered_map>
 #include <vector>
 
 #include "placement/fleet.h"
@@ -27,12 +29,20 @@ class ShapeIndex {
   ShapeIndex(const Fleet& fleet, const Scorer& scorer) : fleet_(fleet), scorer_(scorer) {}
   // The best node for the shape, or none.
   std::optional<Choice> Best(const Shape& shape);
+  // All the nodes that are as good as the best one, in the order they were added; for who breaks
+  // ties otherwise. Looks at every node.
+  void Tied(const Shape& shape, std::vector<std::uint32_t>* nodes);
+  // The shape on that node, which holds it.
+  Choice On(std::uint32_t node, const Shape& shape);
   // The node's contents changed.
   void Changed(std::uint32_t node);
   // Every score may have changed.
-  void Reset() { entries_.clear(); }
+  void Reset();
 
  private:
+  struct ShapeHash {
+    std::size_t operator()(const Shape& shape) const;
+  };
   struct Entry {
     Shape shape;
     std::uint64_t seen = 0;   // position in the log of changes
@@ -41,14 +51,18 @@ class ShapeIndex {
     std::vector<std::uint32_t> winner;  // tournament tree, the root at 1
   };
   Entry& Find(const Shape& shape);
-  void Build(Entry* entry) const;
+  void Build(Entry* entry);
   void Refresh(Entry* entry);
-  std::int64_t ScoreOf(const Shape& shape, std::uint32_t node) const;
+  void Update(Entry* entry, std::uint32_t node);
+  std::int64_t ScoreOf(const Shape& shape, std::uint32_t node);
+  const NodeWorth& WorthOf(std::uint32_t node);
   std::uint32_t Better(const Entry& entry, std::uint32_t a, std::uint32_t b) const;
 
   const Fleet& fleet_;
   const Scorer& scorer_;
-  std::vector<std::unique_ptr<Entry>> entries_;
+  std::unordered_map<Shape, std::unique_ptr<Entry>, ShapeHash> entries_;
+  std::vector<NodeWorth> worth_;
+  std::vector<bool> worth_known_;
   std::vector<std::uint32_t> log_;  // nodes in the order they changed
   std::uint64_t log_first_ = 0;     // position of log_[0]
   std::vector<std::uint64_t> stamp_;

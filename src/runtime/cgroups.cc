@@ -214,6 +214,29 @@ Result<std::vector<std::string>> Cgroups::Make(const CgroupLeaf& leaf, const std
   return unenforced;
 }
 
+Result<std::string> UnifiedFolder(const std::string& path) {
+  TRY(const std::string mountinfo, os::PosixFiles().Read("/proc/self/mountinfo"));
+  const CgroupMounts mounts = ParseCgroupMounts(mountinfo);
+  const std::string root = mounts.unified_root == "/" ? "" : mounts.unified_root;
+  if (mounts.unified.empty() || path.compare(0, root.size(), root) != 0) {
+    return Error(Code::kNotFound, path + " is in no unified hierarchy mounted here");
+  }
+  return mounts.unified + path.substr(root.size());
+}
+
+Status FreezeCgroup(const std::string& unified_leaf, bool frozen) {
+  os::Files& files = os::PosixFiles();
+  if (!files.Exists(unified_leaf + "/cgroup.freeze")) {
+    return Error(Code::kFailedPrecondition, unified_leaf + " has no freezer");
+  }
+  return files.Poke(unified_leaf + "/cgroup.freeze", frozen ? "1" : "0");
+}
+
+bool IsFrozen(const std::string& unified_leaf) {
+  return os::PosixFiles().Read(unified_leaf + "/cgroup.events").value_or("").find("frozen 1") !=
+         std::string::npos;
+}
+
 Status KillCgroup(const std::string& unified_leaf, int wait_millis) {
   os::Files& files = os::PosixFiles();
   if (unified_leaf.empty() || !files.Exists(unified_leaf)) return {};

@@ -59,6 +59,12 @@ class Cgroups {
   std::string memory_v1_;
 };
 
+// Where a path of the unified hierarchy, as /proc/PID/cgroup prints it, lies in the file system.
+Result<std::string> UnifiedFolder(const std::string& path);
+// Stops every process of a v2 leaf, or lets them run again; nobody inside can undo it.
+Status FreezeCgroup(const std::string& unified_leaf, bool frozen);
+// Whether the kernel has come to a halt with all of them.
+bool IsFrozen(const std::string& unified_leaf);
 // Kills every process of a v2 leaf and waits until it is empty; an unknown leaf is fine.
 Status KillCgroup(const std::string& unified_leaf, int wait_millis);
 // Removes empty leaves, trying for a moment while the kernel lets go of the last process.

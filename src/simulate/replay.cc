@@ -18,8 +18,6 @@ using placement::Choice;
 using placement::Fleet;
 using placement::Shape;
 
-constexpr std::uint32_t kTypicalPermille = 950;  // of the pods are covered by the typical classes
-
 // "A|B" as bits of the fleet's kinds. A model the fleet lacks adds nothing; a pod that names only
 // such models fits nowhere, which kNowhere keeps apart from "any".
 constexpr std::uint64_t kNowhere = std::uint64_t{1} << 63;
@@ -58,6 +56,14 @@ std::optional<Choice> DrawRandom(const Fleet& fleet, const Shape& shape, Rng* rn
     }
   }
   return choice;
+}
+
+// One of the best nodes, uniformly drawn.
+std::optional<Choice> DrawTied(placement::ShapeIndex* index, const Shape& shape, Rng* rng,
+                               std::vector<std::uint32_t>* tied) {
+  index->Tied(shape, tied);
+  if (tied->empty()) return std::nullopt;
+  return index->On((*tied)[rng->Below(tied->size())], shape);
 }
 
 // The mean of what was noted at each whole percent of load.
@@ -120,7 +126,7 @@ Result<ReplayResult> Replay(const std::vector<TraceNode>& nodes, const std::vect
     all.Count(shapes.back(), pod.models);
   }
   // Fragmentation is reported against the whole trace, whatever the policy knows.
-  const placement::Fragmentation fragmentation(all.Typical(kTypicalPermille));
+  const placement::Fragmentation fragmentation(all.Typical(placement::kTypicalPermille));
   const auto fragments = [&](std::uint32_t index) {
     const Fleet::Node& node = fleet.node(index);
     return fragmentation.Of(
@@ -130,12 +136,13 @@ Result<ReplayResult> Replay(const std::vector<TraceNode>& nodes, const std::vect
   for (std::uint32_t n = 0; n < fleet.nodes(); ++n) fragmented += fragments(n);
 
   if (scorer != nullptr && options.learn_every == 0) {
-    scorer->SetClasses(fragmentation.classes(), fleet);
+    scorer->Learn(all, fleet);
   }
   std::optional<placement::ShapeIndex> index;
   if (scorer != nullptr) index.emplace(fleet, *scorer);
   placement::ClassCounter seen;
   Rng rng(options.seed);
+  std::vector<std::uint32_t> tied;
   Curve allocated_curve, fragmented_curve;
   ReplayResult result;
   const auto capacity = static_cast<double>(fleet.capacity_milli());
@@ -145,13 +152,15 @@ Result<ReplayResult> Replay(const std::vector<TraceNode>& nodes, const std::vect
     if (options.learn_every > 0 && scorer != nullptr) {
       seen.Count(shape, pods[pod].models);
       if (seen.total() == 1 || seen.total() % options.learn_every == 0) {
-        scorer->SetClasses(seen.Typical(kTypicalPermille), fleet);
+        scorer->Learn(seen, fleet);
         index->Reset();
       }
     }
     ++result.arrived;
     arrived_milli += shape.total_milli();
-    const auto choice = random ? DrawRandom(fleet, shape, &rng) : index->Best(shape);
+    const auto choice = random                ? DrawRandom(fleet, shape, &rng)
+                        : options.random_ties ? DrawTied(&*index, shape, &rng, &tied)
+                                              : index->Best(shape);
     if (choice) {
       ++result.placed;
       fragmented -= fragments(choice->node);

@@ -20,7 +20,9 @@ struct ReplayOptions {
   // Task classes: from the whole trace beforehand (as FGD has them), or learnt from what has
   // arrived, counted again every so many arrivals.
   std::uint32_t learn_every = 0;  // 0: beforehand
-  std::uint64_t seed = 1;         // of policy "random"
+  // Nodes of the same score: the lowest rank wins, or one of them drawn at random.
+  bool random_ties = false;
+  std::uint64_t seed = 1;  // of policy "random" and of random ties
 };
 
 struct ReplayResult {

@@ -198,17 +198,54 @@ TEST(Openb, RandomAgreesInTheMean) {
 // One policy, one set of weights, task classes learnt from what has arrived.
 TEST(Openb, OursWastesLessThanFgdOnEveryVariant) {
   NEED_OPENB(openb);
+  const std::map<std::string, double> at_least = {{"default", 95.9},
+                                                  {"cpu250", 94.9},
+                                                  {"gpushare100", 87.0},
+                                                  {"multigpu50", 97.4},
+                                                  {"gpuspec25", 95.0}};
   for (const std::string& variant : openb->Variants()) {
-    double ours = 0, fgd = 0;
+    std::map<std::size_t, double> ours, fgd;
     for (int seed = kFirstSeed; seed <= kLastSeed; ++seed) {
       const auto result = openb->Run(variant, seed, {.policy = "tessera", .learn_every = 500});
       ASSERT_TRUE(result) << result.error().ToString();
-      ours += result->allocated[100] / 10;
-      fgd += openb->expected.at(variant + " FGD " + std::to_string(seed))[100] / 10;
+      for (const std::size_t load : {90, 95, 100, 110, 120, 130}) {
+        ours[load] += result->allocated[load] / 10;
+        fgd[load] += openb->expected.at(variant + " FGD " + std::to_string(seed))[load] / 10;
+      }
     }
-    std::printf("%-12s allocated at 100%% load: %.2f, FGD %.2f\n", variant.c_str(), ours, fgd);
-    EXPECT_GE(ours, fgd + 0.3) << variant;
+    std::printf("%-12s", variant.c_str());
+    for (const auto& [load, percent] : ours) {
+      std::printf("  %zu%%: %.2f (FGD %.2f)", load, percent, fgd[load]);
+      // One place where it falls short: with many requests for cores alone (cpu250), two or three
+      // requests for whole nodes come before their like has been seen and find their cores taken.
+      const double allowed = variant == "cpu250" && load == 90 ? 0.2 : 0.05;
+      EXPECT_GE(percent, fgd[load] - allowed) << variant << " at " << load << " %";
+    }
+    std::printf("\n");
+    EXPECT_GE(ours[100], fgd[100] + 0.3) << variant;
+    const auto aim = at_least.find(variant);
+    if (aim != at_least.end()) {
+      EXPECT_GE(ours[100], aim->second) << variant;
+    }
   }
+}
+
+// FGD loses five points on these orders when ties fall at random.
+TEST(Openb, OursDoesNotRestOnHowTiesFall) {
+  NEED_OPENB(openb);
+  double ranked = 0, drawn = 0;
+  for (int seed = kFirstSeed; seed <= kLastSeed; ++seed) {
+    ReplayOptions options{.policy = "tessera", .learn_every = 500};
+    const auto by_rank = openb->Run("default", seed, options);
+    options.random_ties = true;
+    options.seed = static_cast<std::uint64_t>(seed);
+    const auto at_random = openb->Run("default", seed, options);
+    ASSERT_TRUE(by_rank && at_random);
+    ranked += by_rank->allocated[100] / 10;
+    drawn += at_random->allocated[100] / 10;
+  }
+  std::printf("allocated at 100%%: %.2f by rank, %.2f at random\n", ranked, drawn);
+  EXPECT_GE(drawn, ranked - 0.1);
 }
 
 }  // namespace

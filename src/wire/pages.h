@@ -8,14 +8,23 @@
 // guest refuse each other's pages by version, never guess.
 //
 // The reservation protocol (guest side in `guest/core/`, reaper in `broker/`):
-//   reserve: intent += 1; compare-exchange `used` to used + n only if the frozen bit is clear and
-//   it fits the limit; slot.used += n; intent -= 1. Nothing is ever added and taken back, so an
+//   A process has at most one reservation or release in flight: its threads take turns by a lock of
+//   their own, so only one of them writes the slot at a time.
+//
+//   reserve: intent = 1; compare-exchange `used` to used + n only if the frozen bit is clear and
+//   it fits the limit; slot.used += n; intent = 0. Nothing is ever added and taken back, so an
 //   ask that is too large never makes a fitting ask of a sibling fail.
 //
-//   release (after the driver's free): intent += 1; slot.used -= n; used -= n; intent -= 1.
+//   release (after the driver's free): intent = 1; compare-exchange `used` to used - n only if the
+//   frozen bit is clear; slot.used -= n; intent = 0.
 //
 //   frozen: a process that meets the frozen bit drops its intent, waits on the futex and starts
-//   again.
+//   again. Nothing but the reaper ever changes `used` while the bit is set.
+//
+//   order: `used` is only changed by read-modify-writes until the reaper has the slice settled. One
+//   that comes before the frozen bit in the order of that word releases the intent stored before it
+//   to the reaper, which therefore sees the intent, or the 0 that follows it and with it slot.used;
+//   one that comes after the bit fails. So the intent needs no barrier of its own.
 //
 //   reaper: sets the frozen bit, waits (kFreezeWaitNanosMax) until every live slot's intent is 0,
 //   clears dead slots, stores used = sum of live slots without the bit, wakes the futex. When a
@@ -125,7 +134,7 @@ struct StreamMarks {
 // namespace) and clears the slot when it is gone; the process writes the rest.
 struct ProcessSlot {
   uint32_t pid;         // 0 = free
-  uint32_t intent;      // reservations or releases in flight in this process
+  uint32_t intent;      // not 0: a reservation or release of this process is in flight
   uint64_t start_time;  // clock ticks since boot, field 22 of /proc/pid/stat
   uint64_t launches;    // submissions so far; the node samples it for last-kernel age
   uint64_t local_pid;   // what the process calls itself; inside a container NVML names it so. For

@@ -2,11 +2,15 @@
 // Turns a driver manifest into tables and sources; see manifest.h for the modes' outputs.
 #include <cerrno>
 #include <cstdio>
+#include <cstdlib>
 #include <cstring>
+#include <filesystem>
 #include <fstream>
 #include <iostream>
 #include <iterator>
+#include <sstream>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "manifest.h"
@@ -15,6 +19,7 @@ namespace {
 
 constexpr char kUsage[] =
     "usage: tessera-manifest MODE MANIFEST [-o FILE] [--treatments WORD,...] [--extra SYMBOL,...]\n"
+    "       tessera-manifest headers ABI_FOLDER [INCLUDE_FOLDER...]\n"
     "modes:\n"
     "  check           validate only\n"
     "  symbols         exported symbols, one a line\n"
@@ -28,7 +33,10 @@ constexpr char kUsage[] =
     "  null            weak definitions that answer success at once\n"
     "  rename          #define SYMBOL simgpu_SYMBOL, for a driver behind a front\n"
     "  front           TESSERA_FRONT(index, symbol, base, return, (parameters), (arguments),\n"
-    "                  (descriptions), (values))\n";
+    "                  (descriptions), (values))\n"
+    "  headers         holds the folder's manifests against every toolkit header there is in the\n"
+    "                  include folders, $TESSERA_TOOLKITS (one or more, with colons), .venv and\n"
+    "                  /usr/local/cuda*; ends with 77 when there is none\n";
 
 std::vector<std::string> Split(const std::string& text) {
   std::vector<std::string> words;
@@ -49,6 +57,71 @@ int Fail(const std::string& what) {
   return 1;
 }
 
+bool ReadFile(const std::string& path, std::string* text) {
+  std::ifstream in(path, std::ios::binary);
+  if (!in) return false;
+  text->assign(std::istreambuf_iterator<char>(in), std::istreambuf_iterator<char>());
+  return true;
+}
+
+// Where toolkits put their headers: what was asked for, and the usual places.
+std::vector<std::string> IncludeFolders(std::vector<std::string> folders) {
+  namespace fs = std::filesystem;
+  std::error_code ignored;
+  if (const char* more = std::getenv("TESSERA_TOOLKITS")) {
+    std::istringstream words(more);
+    for (std::string folder; std::getline(words, folder, ':');) folders.push_back(folder);
+  }
+  // .venv/lib/python3.11/site-packages/nvidia/cu13/include, or .../nvidia/cuda_runtime/include.
+  for (const auto& python : fs::directory_iterator(".venv/lib", ignored)) {
+    const fs::path makers = python.path() / "site-packages/nvidia";
+    for (const auto& package : fs::directory_iterator(makers, ignored)) {
+      folders.push_back((package.path() / "include").string());
+    }
+  }
+  for (const auto& entry : fs::directory_iterator("/usr/local", ignored)) {
+    if (entry.path().filename().string().starts_with("cuda")) {
+      folders.push_back((entry.path() / "include").string());
+    }
+  }
+  return folders;
+}
+
+int Headers(const std::string& abi, const std::vector<std::string>& asked) {
+  namespace tm = tessera::manifest;
+  constexpr int kNothingThere = 77;
+  int headers = 0, missing = 0;
+  for (const char* maker : {"cuda", "nvml"}) {
+    const std::string path = abi + "/" + maker + ".manifest";
+    std::string text, error;
+    tm::Manifest manifest;
+    if (!ReadFile(path, &text)) return Fail(path + ": " + std::strerror(errno));
+    if (!tm::Parse(path, text, &manifest, &error)) return Fail(error);
+    int of_maker = 0;
+    for (const std::string& folder : IncludeFolders(asked)) {
+      for (const char* name :
+           {"cuda.h", "cudaTypedefs.h", "cudaGL.h", "cudaGLTypedefs.h", "cudaEGL.h",
+            "cudaEGLTypedefs.h", "cudaVDPAU.h", "cudaVDPAUTypedefs.h", "cudaProfiler.h",
+            "cudaProfilerTypedefs.h", "nvml.h"}) {
+        std::string header = folder;
+        header += "/";
+        header += name;
+        if (!std::string_view(name).starts_with(maker) || !ReadFile(header, &text)) continue;
+        ++of_maker;
+        for (const std::string& symbol : tm::Unclassified(manifest, text)) {
+          std::cerr << header << ": " << symbol << " has no line in " << path << "\n";
+          ++missing;
+        }
+      }
+    }
+    if (of_maker == 0) std::cout << "NOT RUN: no toolkit headers of " << maker << "\n";
+    headers += of_maker;
+  }
+  std::cout << "toolkit headers: " << headers << ", unclassified: " << missing << "\n";
+  if (missing != 0) return 1;
+  return headers == 0 ? kNothingThere : 0;
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
@@ -56,6 +129,9 @@ int main(int argc, char** argv) {
   if (argc < 3) {
     std::cerr << kUsage;
     return 2;
+  }
+  if (std::string_view(argv[1]) == "headers") {
+    return Headers(argv[2], std::vector<std::string>(argv + 3, argv + argc));
   }
   std::string mode = argv[1], path = argv[2], output;
   std::vector<std::string> treatments, extra;

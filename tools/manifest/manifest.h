@@ -69,4 +69,9 @@ std::string EmitRename(const Manifest& manifest);
 // values TESSERA_VALUE(name), both without commas between.
 std::string EmitFront(const Manifest& manifest);
 
+// The entry points a toolkit's header (cuda.h, cudaTypedefs.h, nvml.h and their kin) declares and
+// the manifest does not have, sorted: "symbol", or "symbol VERSION" where the header tells the
+// version of a form the manifest knows only in others.
+std::vector<std::string> Unclassified(const Manifest& manifest, std::string_view header);
+
 }  // namespace tessera::manifest

@@ -213,5 +213,33 @@ TEST(Emit, FrontDescribesEveryEntry) {
       std::string::npos);
 }
 
+// A header of a toolkit that is newer than the manifest.
+TEST(Manifest, NamesWhatAHeaderHasAndItHasNot) {
+  Manifest manifest;
+  std::string error;
+  ASSERT_TRUE(Parse("m",
+                    std::string(kTypes) + "cuA cuA 2000 - pass CUresult ()\n"
+                                          "cuA cuA_v2 3020 - pass CUresult ()\n"
+                                          "cuA cuA_v2_ptds 7000 ptds pass CUresult ()\n",
+                    &manifest, &error))
+      << error;
+  EXPECT_TRUE(Unclassified(manifest,
+                           "#define cuA __CUDA_API_PTDS(cuA_v2)\n"
+                           "/* see cuOld() */ // and CUDAAPI cuOlder()\n"
+                           "CUresult CUDAAPI cuA(int *p);\n"
+                           "typedef CUresult (CUDAAPI *PFN_cuA_v7000_ptds)(int *p);\n"
+                           "static inline CUresult cuA_v2_ptsz(int *p) { return cuA(p); }\n"
+                           "#define cuA __CUDA_API_PTSZ(cuA_v2)\n"
+                           "typedef void (CUDA_CB *CUhostFn)(void *);\n")
+                  .empty());
+  EXPECT_EQ(Unclassified(manifest,
+                         "#define cuB cuB_v3\n"
+                         "CUresult CUDAAPI\n    cuNew(int *p);\n"
+                         "typedef CUresult (CUDAAPI *PFN_cuA_v13000)(int *p);\n"
+                         "typedef CUresult (CUDAAPI *PFN_cuA_v3020_ptsz)(int *p);\n"
+                         "nvmlReturn_t DECLDIR nvmlNew(int *p);\n"),
+            (std::vector<std::string>{"cuA 13000", "cuA 3020 ptsz", "cuB_v3", "cuNew", "nvmlNew"}));
+}
+
 }  // namespace
 }  // namespace tessera::manifest

@@ -8,6 +8,8 @@
 
 namespace tessera::guest {
 
+__attribute__((weak)) const char* RealPath(LibraryId) { return nullptr; }
+
 constinit thread_local int depth __attribute__((tls_model("initial-exec"))) = 0;
 
 namespace {
@@ -99,7 +101,12 @@ const Library* Bind(LibraryId id, void* hint) {
   {
     DepthGuard guard;
     AddressInfo info = {};
-    void* const function = hint != nullptr ? hint : lookup(nullptr, kProbes[id]);
+    const char* const path = RealPath(id);
+    void* const function = path != nullptr   ? nullptr
+                           : hint != nullptr ? hint
+                                             : lookup(nullptr, kProbes[id]);
+    constexpr int kNow = 0x2;
+    if (path != nullptr) handle = open(path, kNow);
     if (function != nullptr && dladdr(function, &info) != 0 && info.path != nullptr &&
         IsStem(info.path, id)) {
       // Never to be unloaded under the pointers we keep.
@@ -182,6 +189,24 @@ void* ResolveReal(LibraryId id, const char* name) {
 }
 
 bool RealLoaded(LibraryId id) { return Bind(id, nullptr) != nullptr; }
+
+bool LoadReal(LibraryId id) {
+  if (RealLoaded(id)) return true;
+  auto* const open = __atomic_load_n(&real_dlopen, __ATOMIC_ACQUIRE);
+  auto* const lookup = reinterpret_cast<DlsymFunction>(tessera_real_dlsym);
+  if (open == nullptr || lookup == nullptr) return false;
+  const int saved = errno;
+  void* probe = nullptr;
+  {
+    DepthGuard guard;
+    constexpr const char* kNames[kLibraries] = {"libcuda.so.1", "libnvidia-ml.so.1"};
+    constexpr int kLazy = 1;
+    void* const handle = open(kNames[id], kLazy);
+    if (handle != nullptr) probe = lookup(handle, kProbes[id]);
+  }
+  errno = saved;
+  return probe != nullptr && Bind(id, probe) != nullptr;
+}
 
 extern "C" {
 

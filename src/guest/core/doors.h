@@ -32,9 +32,15 @@ class DepthGuard {
   DepthGuard& operator=(const DepthGuard&) = delete;
 };
 
+// The full path of the real library where our own library is the driver; null where it is
+// preloaded before one. Given by wall/real.cc there.
+const char* RealPath(LibraryId library);
+
 // The driver library's own function, found among what is loaded; null when the library is not
 // loaded or lacks it.
 void* ResolveReal(LibraryId library, const char* name);
 bool RealLoaded(LibraryId library);
+// Loads it when nobody has. False: there is none.
+bool LoadReal(LibraryId library);
 
 }  // namespace tessera::guest

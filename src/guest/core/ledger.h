@@ -4,6 +4,7 @@
 
 #include <stdint.h>
 
+#include "guest/core/lock.h"
 #include "guest/core/sys.h"
 #include "wire/pages.h"
 
@@ -31,8 +32,10 @@ inline uint64_t UsedBytes(const wire::UsageCard& card) {
 }
 
 // The reservation protocol over one process's slot. Thread-safety: all methods, from any number of
-// threads of the process; lock-free but for the bounded sleep while the reaper counts.
-// Zero-initialised it is empty.
+// threads of the process. The process's own lines of the page are written under `lock_`, so that an
+// operation costs two locked instructions, the lock's and the one on `used`, and all else is plain
+// loads and stores. The lock is held for a handful of instructions, never while the reaper counts:
+// then the caller sleeps, bounded, without it. Zero-initialised it is empty.
 class Ledger {
  public:
   // A reservation gives up after meeting the frozen bit for this long in all: the reaper died while
@@ -40,55 +43,18 @@ class Ledger {
   static constexpr uint64_t kFrozenTotalNanosMax = 2'000'000'000;
 
   void Bind(const Pages& pages) { pages_ = pages; }
+  // Called when an ask does not fit, with nothing held; true makes the ledger try once more.
+  // Without one an ask that does not fit is refused at once.
+  void OnRefusal(bool (*reclaim)()) { reclaim_ = reclaim; }
   const Pages& pages() const { return pages_; }
 
   // Adds `bytes` to what the slice uses, or changes nothing and returns false: it does not fit, the
   // slice was taken back, or the reaper stayed in the way for kFrozenTotalNanosMax.
-  bool Reserve(uint32_t card, uint64_t bytes) {
-    wire::UsageCard* const shared = &pages_.usage->cards[card];
-    wire::ProcessSlot* const slot = pages_.slot;
-    if (__builtin_expect(__atomic_load_n(&deferred_[card], __ATOMIC_RELAXED) != 0, 0)) {
-      SettleDeferred(card);
-    }
-    if (__builtin_expect(wire::Load(&pages_.control->state) != wire::kStateOpen, 0)) {
-      return Refuse(shared);
-    }
-    // Sequentially consistent against the reaper, which sets the bit and then reads the intents.
-    __atomic_fetch_add(&slot->intent, 1, __ATOMIC_SEQ_CST);
-    uint64_t used = __atomic_load_n(&shared->used, __ATOMIC_SEQ_CST);
-    uint64_t waited = 0;
-    for (;;) {
-      if (__builtin_expect((used & wire::kFrozenBit) != 0, 0)) {
-        __atomic_fetch_sub(&slot->intent, 1, __ATOMIC_RELEASE);
-        if (!WaitThawed(shared, &waited)) return Refuse(shared);
-        __atomic_fetch_add(&slot->intent, 1, __ATOMIC_SEQ_CST);
-        used = __atomic_load_n(&shared->used, __ATOMIC_SEQ_CST);
-        continue;
-      }
-      const uint64_t allowed = AllowedBytes(pages_.control->cards[card]);
-      if (__builtin_expect(bytes > allowed || used > allowed - bytes, 0)) {
-        __atomic_fetch_sub(&slot->intent, 1, __ATOMIC_RELEASE);
-        return Refuse(shared);
-      }
-      if (__builtin_expect(__atomic_compare_exchange_n(&shared->used, &used, used + bytes, false,
-                                                       __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST),
-                           1)) {
-        break;
-      }
-    }
-    __atomic_fetch_add(&slot->used[card], bytes, __ATOMIC_RELAXED);
-    if (__builtin_expect(used + bytes > __atomic_load_n(&shared->peak, __ATOMIC_RELAXED), 0)) {
-      RaisePeak(shared, used + bytes);
-    }
-    __atomic_fetch_sub(&slot->intent, 1, __ATOMIC_RELEASE);
-    return true;
-  }
+  bool Reserve(uint32_t card, uint64_t bytes);
 
   // Gives back bytes this process reserved. Never fails: while the reaper stays in the way the
   // amount is kept aside and given back with the next reservation or release.
-  void Release(uint32_t card, uint64_t bytes) {
-    if (__builtin_expect(!TryRelease(card, bytes), 0)) ReleaseSlow(card, bytes);
-  }
+  void Release(uint32_t card, uint64_t bytes);
 
   // What this process holds on the card.
   uint64_t Held(uint32_t card) const {
@@ -96,31 +62,23 @@ class Ledger {
   }
 
  private:
-  bool TryRelease(uint32_t card, uint64_t bytes) {
-    wire::UsageCard* const shared = &pages_.usage->cards[card];
-    wire::ProcessSlot* const slot = pages_.slot;
-    __atomic_fetch_add(&slot->intent, 1, __ATOMIC_SEQ_CST);
-    if (__builtin_expect((__atomic_load_n(&shared->used, __ATOMIC_SEQ_CST) & wire::kFrozenBit) != 0,
-                         0)) {
-      __atomic_fetch_sub(&slot->intent, 1, __ATOMIC_RELEASE);
-      return false;
-    }
-    __atomic_fetch_sub(&slot->used[card], bytes, __ATOMIC_RELAXED);
-    // The bit may be set between the check and here; the reaper then waits for our intent, and
-    // subtracting leaves the bit alone.
-    __atomic_fetch_sub(&shared->used, bytes, __ATOMIC_SEQ_CST);
-    __atomic_fetch_sub(&slot->intent, 1, __ATOMIC_RELEASE);
-    return true;
-  }
+  enum Outcome : uint32_t { kDone, kRefused, kFrozen };
 
+  void Begin(const wire::UsageCard* shared);
+  void End();
+  Outcome TryReserve(uint32_t card, uint64_t bytes);
+  bool TryRelease(uint32_t card, uint64_t bytes);  // false: the reaper is counting
+  bool ReserveSlow(uint32_t card, uint64_t bytes, Outcome outcome);
   void ReleaseSlow(uint32_t card, uint64_t bytes);
   void SettleDeferred(uint32_t card);
   bool WaitThawed(wire::UsageCard* shared, uint64_t* waited_nanos);
-  static bool Refuse(wire::UsageCard* shared);
   static void RaisePeak(wire::UsageCard* shared, uint64_t used);
 
   Pages pages_;
+  // On lines of their own: every operation writes the lock, and launches read what stands above.
+  alignas(64) ShortLock lock_;
   uint64_t deferred_[wire::kCardsMax];  // freed, not yet given back
+  bool (*reclaim_)();
 };
 
 }  // namespace tessera::guest

@@ -2,6 +2,7 @@
 
 #include <stddef.h>
 
+#include "guest/core/standalone.h"
 #include "guest/core/sys.h"
 #include "guest/core/text.h"
 
@@ -46,6 +47,8 @@ constexpr long kNoSignal = 0x4000, kMessageCloexec = 0x40000000;
 constexpr long kAgain = -11, kInterrupted = -4;
 constexpr size_t kDescriptorsMax = 4;
 
+}  // namespace
+
 const char* Variable(const char* name) {
   char** entry = environ;
   if (entry == nullptr) return nullptr;
@@ -55,6 +58,8 @@ const char* Variable(const char* name) {
   }
   return nullptr;
 }
+
+namespace {
 
 void Close(int descriptor) { Syscall(SYS_close, descriptor); }
 
@@ -183,6 +188,7 @@ AttachResult MapPages(const wire::Reply& reply, const int* descriptors) {
   process.card_count = control->card_count;
   process.gate = control->card_count == 1 ? &control->cards[0].gate : &control->turns;
   process.ledger.Bind({control, usage, &usage->slots[reply.slot]});
+  if (process.standalone != 0) process.ledger.OnRefusal(ReclaimStandalone);
   wire::Store(&usage->slots[reply.slot].local_pid, static_cast<uint64_t>(Syscall(SYS_getpid)));
   __atomic_store_n(&process.slot, &usage->slots[reply.slot], __ATOMIC_RELEASE);
   return AttachResult::kAttached;
@@ -197,7 +203,11 @@ AttachResult Attach() {
   wire::Reply reply = {};
   int descriptors[2] = {-1, -1};
   size_t count = 2;
-  const AttachResult asked = Ask(MakeRequest(wire::kAttach, 0), &reply, descriptors, &count);
+  // With limits in the environment and no node, this library is its own node.
+  process.standalone = StandaloneAsked() ? 1 : 0;
+  const AttachResult asked = process.standalone != 0
+                                 ? AttachStandalone(&reply, descriptors, &count)
+                                 : Ask(MakeRequest(wire::kAttach, 0), &reply, descriptors, &count);
   if (asked != AttachResult::kAttached) return asked;
   AttachResult result;
   switch (reply.status) {
@@ -227,6 +237,7 @@ void Explain(AttachResult result) {
   Line line;
   switch (result) {
     case AttachResult::kAttached:
+    case AttachResult::kOwnLimits:  // said where it was found
       return;
     case AttachResult::kNoNode:
       line << "no node answers for this process, so it may not use the GPU (start it with "
@@ -284,6 +295,10 @@ AttachResult AttachSlow() {
 }
 
 bool AskReal(uint32_t card, uint64_t* bytes) {
+  if (process.standalone != 0) {
+    return FindStandaloneHeld(process.control->cards[card].uuid,
+                              wire::Load(&process.slot->local_pid), bytes);
+  }
   const uint64_t now = MonotonicNanos();
   if (now < __atomic_load_n(&process.settle_paused, __ATOMIC_RELAXED)) return false;
   wire::Reply reply = {};
@@ -298,7 +313,7 @@ bool AskReal(uint32_t card, uint64_t* bytes) {
   return true;
 }
 
-bool Settle(uint32_t card, uint64_t* charged) {
+bool Settle(uint32_t card, uint64_t* charged, uint64_t slack, uint64_t* surplus) {
   const uint64_t granule = 1ull << process.granule_shift;
   // Held while the node is asked, which is bounded; no driver code runs under it.
   LockHolder holder(&process.settle_lock);
@@ -306,7 +321,7 @@ bool Settle(uint32_t card, uint64_t* charged) {
   uint64_t real = 0;
   if (!AskReal(card, &real)) return true;
   const uint64_t after = process.ledger.Held(card);
-  real = RoundUp(real, granule);
+  real = RoundUp(real, granule) + slack;
   const uint64_t highest = before > after ? before : after;
   if (real > highest) {
     // Every allocation is in the ledger before the driver makes it, so what is missing there is
@@ -319,13 +334,17 @@ bool Settle(uint32_t card, uint64_t* charged) {
   if (before != after || real == after) return true;
   // What is charged but neither a live allocation nor another object is this object (and nothing in
   // flight).
-  const uint64_t others =
-      process.allocations.Granules(card) * granule + process.objects.Charged(card);
+  const uint64_t others = process.allocations.Granules(card) * granule +
+                          process.objects.Charged(card) + process.pools[card].Charged();
   if (others + *charged != after || process.ledger.Held(card) != after) return true;
-  uint64_t surplus = after - real;
-  if (surplus > *charged) surplus = *charged;
-  *charged -= surplus;
-  process.ledger.Release(card, surplus);
+  uint64_t too_much = after - real;
+  if (too_much > *charged) too_much = *charged;
+  if (surplus != nullptr) {
+    *surplus = too_much;
+    return true;
+  }
+  *charged -= too_much;
+  process.ledger.Release(card, too_much);
   return true;
 }
 
@@ -417,7 +436,10 @@ void SetVisibleDevices() {
   if (memory == nullptr) return;
   char* const text = memory + list_bytes;
   for (size_t i = 0; i < kNameLength; ++i) text[i] = kName[i];
-  VisibleDevices(*process.control, asked, text + kNameLength, kTextMax - kNameLength);
+  // Without a node the cards were chosen by this very variable, and its indices mean the machine's
+  // cards.
+  VisibleDevices(*process.control, process.standalone != 0 ? nullptr : asked, text + kNameLength,
+                 kTextMax - kNameLength);
   if (asked != nullptr) {
     // One pointer changes hands; a thread reading the environment sees the old text or the new one.
     __atomic_store_n(&old[at], text, __ATOMIC_RELEASE);

@@ -6,6 +6,7 @@
 #include <stdint.h>
 
 #include "guest/core/ledger.h"
+#include "guest/core/pool_hold.h"
 #include "guest/core/table.h"
 #include "guest/core/turns.h"
 #include "wire/messages.h"
@@ -26,13 +27,14 @@ inline constexpr uint64_t kSettlePauseNanos =
 // Why a process has no slice.
 enum class AttachResult : uint32_t {
   kAttached,
-  kNoNode,    // no socket, or nobody behind it
-  kSilent,    // a node that did not answer within kReplyWaitMillis
-  kNoSlice,   // the node says this process belongs to none
-  kFull,      // kProcessesMax processes live in the slice
-  kVersion,   // pages or messages of another version
-  kClosed,    // the slice was taken back
-  kNoMemory,  // the pages could not be mapped
+  kNoNode,     // no socket, or nobody behind it
+  kSilent,     // a node that did not answer within kReplyWaitMillis
+  kNoSlice,    // the node says this process belongs to none
+  kFull,       // kProcessesMax processes live in the slice
+  kVersion,    // pages or messages of another version
+  kClosed,     // the slice was taken back
+  kNoMemory,   // the pages could not be mapped
+  kOwnLimits,  // limits in the environment that mean nothing or cannot be held
 };
 
 // Where a driver ordinal stands.
@@ -68,12 +70,16 @@ struct alignas(kPageBytes) Process {
   uint64_t settle_paused;  // monotonic nanoseconds until which the node is not asked
   uint32_t said;           // bit per AttachResult already explained on stderr
   uint32_t devices_known;
-  Lock settle_lock;   // one settlement at a time
-  Lock context_lock;  // the counts below
+  uint32_t standalone;  // 1: no node, the pages are the user's own
+  Lock settle_lock;     // one settlement at a time
+  Lock context_lock;    // the counts below
   uint32_t live_contexts;
   Device devices[kDevicesMax];
   AllocationTable allocations;
   ObjectTable objects;
+  uint32_t pools_used;   // something was allocated from a pool
+  uint32_t graphs_used;  // a graph was given a node that allocates
+  PoolHold pools[wire::kCardsMax];
   Turns turns;
 };
 
@@ -96,8 +102,13 @@ bool AskReal(uint32_t card, uint64_t* bytes);
 // driver really holds and corrects `*charged`, the estimate, upwards (reserving) or downwards
 // (giving back). Downwards only when nothing else of this process was in flight on the card, so
 // that the difference is surely this object's. False: the real size does not fit the slice; the
-// caller undoes what it made and gives back *charged.
-bool Settle(uint32_t card, uint64_t* charged);
+// caller undoes what it made and gives back *charged. `slack` is charged on purpose before the
+// driver takes it (graphs ahead of their launch). With `surplus` a correction downwards is not done
+// but told, for a caller that must first see whether the slack is still the same.
+bool Settle(uint32_t card, uint64_t* charged, uint64_t slack = 0, uint64_t* surplus = nullptr);
+
+// The value of an environment variable, or null.
+const char* Variable(const char* name);
 
 // Builds CUDA_VISIBLE_DEVICES for the slice from what the program asked for: indices count the
 // slice's cards, UUIDs must be the slice's, the list ends at the first stranger as it does in the

@@ -76,6 +76,33 @@ inline uint64_t MonotonicNanos() {
   return static_cast<uint64_t>(now.seconds) * 1'000'000'000 + static_cast<uint64_t>(now.nanos);
 }
 
+inline void Sleep(uint64_t nanos) {
+  struct {
+    long seconds, nanos;
+  } time = {static_cast<long>(nanos / 1'000'000'000), static_cast<long>(nanos % 1'000'000'000)};
+  Syscall(SYS_nanosleep, Arg(&time), 0);
+}
+
+// The cache line will be written: fetches it for that at once, where a load would first fetch it
+// for reading.
+inline void PrefetchForWrite(const void* address) {
+#if defined(__x86_64__)
+  // Every 64-bit core takes it, the oldest ones as a no-op.
+  asm volatile("prefetchw %0" : : "m"(*static_cast<const char*>(address)));
+#else
+  __builtin_prefetch(address, 1);
+#endif
+}
+
+// Tells the core that this is a loop waiting for another core.
+inline void Pause() {
+#if defined(__x86_64__)
+  __builtin_ia32_pause();
+#else
+  asm volatile("yield");
+#endif
+}
+
 // Fresh zeroed private memory, or null.
 inline void* MapMemory(size_t bytes) {
   constexpr long kReadWrite = 3, kPrivateAnonymous = 0x22;

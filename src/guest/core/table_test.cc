@@ -62,7 +62,7 @@ TEST(AllocationTableTest, AnAddressFreedBehindUsIsReplaced) {
   const auto inserted = table->Insert(Small(kGranule), kShift);
   EXPECT_TRUE(inserted.replaced);
   EXPECT_EQ(inserted.old_granules, 3u);
-  EXPECT_EQ(inserted.old.card, 2u);
+  EXPECT_EQ(inserted.old_card, 2u);
   EXPECT_EQ(inserted.new_granules, 1u);
   EXPECT_EQ(table->Granules(2), 0u);
   EXPECT_EQ(table->size(), 1u);
@@ -77,6 +77,60 @@ TEST(AllocationTableTest, WhatTheDriverRefusedToFreeIsPutBack) {
   table->PutBack(taken, kShift);
   EXPECT_TRUE(table->Take(kGranule, kShift, &taken));
   EXPECT_FALSE(table->Take(0, kShift, &taken));
+}
+
+TEST(AllocationTableTest, TheLastOfAGranuleIsUncountedWhenItIsRemoved) {
+  auto table = Empty();
+  table->Insert(Small(kGranule), kShift);
+  AllocationTable::Removed removed;
+  ASSERT_TRUE(table->Remove(kGranule, kShift, &removed));
+  EXPECT_FALSE(table->Remove(kGranule, kShift, &removed));
+  EXPECT_EQ(table->Granules(0), 0u);
+  // Who comes to the granule before the driver is done counts it anew: the caller reserves both.
+  EXPECT_EQ(table->Insert(Small(kGranule + 4096), kShift).new_granules, 1u);
+  EXPECT_EQ(table->Finish(removed, kShift), 1u);
+  EXPECT_EQ(table->Granules(0), 1u);
+}
+
+TEST(AllocationTableTest, OneOfSeveralKeepsItsGranuleUntilTheDriverFreedIt) {
+  auto table = Empty();
+  table->Insert(Small(kGranule), kShift);
+  table->Insert(Small(kGranule + 4096), kShift);
+  AllocationTable::Removed first, second;
+  ASSERT_TRUE(table->Remove(kGranule, kShift, &first));
+  ASSERT_TRUE(table->Remove(kGranule + 4096, kShift, &second));
+  // The later one is done first, and the granule is not given back under the earlier.
+  EXPECT_EQ(table->Finish(second, kShift), 0u);
+  EXPECT_EQ(table->Granules(0), 1u);
+  EXPECT_EQ(table->Finish(first, kShift), 1u);
+  EXPECT_EQ(table->Granules(0), 0u);
+}
+
+TEST(AllocationTableTest, ARefusedFreeIsRestored) {
+  auto table = Empty();
+  AllocationTable::Removed removed;
+  table->Insert(Small(kGranule), kShift);
+  ASSERT_TRUE(table->Remove(kGranule, kShift, &removed));
+  EXPECT_EQ(table->Restore(removed, kShift), 0u);
+  EXPECT_EQ(table->Granules(0), 1u);
+  // Somebody else counted and reserved the granule meanwhile: one of the two goes back.
+  ASSERT_TRUE(table->Remove(kGranule, kShift, &removed));
+  table->Insert(Small(kGranule + 4096), kShift);
+  EXPECT_EQ(table->Restore(removed, kShift), 1u);
+  EXPECT_EQ(table->Granules(0), 1u);
+  // A large one, and one across a border.
+  table->Insert({8 * kGranule, 3 * kGranule, 0, kPlain, 1}, kShift);
+  ASSERT_TRUE(table->Remove(8 * kGranule, kShift, &removed));
+  EXPECT_EQ(table->Granules(0), 1u);
+  EXPECT_EQ(table->Restore(removed, kShift), 0u);
+  EXPECT_EQ(table->Granules(0), 4u);
+  table->Insert(Small(4 * kGranule - 2048), kShift);
+  ASSERT_TRUE(table->Remove(4 * kGranule - 2048, kShift, &removed));
+  EXPECT_EQ(table->Granules(0), 6u);
+  EXPECT_EQ(table->Restore(removed, kShift), 0u);
+  ASSERT_TRUE(table->Remove(4 * kGranule - 2048, kShift, &removed));
+  EXPECT_EQ(table->Finish(removed, kShift), 2u);
+  EXPECT_EQ(table->size(), 3u);
 }
 
 TEST(AllocationTableTest, SweepTakesOnlyTheContextThatDied) {
@@ -143,8 +197,18 @@ TEST(AllocationTableTest, RandomUseAgreesWithAModel) {
       const Allocation a = it->second;
       live.erase(it);
       Allocation taken;
-      ASSERT_TRUE(table->Take(a.address, kShift, &taken));
-      ASSERT_EQ(taken.bytes, a.bytes);
+      AllocationTable::Removed removed;
+      const bool to_free = random() % 2 == 0;
+      if (to_free) {
+        ASSERT_TRUE(table->Remove(a.address, kShift, &removed));
+        if (random() % 4 == 0) {
+          ASSERT_EQ(table->Restore(removed, kShift), 0u);
+          ASSERT_TRUE(table->Remove(a.address, kShift, &removed));
+        }
+      } else {
+        ASSERT_TRUE(table->Take(a.address, kShift, &taken));
+        ASSERT_EQ(taken.bytes, a.bytes);
+      }
       uint32_t expected = 0;
       if (!SharesGranule(a.bytes, kShift)) {
         expected = static_cast<uint32_t>((a.bytes + kGranule - 1) / kGranule);
@@ -157,7 +221,7 @@ TEST(AllocationTableTest, RandomUseAgreesWithAModel) {
           }
         }
       }
-      ASSERT_EQ(table->Drop(taken, kShift), expected);
+      ASSERT_EQ(to_free ? table->Finish(removed, kShift) : table->Drop(taken, kShift), expected);
     }
   }
   EXPECT_EQ(table->size(), live.size());
@@ -180,10 +244,14 @@ TEST(AllocationTableTest, ThreadsSharingBlocksLoseNoGranule) {
           granules += table->Insert(Small(address), kShift).new_granules;
           mine.push_back(address);
         } else if (!mine.empty()) {
-          Allocation taken;
-          ASSERT_TRUE(table->Take(mine.back(), kShift, &taken));
+          AllocationTable::Removed removed;
+          ASSERT_TRUE(table->Remove(mine.back(), kShift, &removed));
+          if (random() % 4 == 0) {
+            granules -= table->Restore(removed, kShift);
+            continue;
+          }
           mine.pop_back();
-          granules -= table->Drop(taken, kShift);
+          granules -= table->Finish(removed, kShift);
         }
       }
       for (uint64_t address : mine) {

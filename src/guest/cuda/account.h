@@ -36,59 +36,66 @@ inline Place FindPlace() {
 // Not attached and not attachable: what every call that takes memory answers.
 inline constexpr abi::CUresult kRefused = abi::CUDA_ERROR_NOT_PERMITTED;
 
+// A stream as a call names it, in the legacy or the per-thread form.
+struct StreamForm {
+  abi::CUstream stream;
+  bool per_thread;
+};
+
+// When a reservation did not fit: gives back what this process's pools and graphs keep without
+// using it, and tries again. `stream`, if given, is waited for when that was not enough: what was
+// freed in it may come back.
+bool ReserveTrimmed(uint32_t card, uint64_t bytes, const StreamForm* stream);
+inline bool ReserveOn(uint32_t card, uint64_t bytes) {
+  return __builtin_expect(process.ledger.Reserve(card, bytes), 1) ||
+         ReserveTrimmed(card, bytes, nullptr);
+}
+
+// Charges the pools of a card as the driver says they are now, and takes `claim` out of the claims.
+// False: they hold more than the slice can have.
+bool SettlePools(uint32_t card, uint64_t claim);
+// The same for all cards, when a pool may have changed behind us.
+void SettleAllPools();
+// The memory of graphs: `wanted` a card for a graph about to become executable.
+struct GraphClaim {
+  uint64_t bytes[wire::kCardsMax];
+};
+abi::CUresult ClaimGraph(abi::CUgraph graph, GraphClaim* claim);
+void KeepGraph(uint64_t exec, uint32_t context, const GraphClaim& claim);
+void DropClaim(const GraphClaim& claim);
+// An executable graph is gone: what it may have left stays charged until a trim.
+void ForgetGraph(const Object& memory);
+void SettleGraphs(uint32_t card);
+// Gives graph memory no graph uses back to the card.
+void TrimGraphs(uint32_t card);
+
+// A driver ordinal of the card, or -1.
+int OrdinalOfCard(uint32_t card);
+// Charged and not taken by the driver.
+uint64_t GraphSlack(uint32_t card);
+uint64_t SlackSlow(uint32_t card);
+inline uint64_t Slack(uint32_t card) {
+  return __builtin_expect(!process.pools[card].Differs(), 1) ? 0 : SlackSlow(card);
+}
+// Charged to an object and not counted by the driver for this process: more or less of it.
+inline void AddAhead(uint32_t card, uint64_t bytes) {
+  __atomic_fetch_add(&process.pools[card].ahead, bytes, __ATOMIC_RELAXED);
+}
+// Settle, with what pools and graphs have of the charge left out of the comparison.
+inline bool SettleObject(uint32_t card, uint64_t* charged) {
+  if (__builtin_expect(!process.pools[card].Differs(), 1)) return Settle(card, charged);
+  SettlePools(card, 0);
+  const uint64_t slack = Slack(card);
+  uint64_t surplus = 0;
+  if (!Settle(card, charged, slack, &surplus)) return false;
+  if (surplus != 0 && Slack(card) == slack) {
+    *charged -= surplus;
+    process.ledger.Release(card, surplus);
+  }
+  return true;
+}
+
 // Removes everything that died with a context and gives it back.
 void DropContext(uint32_t card, uint32_t context);
-
-// Makes something the driver charges to the card (`make`), charged by an estimate first and by the
-// driver's own figure afterwards, and remembered under (kind, *key). When the real size does not
-// fit, `unmake` is called.
-template <typename Make, typename Key, typename Unmake>
-inline abi::CUresult MakeCharged(ObjectKind kind, const Place& place, uint64_t estimate,
-                                 const Make& make, const Key& key, const Unmake& unmake) {
-  uint64_t charged = RoundUp(estimate, Granule());
-  if (charged != 0 && !process.ledger.Reserve(place.card, charged)) {
-    return abi::CUDA_ERROR_OUT_OF_MEMORY;
-  }
-  abi::CUresult result;
-  {
-    DepthGuard guard;
-    result = make();
-  }
-  if (result == abi::CUDA_SUCCESS) {
-    Object object = {};
-    if (Settle(place.card, &charged)) {
-      object.key = key();
-      object.kind = kind;
-      object.card = place.card;
-      object.bytes = charged;
-      object.context = place.context;
-      if (process.objects.Put(object)) return result;
-    }
-    DepthGuard guard;
-    unmake();
-    result = abi::CUDA_ERROR_OUT_OF_MEMORY;
-  }
-  if (charged != 0) process.ledger.Release(place.card, charged);
-  return result;
-}
-
-// Unmakes it: `call` first, and what was charged is given back only if the driver did its part.
-template <typename Call>
-inline abi::CUresult UnmakeCharged(ObjectKind kind, uint64_t key, const Call& call) {
-  Object object;
-  const bool known = Attached() && process.objects.Take(kind, key, &object);
-  abi::CUresult result;
-  {
-    DepthGuard guard;
-    result = call();
-  }
-  if (!known) return result;
-  if (result != abi::CUDA_SUCCESS) {
-    process.objects.Put(object);
-  } else if (object.bytes != 0) {
-    process.ledger.Release(object.card, object.bytes);
-  }
-  return result;
-}
 
 }  // namespace tessera::guest

@@ -104,14 +104,14 @@ abi::CUresult CreateContext(abi::CUcontext* context, abi::CUdevice device, const
   if (card < 0) return RefuseForeign();
   const auto on = static_cast<uint32_t>(card);
   uint64_t charged = ContextBytes(on);
-  if (charged != 0 && !process.ledger.Reserve(on, charged)) return abi::CUDA_ERROR_OUT_OF_MEMORY;
+  if (charged != 0 && !ReserveOn(on, charged)) return abi::CUDA_ERROR_OUT_OF_MEMORY;
   abi::CUresult result;
   {
     DepthGuard guard;
     result = make();
   }
   if (result == abi::CUDA_SUCCESS) {
-    if (Settle(on, &charged) && RememberContext(*context, on, NewContextId(), charged))
+    if (SettleObject(on, &charged) && RememberContext(*context, on, NewContextId(), charged))
       return result;
     auto* const destroy = TESSERA_REAL(cuCtxDestroy_v2);
     DepthGuard guard;
@@ -139,6 +139,7 @@ abi::CUresult DestroyContext(abi::CUcontext context, const Call& call) {
     return result;
   }
   CountContext(-1, object.context);
+  AddAhead(object.card, -object.target);
   DropContext(object.card, object.context);
   if (object.bytes != 0) process.ledger.Release(object.card, object.bytes);
   return result;
@@ -164,14 +165,14 @@ abi::CUresult MakePrimary(Device* device, abi::CUcontext* context, const Make& m
   uint64_t charged = ContextBytes(card);
   uint32_t outcome = kPrimaryNone;
   abi::CUresult result = abi::CUDA_ERROR_OUT_OF_MEMORY;
-  if (charged == 0 || process.ledger.Reserve(card, charged)) {
+  if (charged == 0 || ReserveOn(card, charged)) {
     {
       DepthGuard guard;
       result = make();
     }
     const uint32_t id = NewContextId();
     if (result == abi::CUDA_SUCCESS) {
-      if (Settle(card, &charged) && RememberContext(*context, card, id, charged)) {
+      if (SettleObject(card, &charged) && RememberContext(*context, card, id, charged)) {
         device->retains = 1;
         device->context = id;
         device->handle = reinterpret_cast<uint64_t>(*context);
@@ -193,14 +194,17 @@ abi::CUresult MakePrimary(Device* device, abi::CUcontext* context, const Make& m
 void LosePrimary(Device* device) {
   Object object;
   const bool known = process.objects.Take(kObjectContext, device->handle, &object);
-  if (known) CountContext(-1, object.context);
+  if (known) {
+    CountContext(-1, object.context);
+    AddAhead(object.card, -object.target);
+  }
   DropContext(device->card, device->context);
   if (known && object.bytes != 0) process.ledger.Release(object.card, object.bytes);
 }
 
 // Adds to what a living context is charged; a context that went meanwhile has nothing to hold it,
-// so it goes back.
-void GrowContext(uint32_t card, uint32_t context, uint64_t bytes) {
+// so it goes back. Of the bytes the driver will take `ahead` only later.
+void GrowContext(uint32_t card, uint32_t context, uint64_t bytes, uint64_t ahead) {
   Object object;
   const uint64_t both = static_cast<uint64_t>(card) << 32 | context;
   if (!process.objects.TakeWhere(
@@ -213,7 +217,50 @@ void GrowContext(uint32_t card, uint32_t context, uint64_t bytes) {
     return;
   }
   object.bytes += bytes;
+  object.target += ahead;
+  AddAhead(card, ahead);
   process.objects.Put(object);
+}
+
+// How much the context's heap is charged already.
+uint64_t HeapCharged(uint32_t card, uint32_t context) {
+  Object object;
+  const uint64_t both = static_cast<uint64_t>(card) << 32 | context;
+  const auto matches = [](const Object& candidate, uint64_t argument) {
+    return candidate.kind == kObjectContext && candidate.card == argument >> 32 &&
+           candidate.context == static_cast<uint32_t>(argument);
+  };
+  if (!process.objects.TakeWhere(matches, both, &object)) return 0;
+  process.objects.Put(object);
+  return object.target;
+}
+
+// The heap of device-side malloc is taken when a kernel first asks, where nobody can be charged. So
+// it is charged when its size is set.
+abi::CUresult SetHeap(const Place& place, size_t value, abi::CUresult (*set)(abi::CUlimit, size_t),
+                      size_t before) {
+  const uint64_t wanted =
+      value >= kAllocationBytesMax ? kAllocationBytesMax : RoundUp(value, Granule());
+  const uint64_t present = HeapCharged(place.card, place.context);
+  uint64_t more = wanted > present ? wanted - present : 0;
+  if (more != 0 && !ReserveOn(place.card, more)) return abi::CUDA_ERROR_OUT_OF_MEMORY;
+  abi::CUresult result;
+  {
+    DepthGuard guard;
+    result = set(abi::CU_LIMIT_MALLOC_HEAP_SIZE, value);
+  }
+  uint64_t ahead = 0;
+  if (result == abi::CUDA_SUCCESS) {
+    if (Settle(place.card, &more, Slack(place.card), &ahead)) {
+      if (more != 0) GrowContext(place.card, place.context, more, ahead);
+      return result;
+    }
+    DepthGuard guard;
+    set(abi::CU_LIMIT_MALLOC_HEAP_SIZE, before);
+    result = abi::CUDA_ERROR_OUT_OF_MEMORY;
+  }
+  if (more != 0) process.ledger.Release(place.card, more);
+  return result;
 }
 
 Device* OurDevice(abi::CUdevice device) {
@@ -350,18 +397,10 @@ void DropContext(uint32_t card, uint32_t context) {
   };
   process.allocations.Sweep(
       [](const Allocation& allocation, uint64_t argument) {
-        return allocation.kind != kAsync && allocation.card == argument >> 32 &&
+        return allocation.card == argument >> 32 &&
                allocation.context == static_cast<uint32_t>(argument);
       },
       both, process.granule_shift, give_back, nullptr);
-  // Pools belong to the card and outlive one context of several, but not the last.
-  if (process.objects.Count(kObjectContext, card) == 0) {
-    process.allocations.Sweep(
-        [](const Allocation& allocation, uint64_t argument) {
-          return allocation.kind == kAsync && allocation.card == argument;
-        },
-        card, process.granule_shift, give_back, nullptr);
-  }
   Object object;
   while (process.objects.TakeWhere(
       [](const Object& candidate, uint64_t argument) {
@@ -370,7 +409,16 @@ void DropContext(uint32_t card, uint32_t context) {
                candidate.context == static_cast<uint32_t>(argument);
       },
       both, &object)) {
-    if (object.bytes != 0) process.ledger.Release(object.card, object.bytes);
+    if (object.kind == kObjectGraphMemory) {
+      ForgetGraph(object);
+    } else if (object.bytes != 0) {
+      process.ledger.Release(object.card, object.bytes);
+    }
+  }
+  // Pools belong to the card and outlive one context of several, but not the last.
+  if (process.pools[card].Charged() != 0) {
+    SettlePools(card, 0);
+    SettleGraphs(card);
   }
 }
 
@@ -488,18 +536,25 @@ TESSERA_EXPORT CUresult cuCtxSetLimit(CUlimit limit, size_t value) {
   {
     DepthGuard guard;
     known = get != nullptr && get(&before, limit) == CUDA_SUCCESS;
+  }
+  if (known && limit == CU_LIMIT_MALLOC_HEAP_SIZE && place.error == CUDA_SUCCESS &&
+      place.context != 0) {
+    return SetHeap(place, value, real, before);
+  }
+  {
+    DepthGuard guard;
     result = real(limit, value);
   }
   if (result != CUDA_SUCCESS || place.error != CUDA_SUCCESS || place.context == 0) return result;
   // Stacks, heap and print buffer are memory of the card: what the driver took more is charged to
   // the context.
   uint64_t grown = 0;
-  if (!Settle(place.card, &grown)) {
+  if (!SettleObject(place.card, &grown)) {
     DepthGuard guard;
     if (known) real(limit, before);
     return CUDA_ERROR_OUT_OF_MEMORY;
   }
-  if (grown != 0) GrowContext(place.card, place.context, grown);
+  if (grown != 0) GrowContext(place.card, place.context, grown, 0);
   return result;
 }
 

@@ -12,6 +12,7 @@
 
         .set    index, 0
 
+// No unwind table: these jump and never call, so they are on no stack, and a hundred entries are kilobytes.
 .macro gate symbol
         .globl  \symbol
         .type   \symbol, @function

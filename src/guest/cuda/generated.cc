@@ -24,18 +24,32 @@ constexpr const char* Name(uint32_t index) { return &kNameText[kNameOffsets.at[i
 
 // Treatments that are denied unless a wrapper is written by hand, and the few of them that take no
 // memory of the card and are handed on:
-//   page-locked memory is the host's; pools own nothing until something is allocated from them;
-//   linking works in host memory; updating, trimming and graph attributes take nothing; a green or
+//   page-locked memory is the host's; pools are charged by what they hold, whatever they are told;
+//   what is exported stays charged to who made it, and opening it takes nothing more;
+//   linking works in host memory; updating and graph attributes take nothing; a green or
 //   exported context cannot exist here.
 constexpr const char* kHandedOn[] = {
-    "cuMemAllocHost",       "cuMemAllocHost_v2",
-    "cuMemHostAlloc",       "cuMemHostRegister",
-    "cuMemHostRegister_v2", "cuLinkComplete",
-    "cuMemPoolTrimTo",      "cuMemPoolCreate",
-    "cuDeviceSetMemPool",   "cuMemSetMemPool",
-    "cuGraphExecUpdate",    "cuGraphExecUpdate_v2",
-    "cuDeviceGraphMemTrim", "cuDeviceSetGraphMemAttribute",
-    "cuLibraryGetModule",   "cuGreenCtxDestroy",
+    "cuMemAllocHost",
+    "cuMemAllocHost_v2",
+    "cuMemHostAlloc",
+    "cuMemHostRegister",
+    "cuMemHostRegister_v2",
+    "cuLinkComplete",
+    "cuDeviceSetMemPool",
+    "cuMemSetMemPool",
+    "cuMemPoolSetAttribute",
+    "cuMemPoolExportToShareableHandle",
+    "cuMemPoolImportFromShareableHandle",
+    "cuMemPoolExportPointer",
+    "cuMemPoolImportPointer",
+    "cuIpcGetMemHandle",
+    "cuIpcOpenMemHandle",
+    "cuIpcOpenMemHandle_v2",
+    "cuMemExportToShareableHandle",
+    "cuDeviceSetGraphMemAttribute",
+    "cuGraphExecUpdate",
+    "cuGraphExecUpdate_v2",
+    "cuGreenCtxDestroy",
 };
 
 enum class Treatment { account, free, gate, virtualise, lifecycle, deny };
@@ -61,24 +75,28 @@ constexpr Rule RuleOf(const char* symbol, Treatment treatment) {
   }
 }
 
-// Names in strcmp order, made by the compiler: index i of the sorted list -> index of the manifest.
-struct Order {
-  uint16_t at[kCudaWrappers];
+// Names by hash, made by the compiler: open addressing, the index of the manifest + 1. At most half
+// full, so a name that is none of ours costs a comparison or two.
+constexpr uint32_t kNameSlots = 1024;
+static_assert(kCudaWrappers * 2 <= kNameSlots);
+constexpr uint32_t NameSlot(const char* name) {
+  uint32_t hash = 5381;
+  for (; *name != '\0'; ++name) hash = hash * 33 + static_cast<unsigned char>(*name);
+  return (hash ^ hash >> 15) % kNameSlots;
+}
+struct NameTable {
+  uint16_t at[kNameSlots];
 };
-constexpr bool Before(const char* a, const char* b) {
-  while (*a != '\0' && *a == *b) ++a, ++b;
-  return static_cast<unsigned char>(*a) < static_cast<unsigned char>(*b);
-}
-constexpr Order Sort() {
-  Order order = {};
+constexpr NameTable MakeNameTable() {
+  NameTable table = {};
   for (uint32_t i = 0; i < kCudaWrappers; ++i) {
-    uint32_t at = i;
-    for (; at > 0 && Before(Name(i), Name(order.at[at - 1])); --at) order.at[at] = order.at[at - 1];
-    order.at[at] = static_cast<uint16_t>(i);
+    uint32_t slot = NameSlot(Name(i));
+    while (table.at[slot] != 0) slot = (slot + 1) % kNameSlots;
+    table.at[slot] = static_cast<uint16_t>(i + 1);
   }
-  return order;
+  return table;
 }
-constexpr Order kOrder = Sort();
+constexpr NameTable kNameTable = MakeNameTable();
 
 uint32_t denied[(kCudaWrappers + 31) / 32];
 
@@ -216,19 +234,11 @@ const Entry kWrappers[kCudaWrappers] = {
 void* CudaWrapper(uint32_t index) { return kWrappers[index].wrapper; }
 
 bool FindCudaWrapper(const char* name, Wrapper* found) {
-  uint32_t low = 0, high = kCudaWrappers;
-  while (low < high) {
-    const uint32_t middle = (low + high) / 2;
-    const uint32_t index = kOrder.at[middle];
-    if (Equal(Name(index), name)) {
-      *found = {kWrappers[index].wrapper, index, kCudaLibrary};
-      return true;
-    }
-    if (Before(Name(index), name)) {
-      low = middle + 1;
-    } else {
-      high = middle;
-    }
+  for (uint32_t slot = NameSlot(name); kNameTable.at[slot] != 0; slot = (slot + 1) % kNameSlots) {
+    const uint32_t index = kNameTable.at[slot] - 1u;
+    if (!SameText(Name(index), name)) continue;
+    *found = {kWrappers[index].wrapper, index, kCudaLibrary};
+    return true;
   }
   return false;
 }

@@ -1,5 +1,4 @@
-// Linear memory: cuMemAlloc and its kin, stream-ordered allocation, and the physical handles of the
-// virtual memory calls.
+// Linear memory: cuMemAlloc and its kin, and the physical handles of the virtual memory calls.
 #include "guest/cuda/account.h"
 
 namespace tessera::guest {
@@ -8,7 +7,7 @@ namespace {
 
 void GiveBackReplaced(const AllocationTable::Inserted& inserted) {
   if (inserted.old_granules == 0) return;
-  process.ledger.Release(inserted.old.card, static_cast<uint64_t>(inserted.old_granules)
+  process.ledger.Release(inserted.old_card, static_cast<uint64_t>(inserted.old_granules)
                                                 << process.granule_shift);
 }
 
@@ -29,7 +28,7 @@ inline abi::CUresult Allocate(uint64_t bytes, PointerKind kind, abi::CUdeviceptr
   if (__builtin_expect(bytes >= kAllocationBytesMax, 0)) return abi::CUDA_ERROR_OUT_OF_MEMORY;
   const uint32_t shift = process.granule_shift;
   uint64_t reserved = RoundUp(bytes, 1ull << shift);
-  if (__builtin_expect(!process.ledger.Reserve(place.card, reserved), 0)) {
+  if (__builtin_expect(!ReserveOn(place.card, reserved), 0)) {
     return abi::CUDA_ERROR_OUT_OF_MEMORY;
   }
   abi::CUresult result;
@@ -77,59 +76,30 @@ template <typename Call>
 inline abi::CUresult Free(abi::CUdeviceptr pointer, const Call& call) {
   if (__builtin_expect(depth > 0 || !Attached(), 0)) return call();
   const uint32_t shift = process.granule_shift;
-  Allocation taken;
+  AllocationTable::Removed removed;
   // Out of the table before the driver frees it: its address may be given to another thread at
   // once.
-  const bool known = process.allocations.Take(pointer, shift, &taken);
+  const bool known = process.allocations.Remove(pointer, shift, &removed);
   abi::CUresult result;
   {
     DepthGuard guard;
     result = call();
   }
-  if (__builtin_expect(!known, 0)) return result;
-  if (__builtin_expect(result != abi::CUDA_SUCCESS, 0)) {
-    process.allocations.PutBack(taken, shift);
+  if (__builtin_expect(!known, 0)) {
+    // A pool's, perhaps: its pointers are in no table.
+    if (process.pools_used != 0) SettleAllPools();
     return result;
   }
-  const uint64_t granules = process.allocations.Drop(taken, shift);
-  if (granules != 0) process.ledger.Release(taken.card, granules << shift);
+  const uint64_t granules = __builtin_expect(result == abi::CUDA_SUCCESS, 1)
+                                ? process.allocations.Finish(removed, shift)
+                                : process.allocations.Restore(removed, shift);
+  if (granules != 0) process.ledger.Release(removed.card(), granules << shift);
   return result;
 }
 
 void FreeReal(abi::CUdeviceptr pointer) {
   auto* const real = TESSERA_REAL(cuMemFree_v2);
   if (real != nullptr) real(pointer);
-}
-
-// A pool may belong to another card than the current context; the pointer knows.
-void MoveToItsCard(abi::CUdeviceptr pointer) {
-  if (process.card_count == 1) return;
-  auto* const attribute =
-      DriverFunction<abi::CUresult(void*, abi::CUpointer_attribute, abi::CUdeviceptr)>(
-          "cuPointerGetAttribute");
-  int ordinal = -1;
-  if (attribute == nullptr ||
-      attribute(&ordinal, abi::CU_POINTER_ATTRIBUTE_DEVICE_ORDINAL, pointer) != abi::CUDA_SUCCESS) {
-    return;
-  }
-  const int card = CardOfDevice(ordinal);
-  const uint32_t shift = process.granule_shift;
-  Allocation taken;
-  if (card < 0 || !process.allocations.Take(pointer, shift, &taken)) return;
-  if (taken.card == static_cast<uint32_t>(card)) {
-    process.allocations.PutBack(taken, shift);
-    return;
-  }
-  const uint64_t freed = process.allocations.Drop(taken, shift);
-  if (freed != 0) process.ledger.Release(taken.card, freed << shift);
-  taken.card = static_cast<uint32_t>(card);
-  const AllocationTable::Inserted inserted = process.allocations.Insert(taken, shift);
-  const uint64_t needed = static_cast<uint64_t>(inserted.new_granules) << shift;
-  if (inserted.ok && (needed == 0 || process.ledger.Reserve(taken.card, needed))) return;
-  // Does not fit there: the caller sees the entry gone and frees.
-  if (inserted.ok && process.allocations.Take(pointer, shift, &taken)) {
-    process.allocations.Drop(taken, shift);
-  }
 }
 
 uint64_t PitchBytesMax(size_t width, size_t height) {
@@ -181,76 +151,6 @@ TESSERA_EXPORT CUresult cuMemAllocManaged(CUdeviceptr* dptr, size_t bytesize, un
       [&] { return bytesize; }, FreeReal);
 }
 
-#define TESSERA_ALLOC_ASYNC(symbol)                                                      \
-  TESSERA_EXPORT CUresult symbol(CUdeviceptr* dptr, size_t bytesize, CUstream hStream) { \
-    auto* const real = TESSERA_REAL(symbol);                                             \
-    if (real == nullptr) return MissingCuda();                                           \
-    return Allocate(                                                                     \
-        bytesize, kAsync, dptr, [&] { return real(dptr, bytesize, hStream); },           \
-        [&] { return bytesize; }, FreeReal);                                             \
-  }
-TESSERA_ALLOC_ASYNC(cuMemAllocAsync)
-TESSERA_ALLOC_ASYNC(cuMemAllocAsync_ptsz)
-
-#define TESSERA_ALLOC_FROM_POOL(symbol)                                                     \
-  TESSERA_EXPORT CUresult symbol(CUdeviceptr* dptr, size_t bytesize, CUmemoryPool pool,     \
-                                 CUstream hStream) {                                        \
-    auto* const real = TESSERA_REAL(symbol);                                                \
-    if (real == nullptr) return MissingCuda();                                              \
-    const CUresult result = Allocate(                                                       \
-        bytesize, kAsync, dptr, [&] { return real(dptr, bytesize, pool, hStream); },        \
-        [&] { return bytesize; }, FreeReal);                                                \
-    if (result != CUDA_SUCCESS || depth > 0 || bytesize == 0 || !Attached()) return result; \
-    return PlacePoolAllocation(dptr);                                                       \
-  }
-namespace {
-CUresult PlacePoolAllocation(CUdeviceptr* dptr) {
-  MoveToItsCard(*dptr);
-  Allocation entry;
-  if (process.card_count == 1 || process.allocations.Take(*dptr, process.granule_shift, &entry)) {
-    if (process.card_count != 1) process.allocations.PutBack(entry, process.granule_shift);
-    return CUDA_SUCCESS;
-  }
-  DepthGuard guard;
-  FreeReal(*dptr);
-  *dptr = 0;
-  return CUDA_ERROR_OUT_OF_MEMORY;
-}
-}  // namespace
-TESSERA_ALLOC_FROM_POOL(cuMemAllocFromPoolAsync)
-TESSERA_ALLOC_FROM_POOL(cuMemAllocFromPoolAsync_ptsz)
-
-#define TESSERA_FREE_ASYNC(symbol)                                     \
-  TESSERA_EXPORT CUresult symbol(CUdeviceptr dptr, CUstream hStream) { \
-    auto* const real = TESSERA_REAL(symbol);                           \
-    if (real == nullptr) return MissingCuda();                         \
-    return Free(dptr, [&] { return real(dptr, hStream); });            \
-  }
-TESSERA_FREE_ASYNC(cuMemFreeAsync)
-TESSERA_FREE_ASYNC(cuMemFreeAsync_ptsz)
-
-TESSERA_EXPORT CUresult cuMemPoolSetAttribute(CUmemoryPool pool, CUmemPool_attribute attr,
-                                              void* value) {
-  auto* const real = TESSERA_REAL(cuMemPoolSetAttribute);
-  if (real == nullptr) return MissingCuda();
-  cuuint64_t nothing = 0;
-  if (depth == 0 && attr == CU_MEMPOOL_ATTR_RELEASE_THRESHOLD && value != nullptr &&
-      *static_cast<const cuuint64_t*>(value) != 0) {
-    // What a pool keeps after a free would be held and not counted.
-    static uint32_t said = 0;
-    if (__atomic_exchange_n(&said, 1u, __ATOMIC_RELAXED) == 0) {
-      Line line;
-      line << "cuMemPoolSetAttribute: inside a slice a memory pool keeps nothing after a free, so "
-              "the "
-              "release threshold stays 0";
-      line.Say();
-    }
-    value = &nothing;
-  }
-  DepthGuard guard;
-  return real(pool, attr, value);
-}
-
 // Physical memory handles. A handle is counted until the program has given up every reference to it
 // and every mapping of it is gone.
 namespace {
@@ -276,7 +176,9 @@ class Step {
   }
   bool known() const { return known_; }
   void Finish() {
-    if (was_removed_ && removed_.bytes != 0) process.ledger.Release(removed_.card, removed_.bytes);
+    if (!was_removed_ || removed_.bytes == 0) return;
+    if (removed_.imported != 0) AddAhead(removed_.card, -removed_.bytes);
+    process.ledger.Release(removed_.card, removed_.bytes);
   }
   void Undo() {
     if (was_removed_) {
@@ -315,7 +217,7 @@ TESSERA_EXPORT CUresult cuMemCreate(CUmemGenericAllocationHandle* handle, size_t
   if (size >= kAllocationBytesMax) return CUDA_ERROR_OUT_OF_MEMORY;
   const uint64_t charged = RoundUp(size, Granule());
   const auto on = static_cast<uint32_t>(card);
-  if (!process.ledger.Reserve(on, charged)) return CUDA_ERROR_OUT_OF_MEMORY;
+  if (!ReserveOn(on, charged)) return CUDA_ERROR_OUT_OF_MEMORY;
   CUresult result;
   {
     DepthGuard guard;
@@ -369,6 +271,63 @@ TESSERA_EXPORT CUresult cuMemRetainAllocationHandle(CUmemGenericAllocationHandle
   return result;
 }
 
+// Memory of another process is charged here from the moment it is mapped, because it lives on when
+// its maker lets it go; what this process made itself it pays once. The driver does not say how
+// large an imported handle is, a mapping does.
+TESSERA_EXPORT CUresult cuMemImportFromShareableHandle(CUmemGenericAllocationHandle* handle,
+                                                       void* osHandle,
+                                                       CUmemAllocationHandleType shHandleType) {
+  auto* const real = TESSERA_REAL(cuMemImportFromShareableHandle);
+  if (real == nullptr) return MissingCuda();
+  if (depth > 0) return real(handle, osHandle, shHandleType);
+  if (!EnsureAttached()) return kRefused;
+  auto* const properties =
+      DriverFunction<CUresult(CUmemAllocationProp*, CUmemGenericAllocationHandle)>(
+          "cuMemGetAllocationPropertiesFromHandle");
+  DepthGuard guard;
+  const CUresult result = real(handle, osHandle, shHandleType);
+  if (result != CUDA_SUCCESS) return result;
+  Step known(*handle, AddHolders, 1);
+  if (known.known()) return result;
+  CUmemAllocationProp prop = {};
+  if (properties == nullptr || properties(&prop, *handle) != CUDA_SUCCESS ||
+      prop.location.type != CU_MEM_LOCATION_TYPE_DEVICE) {
+    return result;
+  }
+  const int card = CardOfDevice(prop.location.id);
+  Object object = {};
+  object.key = *handle;
+  object.kind = kObjectPhysical;
+  object.card = static_cast<uint32_t>(card);
+  object.holders = 1;
+  object.imported = 1;
+  if (card >= 0 && process.objects.Put(object)) return result;
+  auto* const release = TESSERA_REAL(cuMemRelease);
+  if (release != nullptr) release(*handle);
+  return card < 0 ? kRefused : CUDA_ERROR_OUT_OF_MEMORY;
+}
+
+namespace {
+bool AddBytes(Object* object, int64_t bytes) {
+  object->bytes += static_cast<uint64_t>(bytes);
+  return false;
+}
+void ChargeImport(uint64_t handle, uint32_t card, int64_t bytes) {
+  Object ignored;
+  bool never = false;
+  process.objects.Update(kObjectPhysical, handle, AddBytes, bytes, &ignored, &never);
+  AddAhead(card, static_cast<uint64_t>(bytes));
+}
+// How much mapping `size` bytes of it adds to its charge.
+uint64_t ImportGrows(uint64_t handle, uint64_t size, uint32_t* card) {
+  Object physical;
+  if (!process.objects.Get(kObjectPhysical, handle, &physical) || physical.imported == 0) return 0;
+  *card = physical.card;
+  size = size >= kAllocationBytesMax ? kAllocationBytesMax : RoundUp(size, Granule());
+  return size > physical.bytes ? size - physical.bytes : 0;
+}
+}  // namespace
+
 TESSERA_EXPORT CUresult cuMemMap(CUdeviceptr ptr, size_t size, size_t offset,
                                  CUmemGenericAllocationHandle handle, unsigned long long flags) {
   auto* const real = TESSERA_REAL(cuMemMap);
@@ -376,6 +335,12 @@ TESSERA_EXPORT CUresult cuMemMap(CUdeviceptr ptr, size_t size, size_t offset,
   if (depth > 0 || !Attached()) return real(ptr, size, offset, handle, flags);
   Object present;
   const bool taken = process.objects.Get(kObjectMapping, ptr, &present);
+  uint32_t card = 0;
+  const uint64_t grows = taken ? 0 : ImportGrows(handle, size, &card);
+  if (grows != 0) {
+    if (!ReserveOn(card, grows)) return CUDA_ERROR_OUT_OF_MEMORY;
+    ChargeImport(handle, card, static_cast<int64_t>(grows));
+  }
   // The mapping is counted before it exists, so that a release in another thread cannot give the
   // memory back too early. Where something is mapped already the driver will refuse, and there is
   // nothing to count.
@@ -400,6 +365,10 @@ TESSERA_EXPORT CUresult cuMemMap(CUdeviceptr ptr, size_t size, size_t offset,
   if (counted && result != CUDA_SUCCESS) {
     process.objects.Take(kObjectMapping, ptr, &present);
     step.Undo();
+    if (grows != 0) {
+      ChargeImport(handle, card, -static_cast<int64_t>(grows));
+      process.ledger.Release(card, grows);
+    }
   }
   return result;
 }

@@ -9,8 +9,44 @@ namespace {
 // Estimates look at no more than this of an image.
 constexpr uint64_t kImageBytesMax = 1ull << 31;
 
-// How many bytes an image in memory has, by its own header; text is measured to its NUL.
-uint64_t ImageBytes(const void* image) {
+// What the variables of PTX text take: bytes of the type times what stands in brackets, for each
+// ".global" or ".const" that begins a word and so is no part of an instruction.
+uint64_t VariableBytes(const unsigned char* text, uint64_t size) {
+  uint64_t sum = 0;
+  const auto at = [&](uint64_t i, const char* word) {
+    for (; *word != '\0'; ++word, ++i) {
+      if (i >= size || text[i] != static_cast<unsigned char>(*word)) return false;
+    }
+    return true;
+  };
+  for (uint64_t i = 1; i < size; ++i) {
+    if (text[i] != '.' || text[i - 1] > ' ' || !(at(i, ".global") || at(i, ".const"))) continue;
+    uint64_t bytes = 1;
+    for (++i; i < size && text[i] != ';' && text[i] != '='; ++i) {
+      uint64_t number = 0;
+      uint64_t end = i + 1;
+      while (end < size && text[end] >= '0' && text[end] <= '9' && number < kImageBytesMax) {
+        number = number * 10 + static_cast<uint64_t>(text[end++] - '0');
+      }
+      if (end == i + 1) continue;
+      // ".v4" and "[10]" as they are; ".b32", ".u8", ".f64" in bits; ".align 4" has a blank before.
+      const bool type = i > 0 && text[i - 1] == '.';
+      if (text[i] == '[' || (type && text[i] == 'v')) {
+        bytes *= number;
+      } else if (type && number >= 8) {
+        bytes *= number / 8;
+      }
+      if (bytes > kImageBytesMax) bytes = kImageBytesMax;
+    }
+    sum += bytes;
+  }
+  return sum;
+}
+
+// How many bytes an image in memory has, by its own header; text is measured to its NUL, with what
+// its variables take.
+uint64_t ImageBytes(const void* image, uint64_t* variables) {
+  *variables = 0;
   if (image == nullptr) return 0;
   const auto* bytes = static_cast<const unsigned char*>(image);
   const auto word = [&](size_t at, size_t width) {
@@ -27,25 +63,48 @@ uint64_t ImageBytes(const void* image) {
   }
   uint64_t size = 0;
   if (magic == kWrapperMagic) {
-    return ImageBytes(reinterpret_cast<const void*>(word(8, 8)));
+    return ImageBytes(reinterpret_cast<const void*>(word(8, 8)), variables);
   } else if (magic == kContainerMagic) {
     size = word(6, 2) + word(8, 8);  // header, payload
   } else if (magic == kElfMagic) {
     size = word(40, 8) + word(58, 2) * word(60, 2);  // section table: offset, entry size, entries
   } else {
     while (size < kImageBytesMax && bytes[size] != 0) ++size;
+    *variables = VariableBytes(bytes, size);
+    size += *variables;
   }
   return size < kImageBytesMax ? size : kImageBytesMax;
 }
 
-uint64_t FileBytes(const char* path) {
+// The same of a file. What is no text has no such words, or hardly any.
+uint64_t FileBytes(const char* path, uint64_t* variables) {
+  *variables = 0;
   if (path == nullptr) return 0;
   constexpr long kReadOnlyCloexec = 02000000, kWorkingDirectory = -100, kEnd = 2;
+  constexpr long kRead = 1, kPrivate = 2;
   const long file = Syscall(SYS_openat, kWorkingDirectory, Arg(path), kReadOnlyCloexec);
   if (file < 0) return 0;
   const long size = Syscall(SYS_lseek, file, 0, kEnd);
+  uint64_t bytes = size < 0 ? 0 : static_cast<uint64_t>(size);
+  if (size > 0) {
+    const long image = Syscall(SYS_mmap, 0, size, kRead, kPrivate, file, 0);
+    if (image > 0) {
+      *variables = VariableBytes(reinterpret_cast<const unsigned char*>(image), bytes);
+      bytes += *variables;
+      Syscall(SYS_munmap, image, size);
+    }
+  }
   Syscall(SYS_close, file);
-  return size < 0 ? 0 : static_cast<uint64_t>(size);
+  return bytes < kImageBytesMax ? bytes : kImageBytesMax;
+}
+
+uint64_t ImageBytes(const void* image) {
+  uint64_t variables = 0;
+  return ImageBytes(image, &variables);
+}
+uint64_t FileBytes(const char* path) {
+  uint64_t variables = 0;
+  return FileBytes(path, &variables);
 }
 
 // Where code goes that belongs to no context yet (a library): with one card there is no choice;
@@ -55,28 +114,133 @@ bool PlaceCode(Place* place) {
   return place->error == abi::CUDA_SUCCESS;
 }
 
+// Makes something the driver charges to the card, charged by an estimate first and by the driver's
+// own figure afterwards, and remembered under (kind, handle). In two halves around the driver's
+// call, so that there is one copy of them and not one a wrapper.
+struct Making {
+  abi::CUresult error;
+  bool counts;
+  Place place;
+  uint64_t charged;
+};
+
+[[gnu::noinline]] Making Begin(const void* handle, uint64_t estimate) {
+  Making making = {abi::CUDA_SUCCESS, false, {}, 0};
+  if (depth > 0) return making;
+  if (!EnsureAttached()) {
+    making.error = kRefused;
+    return making;
+  }
+  if (handle == nullptr || !PlaceCode(&making.place)) return making;
+  making.charged = RoundUp(estimate, Granule());
+  if (making.charged != 0 && !ReserveOn(making.place.card, making.charged)) {
+    making.error = abi::CUDA_ERROR_OUT_OF_MEMORY;
+    return making;
+  }
+  making.counts = true;
+  return making;
+}
+
+// True: it stays. False with success: it does not fit as it turned out, and must be unmade.
+[[gnu::noinline]] bool Keep(ObjectKind kind, uint64_t key, Making* making) {
+  if (!SettleObject(making->place.card, &making->charged)) return false;
+  Object object = {};
+  object.key = key;
+  object.kind = kind;
+  object.card = making->place.card;
+  object.bytes = making->charged;
+  object.context = making->place.context;
+  return process.objects.Put(object);
+}
+
 template <typename Handle, typename Make, typename Unmake>
 abi::CUresult MakeCode(ObjectKind kind, Handle* handle, uint64_t estimate, const Make& make,
                        const Unmake& unmake) {
-  if (depth > 0) return make();
-  if (!EnsureAttached()) return kRefused;
-  Place place;
-  if (handle == nullptr || !PlaceCode(&place)) {
-    DepthGuard guard;
-    return make();
+  Making making = Begin(handle, estimate);
+  if (making.error != abi::CUDA_SUCCESS) return making.error;
+  DepthGuard guard;
+  abi::CUresult result = make();
+  if (!making.counts) return result;
+  if (result == abi::CUDA_SUCCESS) {
+    if (Keep(kind, reinterpret_cast<uint64_t>(*handle), &making)) return result;
+    unmake(*handle);
+    result = abi::CUDA_ERROR_OUT_OF_MEMORY;
   }
-  return MakeCharged(
-      kind, place, estimate, make, [&] { return reinterpret_cast<uint64_t>(*handle); },
-      [&] { unmake(*handle); });
+  if (making.charged != 0) process.ledger.Release(making.place.card, making.charged);
+  return result;
+}
+
+// A library takes nothing until a context first uses something of it, and then mostly less than it
+// is long. Its larger variables are charged when it is loaded; the rest is seen at a settlement.
+template <typename Make>
+abi::CUresult MakeLibrary(abi::CUlibrary* library, uint64_t variables, const Make& make) {
+  if (SharesGranule(variables, process.granule_shift)) variables = 0;
+  const Making making = Begin(library, variables);
+  if (making.error != abi::CUDA_SUCCESS) return making.error;
+  DepthGuard guard;
+  const abi::CUresult result = make();
+  if (!making.counts) return result;
+  Object object = {};
+  object.kind = kObjectLibrary;
+  object.card = making.place.card;
+  object.bytes = object.target = making.charged;
+  if (result == abi::CUDA_SUCCESS) {
+    object.key = reinterpret_cast<uint64_t>(*library);
+    if (process.objects.Put(object)) {
+      AddAhead(object.card, object.target);
+      return result;
+    }
+  }
+  if (making.charged != 0) process.ledger.Release(object.card, making.charged);
+  return result;
+}
+
+// A context has taken what the library needs of it.
+abi::CUresult LibraryUsed(abi::CUlibrary library) {
+  Object object;
+  if (depth > 0 || !Attached() ||
+      !process.objects.Take(kObjectLibrary, reinterpret_cast<uint64_t>(library), &object)) {
+    return abi::CUDA_SUCCESS;
+  }
+  AddAhead(object.card, -object.target);
+  object.target = 0;
+  // The settlement must know what is charged for it; it never lowers this, as other contexts may
+  // follow.
+  process.objects.Put(object);
+  uint64_t more = 0;
+  if (!SettleObject(object.card, &more)) return abi::CUDA_ERROR_OUT_OF_MEMORY;
+  object.bytes += more;
+  process.objects.Put(object);
+  return abi::CUDA_SUCCESS;
+}
+
+// Unmakes it: the driver first, and what was charged is given back only if it did its part.
+[[gnu::noinline]] abi::CUresult Unmake(ObjectKind kind, uint32_t index, void* handle) {
+  auto* const real = RealCuda<abi::CUresult(void*)>(index);
+  if (real == nullptr) return MissingCuda();
+  Object object;
+  const bool known = depth == 0 && Attached() &&
+                     process.objects.Take(kind, reinterpret_cast<uint64_t>(handle), &object);
+  abi::CUresult result;
+  {
+    DepthGuard guard;
+    result = real(handle);
+  }
+  if (!known) return result;
+  if (result != abi::CUDA_SUCCESS) {
+    process.objects.Put(object);
+    return result;
+  }
+  if (object.target != 0) AddAhead(object.card, -object.target);
+  if (object.bytes != 0) {
+    process.ledger.Release(object.card, object.bytes);
+  }
+  return result;
 }
 
 void UnloadModule(abi::CUmodule module) {
   auto* const real = TESSERA_REAL(cuModuleUnload);
   if (real != nullptr) real(module);
-}
-void UnloadLibrary(abi::CUlibrary library) {
-  auto* const real = TESSERA_REAL(cuLibraryUnload);
-  if (real != nullptr) real(library);
 }
 void DestroyArray(abi::CUarray array) {
   auto* const real = TESSERA_REAL(cuArrayDestroy);
@@ -91,33 +255,68 @@ void DestroyGraphExec(abi::CUgraphExec graph) {
   if (real != nullptr) real(graph);
 }
 
-// Bytes of one element of one channel. Formats we do not know (compressed, planar) count as the
-// widest.
-uint64_t ChannelBytes(abi::CUarray_format format) {
-  switch (static_cast<unsigned int>(format)) {
+// An executable graph, with the memory its nodes will allocate.
+template <typename Make>
+abi::CUresult MakeGraphExec(abi::CUgraphExec* exec, abi::CUgraph graph, const Make& make) {
+  if (depth > 0) return make();
+  if (!EnsureAttached()) return kRefused;
+  GraphClaim claim = {};
+  const bool allocates = process.graphs_used != 0;
+  if (allocates) {
+    const abi::CUresult claimed = ClaimGraph(graph, &claim);
+    if (claimed != abi::CUDA_SUCCESS) return claimed;
+  }
+  const abi::CUresult result = MakeCode(kObjectGraphExec, exec, 0, make, DestroyGraphExec);
+  if (!allocates) return result;
+  if (result != abi::CUDA_SUCCESS) {
+    DropClaim(claim);
+  } else {
+    KeepGraph(reinterpret_cast<uint64_t>(*exec), FindPlace().context, claim);
+  }
+  return result;
+}
+
+// Bytes of one element. Formats we do not know (compressed ones) count as the widest.
+uint64_t ElementBytes(abi::CUarray_format format, unsigned int channels) {
+  constexpr uint64_t kWidest = 16;
+  constexpr unsigned int kNv12 = 0xb0, kNormalised = 0xc0, kNormalisedEnd = 0xcc;
+  const auto word = static_cast<unsigned int>(format);
+  uint64_t bytes = 0;
+  switch (word) {
     case abi::CU_AD_FORMAT_UNSIGNED_INT8:
     case abi::CU_AD_FORMAT_SIGNED_INT8:
-      return 1;
+      bytes = 1;
+      break;
     case abi::CU_AD_FORMAT_UNSIGNED_INT16:
     case abi::CU_AD_FORMAT_SIGNED_INT16:
     case abi::CU_AD_FORMAT_HALF:
-      return 2;
+      bytes = 2;
+      break;
     case abi::CU_AD_FORMAT_UNSIGNED_INT32:
     case abi::CU_AD_FORMAT_SIGNED_INT32:
     case abi::CU_AD_FORMAT_FLOAT:
-      return 4;
+      bytes = 4;
+      break;
+    case kNv12:
+      return 2;  // a plane of one byte, and one of half that
     default:
-      return 16;
+      if (word < kNormalised || word >= kNormalisedEnd) return kWidest;
+      // 8 bits of one, two and four channels, then 16 bits of the same; unsigned, then signed.
+      return uint64_t{1} << (word % 3 + (word - kNormalised) % 6 / 3);
   }
+  return bytes * (channels == 0 ? 1 : (channels > 4 ? 4 : channels));
 }
 
 uint64_t ArrayBytes(size_t width, size_t height, size_t depth_or_layers, abi::CUarray_format format,
                     unsigned int channels) {
   constexpr uint64_t kSideMax = 1 << 20;
   const auto side = [](size_t n) { return n == 0 ? 1 : (n > kSideMax ? kSideMax : n); };
-  const unsigned __int128 bytes = static_cast<unsigned __int128>(side(width)) * side(height) *
-                                  side(depth_or_layers) * ChannelBytes(format) *
-                                  (channels == 0 ? 1 : (channels > 4 ? 4 : channels));
+  // Rows come in pieces of 64 bytes, and of a texture with more than one row eight at a time.
+  constexpr uint64_t kRowBytes = 64, kRows = 8;
+  const uint64_t row = RoundUp(side(width) * ElementBytes(format, channels), kRowBytes);
+  const unsigned __int128 bytes = static_cast<unsigned __int128>(row) *
+                                  (height == 0 ? 1 : RoundUp(side(height), kRows)) *
+                                  side(depth_or_layers);
   return bytes >= kAllocationBytesMax ? kAllocationBytesMax : static_cast<uint64_t>(bytes);
 }
 
@@ -168,13 +367,12 @@ TESSERA_EXPORT CUresult cuLibraryLoadData(CUlibrary* library, const void* code,
                                           unsigned int numLibraryOptions) {
   auto* const real = TESSERA_REAL(cuLibraryLoadData);
   if (real == nullptr) return MissingCuda();
-  return MakeCode(
-      kObjectLibrary, library, ImageBytes(code),
-      [&] {
-        return real(library, code, jitOptions, jitOptionsValues, numJitOptions, libraryOptions,
-                    libraryOptionValues, numLibraryOptions);
-      },
-      UnloadLibrary);
+  uint64_t variables = 0;
+  ImageBytes(code, &variables);
+  return MakeLibrary(library, variables, [&] {
+    return real(library, code, jitOptions, jitOptionsValues, numJitOptions, libraryOptions,
+                libraryOptionValues, numLibraryOptions);
+  });
 }
 
 TESSERA_EXPORT CUresult cuLibraryLoadFromFile(CUlibrary* library, const char* fileName,
@@ -185,13 +383,27 @@ TESSERA_EXPORT CUresult cuLibraryLoadFromFile(CUlibrary* library, const char* fi
                                               unsigned int numLibraryOptions) {
   auto* const real = TESSERA_REAL(cuLibraryLoadFromFile);
   if (real == nullptr) return MissingCuda();
-  return MakeCode(
-      kObjectLibrary, library, FileBytes(fileName),
-      [&] {
-        return real(library, fileName, jitOptions, jitOptionsValues, numJitOptions, libraryOptions,
-                    libraryOptionValues, numLibraryOptions);
-      },
-      UnloadLibrary);
+  uint64_t variables = 0;
+  FileBytes(fileName, &variables);
+  return MakeLibrary(library, variables, [&] {
+    return real(library, fileName, jitOptions, jitOptionsValues, numJitOptions, libraryOptions,
+                libraryOptionValues, numLibraryOptions);
+  });
+}
+
+TESSERA_EXPORT CUresult cuLibraryGetModule(CUmodule* pMod, CUlibrary library) {
+  auto* const real = TESSERA_REAL(cuLibraryGetModule);
+  if (real == nullptr) return MissingCuda();
+  const CUresult result = real(pMod, library);
+  return result == CUDA_SUCCESS ? LibraryUsed(library) : result;
+}
+
+TESSERA_EXPORT CUresult cuLibraryGetGlobal(CUdeviceptr* dptr, size_t* bytes, CUlibrary library,
+                                           const char* name) {
+  auto* const real = TESSERA_REAL(cuLibraryGetGlobal);
+  if (real == nullptr) return MissingCuda();
+  const CUresult result = real(dptr, bytes, library, name);
+  return result == CUDA_SUCCESS ? LibraryUsed(library) : result;
 }
 
 TESSERA_EXPORT CUresult cuArrayCreate_v2(CUarray* pHandle,
@@ -224,13 +436,21 @@ TESSERA_EXPORT CUresult cuMipmappedArrayCreate(CUmipmappedArray* pHandle,
                                                unsigned int numMipmapLevels) {
   auto* const real = TESSERA_REAL(cuMipmappedArrayCreate);
   if (real == nullptr) return MissingCuda();
-  // All smaller levels together never exceed the first.
-  const uint64_t estimate =
-      pMipmappedArrayDesc == nullptr
-          ? 0
-          : 2 * ArrayBytes(pMipmappedArrayDesc->Width, pMipmappedArrayDesc->Height,
-                           pMipmappedArrayDesc->Depth, pMipmappedArrayDesc->Format,
-                           pMipmappedArrayDesc->NumChannels);
+  uint64_t estimate = 0;
+  constexpr unsigned int kLevelsMax = 21;  // no side is longer than 2^20
+  for (unsigned int i = 0; pMipmappedArrayDesc != nullptr && i < kLevelsMax; ++i) {
+    const auto half = [i](size_t side) { return side == 0 || side >> i != 0 ? side >> i : 1; };
+    if (i != 0 && i >= numMipmapLevels) break;
+    // A number of layers stays the same on all levels.
+    constexpr unsigned int kLayers = 0x01 | 0x04;  // CUDA_ARRAY3D_LAYERED, CUDA_ARRAY3D_CUBEMAP
+    const size_t depth_or_layers = (pMipmappedArrayDesc->Flags & kLayers) != 0
+                                       ? pMipmappedArrayDesc->Depth
+                                       : half(pMipmappedArrayDesc->Depth);
+    estimate +=
+        ArrayBytes(half(pMipmappedArrayDesc->Width), half(pMipmappedArrayDesc->Height),
+                   depth_or_layers, pMipmappedArrayDesc->Format, pMipmappedArrayDesc->NumChannels);
+  }
+  if (estimate > kAllocationBytesMax) estimate = kAllocationBytesMax;
   return MakeCode(
       kObjectMipmap, pHandle, estimate,
       [&] { return real(pHandle, pMipmappedArrayDesc, numMipmapLevels); }, DestroyMipmap);
@@ -241,10 +461,9 @@ TESSERA_EXPORT CUresult cuGraphInstantiate(CUgraphExec* phGraphExec, CUgraph hGr
                                            size_t bufferSize) {
   auto* const real = TESSERA_REAL(cuGraphInstantiate);
   if (real == nullptr) return MissingCuda();
-  return MakeCode(
-      kObjectGraphExec, phGraphExec, 0,
-      [&] { return real(phGraphExec, hGraph, phErrorNode, logBuffer, bufferSize); },
-      DestroyGraphExec);
+  return MakeGraphExec(phGraphExec, hGraph, [&] {
+    return real(phGraphExec, hGraph, phErrorNode, logBuffer, bufferSize);
+  });
 }
 
 TESSERA_EXPORT CUresult cuGraphInstantiate_v2(CUgraphExec* phGraphExec, CUgraph hGraph,
@@ -252,72 +471,54 @@ TESSERA_EXPORT CUresult cuGraphInstantiate_v2(CUgraphExec* phGraphExec, CUgraph 
                                               size_t bufferSize) {
   auto* const real = TESSERA_REAL(cuGraphInstantiate_v2);
   if (real == nullptr) return MissingCuda();
-  return MakeCode(
-      kObjectGraphExec, phGraphExec, 0,
-      [&] { return real(phGraphExec, hGraph, phErrorNode, logBuffer, bufferSize); },
-      DestroyGraphExec);
+  return MakeGraphExec(phGraphExec, hGraph, [&] {
+    return real(phGraphExec, hGraph, phErrorNode, logBuffer, bufferSize);
+  });
 }
 
 TESSERA_EXPORT CUresult cuGraphInstantiateWithFlags(CUgraphExec* phGraphExec, CUgraph hGraph,
                                                     unsigned long long flags) {
   auto* const real = TESSERA_REAL(cuGraphInstantiateWithFlags);
   if (real == nullptr) return MissingCuda();
-  return MakeCode(
-      kObjectGraphExec, phGraphExec, 0, [&] { return real(phGraphExec, hGraph, flags); },
-      DestroyGraphExec);
+  return MakeGraphExec(phGraphExec, hGraph, [&] { return real(phGraphExec, hGraph, flags); });
 }
 
-#define TESSERA_INSTANTIATE_WITH_PARAMS(symbol)                                          \
-  TESSERA_EXPORT CUresult symbol(CUgraphExec* phGraphExec, CUgraph hGraph,               \
-                                 CUDA_GRAPH_INSTANTIATE_PARAMS* instantiateParams) {     \
-    auto* const real = TESSERA_REAL(symbol);                                             \
-    if (real == nullptr) return MissingCuda();                                           \
-    return MakeCode(                                                                     \
-        kObjectGraphExec, phGraphExec, 0,                                                \
-        [&] { return real(phGraphExec, hGraph, instantiateParams); }, DestroyGraphExec); \
+#define TESSERA_INSTANTIATE_WITH_PARAMS(symbol)                                         \
+  TESSERA_EXPORT CUresult symbol(CUgraphExec* phGraphExec, CUgraph hGraph,              \
+                                 CUDA_GRAPH_INSTANTIATE_PARAMS* instantiateParams) {    \
+    auto* const real = TESSERA_REAL(symbol);                                            \
+    if (real == nullptr) return MissingCuda();                                          \
+    return MakeGraphExec(phGraphExec, hGraph,                                           \
+                         [&] { return real(phGraphExec, hGraph, instantiateParams); }); \
   }
 TESSERA_INSTANTIATE_WITH_PARAMS(cuGraphInstantiateWithParams)
 TESSERA_INSTANTIATE_WITH_PARAMS(cuGraphInstantiateWithParams_ptsz)
 
-// A node that allocates cannot be counted: its memory comes and goes with launches.
-namespace {
-constexpr unsigned int kNodeMemoryAllocation = 10;
-bool Allocates(const CUgraphNodeParams* params) {
-  return params != nullptr &&
-         *reinterpret_cast<const unsigned int*>(params) == kNodeMemoryAllocation;
-}
-}  // namespace
-
-TESSERA_EXPORT CUresult cuGraphAddNode(CUgraphNode* phGraphNode, CUgraph hGraph,
-                                       const CUgraphNode* dependencies, size_t numDependencies,
-                                       CUgraphNodeParams* nodeParams) {
-  auto* const real = TESSERA_REAL(cuGraphAddNode);
-  if (real == nullptr) return MissingCuda();
-  if (depth == 0 && Allocates(nodeParams)) return DenyCuda(kIndex_cuGraphAddNode);
-  return real(phGraphNode, hGraph, dependencies, numDependencies, nodeParams);
-}
-
-TESSERA_EXPORT CUresult cuGraphAddNode_v2(CUgraphNode* phGraphNode, CUgraph hGraph,
-                                          const CUgraphNode* dependencies,
-                                          const CUgraphEdgeData* dependencyData,
-                                          size_t numDependencies, CUgraphNodeParams* nodeParams) {
-  auto* const real = TESSERA_REAL(cuGraphAddNode_v2);
-  if (real == nullptr) return MissingCuda();
-  if (depth == 0 && Allocates(nodeParams)) return DenyCuda(kIndex_cuGraphAddNode_v2);
-  return real(phGraphNode, hGraph, dependencies, dependencyData, numDependencies, nodeParams);
-}
-
-#define TESSERA_OBJECT_END(symbol, kind, type)                                                    \
-  TESSERA_EXPORT CUresult symbol(type handle) {                                                   \
-    auto* const real = TESSERA_REAL(symbol);                                                      \
-    if (real == nullptr) return MissingCuda();                                                    \
-    if (depth > 0) return real(handle);                                                           \
-    return UnmakeCharged(kind, reinterpret_cast<uint64_t>(handle), [&] { return real(handle); }); \
-  }
+#define TESSERA_OBJECT_END(symbol, kind, type) \
+  TESSERA_EXPORT CUresult symbol(type handle) { return Unmake(kind, kIndex_##symbol, handle); }
 TESSERA_OBJECT_END(cuModuleUnload, kObjectModule, CUmodule)
 TESSERA_OBJECT_END(cuLibraryUnload, kObjectLibrary, CUlibrary)
 TESSERA_OBJECT_END(cuArrayDestroy, kObjectArray, CUarray)
 TESSERA_OBJECT_END(cuMipmappedArrayDestroy, kObjectMipmap, CUmipmappedArray)
-TESSERA_OBJECT_END(cuGraphExecDestroy, kObjectGraphExec, CUgraphExec)
+
+TESSERA_EXPORT CUresult cuGraphExecDestroy(CUgraphExec hGraphExec) {
+  const auto key = reinterpret_cast<uint64_t>(hGraphExec);
+  // Its memory is looked up before the handle may be given to another graph.
+  Object memory[wire::kCardsMax];
+  uint32_t cards = 0;
+  for (uint32_t card = 0; process.graphs_used != 0 && depth == 0 && card < wire::kCardsMax;
+       ++card) {
+    cards += process.objects.Take(kObjectGraphMemory, key | card, &memory[cards]);
+  }
+  const CUresult result = Unmake(kObjectGraphExec, kIndex_cuGraphExecDestroy, hGraphExec);
+  for (uint32_t i = 0; i < cards; ++i) {
+    if (result == CUDA_SUCCESS) {
+      ForgetGraph(memory[i]);
+    } else {
+      process.objects.Put(memory[i]);
+    }
+  }
+  return result;
+}
 
 }  // namespace tessera::abi

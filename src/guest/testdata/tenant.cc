@@ -36,9 +36,16 @@ unsigned Nvml(const char* name, Arguments... arguments) {
 
 }  // namespace
 
-int main() {
+// The first argument is the driver to open, by name or path; the second says how.
+int main(int argc, char** argv) {
   std::setvbuf(stdout, nullptr, _IOLBF, 0);
-  g_cuda = dlopen("libcuda.so.1", RTLD_NOW);
+  const char* const driver = argc > 1 ? argv[1] : "libcuda.so.1";
+  const std::string how = argc > 2 ? argv[2] : "";
+  if (how == "namespace") {
+    g_cuda = dlmopen(LM_ID_NEWLM, driver, RTLD_NOW);
+  } else {
+    g_cuda = dlopen(driver, how == "deepbind" ? RTLD_NOW | RTLD_DEEPBIND : RTLD_NOW);
+  }
   g_nvml = dlopen("libnvidia-ml.so.1", RTLD_NOW);
   std::vector<CUdeviceptr> held;
   std::vector<CUcontext> contexts;

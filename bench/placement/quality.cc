@@ -1,0 +1,102 @@
+#include <algorithm>
+#include <cstdint>
+#include <cstdio>
+#include <cstdlib>
+#include <string>
+#include <vector>
+
+#include "bench/placement/parts.h"
+#include "os/files.h"
+#include "os/scratch.h"
+#include "simulate/replay.h"
+#include "simulate/trace.h"
+
+namespace tessera::bench {
+namespace {
+
+constexpr const char* kVariants[] = {"default",    "cpu050",      "cpu250",
+                                     "gpushare60", "gpushare100", "gpuspec10",
+                                     "gpuspec25",  "multigpu20",  "multigpu50"};
+constexpr int kFirstSeed = 42, kLastSeed = 51;
+constexpr std::size_t kLoads[] = {90, 100, 110, 120, 130};
+
+// Ours learns what arrives on the way; FGD knows it beforehand, as published.
+struct Way {
+  const char* prefix;  // of its figure
+  simulate::ReplayOptions options;
+};
+const Way kWays[] = {
+    {"", {.policy = "tessera", .learn_every = 500}},
+    {"fgd_", {.policy = "fgd"}},
+    {"random_ties_", {.policy = "tessera", .learn_every = 500, .random_ties = true}},
+    {"fgd_random_ties_", {.policy = "fgd", .random_ties = true}},
+    {"hami_", {.policy = "hami", .random_ties = true}},
+    {"least_allocated_", {.policy = "least-allocated", .random_ties = true}},
+};
+constexpr std::size_t kOurs = 0, kFgd = 1, kOursRandom = 2;
+
+template <typename T>
+T OrDie(Result<T> result) {
+  if (!result) Die(result.error().ToString());
+  return *std::move(result);
+}
+
+}  // namespace
+
+bool MeasureQuality(std::vector<Figure>* figures) {
+  const char* chosen = std::getenv("TESSERA_OPENB");
+  const std::string folder = chosen != nullptr && *chosen != '\0' ? chosen : OPENB_FOLDER;
+  if (!os::PosixFiles().Exists(folder + "/openb_node_list_gpu_node.csv")) {
+    std::fprintf(stderr,
+                 "bench-placement: NOT RUN: no trace data at %s, so nothing is said about "
+                 "allocation (see src/simulate/README.md)\n",
+                 folder.c_str());
+    return false;
+  }
+  const auto nodes = OrDie(simulate::ReadNodes(folder + "/openb_node_list_gpu_node.csv"));
+  const os::ScratchFolder orders;
+  const std::string untar = "tar xzf '" + folder + "/sequences.tgz' -C '" + orders.path() + "'";
+  if (std::system(untar.c_str()) != 0) Die("cannot unpack " + folder + "/sequences.tgz");
+  double below_fgd = -100, lost_by_ties = -100;
+  for (const std::string variant : kVariants) {
+    const std::string file = folder + "/openb_pod_list_" + variant + ".csv";
+    if (!os::PosixFiles().Exists(file)) continue;
+    const auto pods = OrDie(simulate::ReadPods(file));
+    std::vector<std::vector<double>> mean(std::size(kWays),
+                                          std::vector<double>(simulate::kLoadPercentMax + 1));
+    for (int seed = kFirstSeed; seed <= kLastSeed; ++seed) {
+      const auto order = OrDie(simulate::ReadOrder(
+          orders / ("sequences/" + variant + ".10" + std::to_string(seed) + ".txt"), pods.size(),
+          nodes.size()));
+      for (std::size_t way = 0; way < std::size(kWays); ++way) {
+        simulate::ReplayOptions options = kWays[way].options;
+        options.seed = static_cast<std::uint64_t>(seed);
+        const auto result = OrDie(simulate::Replay(nodes, pods, order, options));
+        for (const std::size_t load : kLoads) {
+          mean[way][load] += result.allocated[load] / (kLastSeed - kFirstSeed + 1);
+        }
+      }
+    }
+    std::fprintf(stderr, "bench-placement: %-12s", variant.c_str());
+    for (std::size_t way = 0; way < std::size(kWays); ++way) {
+      figures->push_back({kWays[way].prefix + ("alloc_at_100." + variant), mean[way][100]});
+      std::fprintf(stderr, " %salloc %.2f", kWays[way].prefix, mean[way][100]);
+    }
+    std::fprintf(stderr, "\n");
+    for (const std::size_t load : kLoads) {
+      const double short_of = mean[kFgd][load] - mean[kOurs][load];
+      if (short_of > 0.05) {
+        std::fprintf(stderr, "bench-placement: %-12s at %zu %%: ours %.2f, FGD %.2f\n",
+                     variant.c_str(), load, mean[kOurs][load], mean[kFgd][load]);
+      }
+      below_fgd = std::max(below_fgd, short_of);
+    }
+    lost_by_ties = std::max(lost_by_ties, mean[kOurs][100] - mean[kOursRandom][100]);
+  }
+  // Points of the worst variant and load, and of the worst variant; negative: never.
+  figures->push_back({"below_fgd_at_worst", below_fgd});
+  figures->push_back({"lost_by_random_ties_at_worst", lost_by_ties});
+  return true;
+}
+
+}  // namespace tessera::bench
