@@ -228,7 +228,7 @@ constexpr Kind kKinds[] = {
     {"threads.8", "alloc_free_added_ns.8_threads", 4000, 1, 8, 80, 0, false},
     {"alloc_free.1", "alloc_free_added_ns.8_processes", 8000, 8, 1, 80, 0, false},
     {"meminfo", "meminfo_added_ns", 20000, 1, 1, 15, 70, false},
-    {"getprocaddress", "getprocaddress_added_ns", 5000, 1, 1, 100, 330, true},
+    {"getprocaddress", "getprocaddress_added_ns", 5000, 1, 1, 100, 350, true},
     {"dlsym", "dlsym_added_ns", 5000, 1, 1, 50, 320, false},
 };
 constexpr double kInitAimMicros = 150;
