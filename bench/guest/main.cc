@@ -231,6 +231,8 @@ constexpr Kind kKinds[] = {
     {"getprocaddress", "getprocaddress_added_ns", 5000, 1, 1, 100, 350, true},
     {"dlsym", "dlsym_added_ns", 5000, 1, 1, 50, 320, false},
 };
+// In a turn that is granted and has room.
+constexpr Kind kCapped = {"launch", "launch_capped_added_ns", 20000, 1, 1, 15, 0, false};
 constexpr double kInitAimMicros = 150;
 // Looking a pointer up takes as long among 10,000 as alone.
 constexpr double kLookupRatioMax = 1.1;
