@@ -362,7 +362,6 @@ class Node {
 
 // A launch in a turn that is granted and has room, marks included. The node is a test's, which
 // holds the turn word still.
-constexpr Kind kCapped = {"launch", "launch_capped_added_ns", 20000, 1, 1, 15, 0, false};
 void MeasureCapped(Setup setup, std::vector<Figure>* figures) {
   setup.socket = setup.folder + "/turns.sock";
   tessera::guest::TestNode node({{kNullCard, 60ull << 30, 256ull << 20}});
