@@ -84,6 +84,8 @@ struct Broker::Impl {
   mutable std::mutex mutex;  // guards slices and counters
   std::map<std::string, Slice> slices;
   BrokerCounters counters;
+  // Below the slices, because it goes first: it uses their pages.
+  Turns turns;
 
   // Owned by the thread.
   std::unordered_map<std::uint64_t, Connection> connections;
@@ -562,7 +564,9 @@ Status Broker::CreateSlice(const std::string& id, const std::vector<CardLimits>&
     return Error(Code::kResourceExhausted, "kSlicesMax (1024) slices exist on this node");
   }
   TRY(auto pages, impl_->store.Create(id, cards));
+  SlicePages* const given = pages.get();
   impl_->slices[id].ledger = std::make_unique<SliceLedger>(id, std::move(pages), impl_->clock);
+  impl_->turns.Add(id, given, cards);
   return {};
 }
 
@@ -594,6 +598,7 @@ Status Broker::AdoptSlice(const std::string& id, const std::vector<CardLimits>& 
   });
   for (const AttachedProcess& process : ledger->Processes())
     impl_->WatchProcess(*ledger, process.slot);
+  impl_->turns.Add(id, &ledger->pages(), cards);
   impl_->slices[id].ledger = std::move(ledger);
   impl_->Wake();
   return {};
@@ -609,6 +614,7 @@ Status Broker::SetLimits(const std::string& id, const std::vector<CardLimits>& c
                                      [](const auto& a, const auto& b) { return a.uuid == b.uuid; });
   if (!same_cards) return Error::Field("cards", "expected the slice's own cards in their order");
   at->second.ledger->SetLimits(cards);
+  impl_->turns.SetLimits(id, cards);
   return {};
 }
 
@@ -625,6 +631,7 @@ Status Broker::RemoveSlice(const std::string& id) {
   if (const auto at = impl_->slices.find(id); at != impl_->slices.end()) {
     at->second.ledger->Close();
     TRY_STATUS(impl_->store.Remove(id));
+    impl_->turns.Remove(id);
     impl_->slices.erase(at);
   } else {
     TRY_STATUS(impl_->store.Remove(id));
@@ -711,6 +718,8 @@ Result<std::vector<CardAudit>> Broker::Audit(const std::string& id, const Settle
   }
   return cards;
 }
+
+TurnCounters Broker::turns() const { return impl_->turns.counters(); }
 
 BrokerCounters Broker::counters() const {
   const std::lock_guard lock(impl_->mutex);

@@ -21,6 +21,7 @@
 #include "broker/membership.h"
 #include "broker/slice_ledger.h"
 #include "broker/slice_pages.h"
+#include "broker/turns.h"
 #include "os/clock.h"
 #include "os/files.h"
 
@@ -118,6 +119,7 @@ class Broker {
   // processes; unknown when it cannot tell for one of them).
   Result<std::vector<CardAudit>> Audit(const std::string& id, const Settle& truth = {}) const;
   BrokerCounters counters() const;
+  TurnCounters turns() const;
 
  private:
   struct Impl;

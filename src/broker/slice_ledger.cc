@@ -73,7 +73,8 @@ SliceLedger::SliceLedger(std::string id, std::unique_ptr<SlicePages> pages, cons
   for (std::uint32_t i = 0; i < pages_->card_count(); ++i) {
     const wire::ControlCard& card = control.cards[i];
     limits_.push_back({card.uuid, card.limit_bytes, card.lease_bytes, card.ceiling_bytes,
-                       card.context_bytes, card.granule_bytes, card.compute_permille, card.weight});
+                       card.context_bytes, card.granule_bytes, card.compute_permille, card.weight,
+                       card.priority});
   }
   closed_ = wire::Load(&control.state) != wire::kStateOpen;
 }
@@ -228,6 +229,12 @@ void SliceLedger::Recount() {
     }
     if (entries_[i].state != State::kDead) continue;
     for (std::uint64_t& used : slot.used) wire::Store(&used, 0);
+    for (wire::StreamMarks& stream : slot.marks) {
+      wire::Store(&stream.submitted, 0);
+      wire::Store(&stream.completed, 0);
+    }
+    wire::Store(&slot.inside, 0);
+    wire::Store(&slot.unmarked_nanos, 0);
     wire::Store(&slot.launches, 0);
     wire::Store(&slot.start_time, 0);
     wire::Store(&slot.intent, 0);

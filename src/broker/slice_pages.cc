@@ -127,6 +127,7 @@ void SlicePages::SetLimits(const std::vector<CardLimits>& cards) {
     wire::Store(&card.granule_bytes, cards[i].granule_bytes);
     wire::Store(&card.compute_permille, cards[i].compute_permille);
     wire::Store(&card.weight, cards[i].weight);
+    wire::Store(&card.priority, cards[i].priority);
   }
   __atomic_store_n(&control_->generation, before + 2, __ATOMIC_SEQ_CST);
 }

@@ -131,6 +131,26 @@ TEST_F(SliceTest, AClosedSliceRefusesWhatIsNew) {
   EXPECT_EQ(tenant.Code("free", 1), 0u);
 }
 
+TEST_F(SliceTest, ANodeThatDiedWithTheGateShutStopsNobodyForGood) {
+  auto node = Node(1024 * kMiB);
+  Tenant tenant(Socket());
+  ASSERT_EQ(tenant.Code("init"), 0u);
+  ASSERT_EQ(tenant.Code("retain"), 0u);
+  ASSERT_EQ(tenant.Code("alloc", kGranule), 0u);
+  wire::ControlCard& card = node->control()->cards[0];
+  card.window_nanos = 1'000'000;
+  wire::Store(&card.gate, wire::kGateStep | wire::kGateShut);
+  EXPECT_EQ(tenant.Code("memset", 16), 0u) << "nobody hears it, so it passes after a while";
+  EXPECT_GE(wire::Load(&node->usage()->cards[0].arrivals), 2u) << "it asked more than once";
+  const uint32_t asked = wire::Load(&node->usage()->cards[0].arrivals);
+  EXPECT_EQ(tenant.Code("memset", 16), 0u);
+  EXPECT_EQ(wire::Load(&node->usage()->cards[0].arrivals), asked) << "and does not ask again";
+  // A node that comes back changes the word, and is waited for again.
+  wire::Store(&card.gate, 2 * wire::kGateStep | wire::kGateShut | wire::kGateGranted);
+  EXPECT_EQ(tenant.Code("memset", 16), 0u);
+  EXPECT_EQ(wire::Load(&node->usage()->slots[0].inside), 0u);
+}
+
 TEST_F(SliceTest, NvmlShowsTheSliceWithoutCuda) {
   auto node = Node(1024 * kMiB, {1});
   Tenant user(Socket()), watcher(Socket());

@@ -381,6 +381,8 @@ std::vector<broker::CardLimits> Node::LimitsOf(const std::vector<device::Share>&
     card.limit_bytes = share.memory_bytes;
     card.ceiling_bytes = share.memory_bytes;
     card.compute_permille = share.compute.value;
+    // What was sold is a part of what contends, not a ceiling: idle time goes to whoever has work.
+    card.weight = share.compute.value;
     const device::Card* const known = FindCard(share.card_uuid);
     card.context_bytes = known != nullptr ? known->context_bytes : 0;
     card.granule_bytes = known != nullptr ? known->granule_bytes : 2 * kMiB;

@@ -32,6 +32,20 @@
 //
 // A process killed at any point therefore leaks nothing: what only `used` knew is recomputed from
 // live slots.
+//
+// The protocol of turns (node side in `broker/`, guest side in `guest/cuda/gate.cc`):
+//   open: a gate of 0 stops nobody. Any other value is a turn number with kGateGranted or without,
+//   and every change of it wakes the futex.
+//
+//   submit: inside += 1; with a granted turn and room in the window the work is handed to the
+//   driver, and so is, after enough of it, a mark: a command of the same stream that writes the
+//   stream's `completed`. inside -= 1.
+//
+//   wait: without a turn, arrivals += 1, wake its futex, sleep on the gate. The node repeats the
+//   number in `heard`; a guest whose arrival is not heard concludes that there is no node.
+//
+//   hand-over: the node takes kGateGranted away and waits until nobody is inside and all marks have
+//   completed; what is not marked yet it gives the time the process says that takes.
 #pragma once
 
 #include <stddef.h>
@@ -41,17 +55,24 @@ namespace tessera::wire {
 
 inline constexpr uint32_t kControlMagic = 0x54535343;  // "CSST"
 inline constexpr uint32_t kUsageMagic = 0x54535355;    // "USST"
-inline constexpr uint32_t kPageVersion = 1;
+inline constexpr uint32_t kPageVersion = 2;
 
 inline constexpr uint32_t kCardsMax = 16;       // cards of one slice
 inline constexpr uint32_t kProcessesMax = 256;  // live processes of one slice
 inline constexpr uint32_t kSliceIdMax = 64;     // bytes with the terminating NUL
 inline constexpr uint32_t kUuidTextMax = 48;  // "GPU-xxxxxxxx-xxxx-xxxx-xxxx-xxxxxxxxxxxx" and NUL
+inline constexpr uint32_t kMarksMax = 32;     // streams of one process that are marked at a time
 inline constexpr uint64_t kFrozenBit = 1ull << 63;
 inline constexpr uint64_t kFreezeWaitNanosMax =
     50'000'000;  // reaper waits this long for live intents
 inline constexpr uint64_t kFrozenSleepNanosMax =
     200'000'000;  // guest re-checks a frozen word this often
+
+// ControlCard::gate: 0 open, else turn number * kGateStep + kGateShut, + kGateGranted in a turn.
+inline constexpr uint32_t kGateShut = 1;
+inline constexpr uint32_t kGateGranted = 2;
+inline constexpr uint32_t kGateStep = 4;
+inline constexpr uint64_t kTurnSleepNanosMax = 200'000'000;  // a waiter announces itself this often
 
 // Slice states in ControlPage::state.
 inline constexpr uint32_t kStateOpen = 1;  // reservations are served
@@ -68,7 +89,10 @@ struct ControlCard {
   uint32_t compute_permille;  // share of the card's compute, 1 to 1000
   uint32_t weight;            // relative share of idle compute; 0 means hard cap only
   uint32_t gate;              // turn word: 0 = open
-  uint32_t reserved[7];
+  uint32_t window_nanos;      // work a process may have in flight while the gate is not open
+  uint32_t heard;             // the last `arrivals` the node has seen
+  uint32_t priority;          // a higher class goes first
+  uint32_t reserved[4];
 };
 static_assert(sizeof(ControlCard) == 128, "ControlCard is two cache lines");
 
@@ -81,7 +105,7 @@ struct ControlPage {
                         // several fields reads it before and after and starts again when it was odd
                         // or has changed
   uint32_t card_count;
-  uint32_t reserved0;
+  uint32_t turns;  // 0: the gates of all cards are open
   char slice_id[kSliceIdMax];
   uint32_t reserved1[8];
   ControlCard cards[kCardsMax];
@@ -92,9 +116,19 @@ struct UsageCard {
   uint64_t used;      // bytes reserved by all processes; kFrozenBit while the reaper counts
   uint64_t refusals;  // asks that did not fit, for metrics
   uint64_t peak;      // highest `used` seen by a reserver
-  uint64_t reserved[5];
+  uint32_t
+      arrivals;  // counts announcements of work that waits for a turn; a futex the node sleeps on
+  uint32_t reserved0;
+  uint64_t reserved[4];
 };
 static_assert(sizeof(UsageCard) == 64, "UsageCard is a cache line");
+
+// Progress of one stream of a process: two counts of marks. The process writes the first and the
+// card the second, so equal means that all marked work is done.
+struct StreamMarks {
+  uint32_t submitted;
+  uint32_t completed;
+};
 
 // One live process. The node fills pid and start time when the process attaches (host pid
 // namespace) and clears the slot when it is gone; the process writes the rest.
@@ -105,10 +139,14 @@ struct ProcessSlot {
   uint64_t launches;    // submissions so far; the node samples it for last-kernel age
   uint64_t local_pid;   // what the process calls itself; inside a container NVML names it so. For
                         // views only
-  uint64_t reserved[4];
+  uint32_t inside;      // threads between the gate and the driver's return
+  uint32_t unmarked_nanos;  // estimate of what was submitted since the last mark
+  uint64_t reserved[3];
   uint64_t used[kCardsMax];
+  StreamMarks marks[kMarksMax];
 };
-static_assert(sizeof(ProcessSlot) == 64 + 8 * kCardsMax, "ProcessSlot has no padding");
+static_assert(sizeof(ProcessSlot) == 64 + 8 * kCardsMax + 8 * kMarksMax,
+              "ProcessSlot has no padding");
 
 struct UsagePage {
   uint32_t magic;

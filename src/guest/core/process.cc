@@ -186,7 +186,7 @@ AttachResult MapPages(const wire::Reply& reply, const int* descriptors) {
   process.control = control;
   process.granule_shift = static_cast<uint32_t>(__builtin_ctzll(granule));
   process.card_count = control->card_count;
-  process.gate = control->card_count == 1 ? &control->cards[0].gate : &process.always_open;
+  process.gate = control->card_count == 1 ? &control->cards[0].gate : &control->turns;
   process.ledger.Bind({control, usage, &usage->slots[reply.slot]});
   if (process.standalone != 0) process.ledger.OnRefusal(ReclaimStandalone);
   wire::Store(&usage->slots[reply.slot].local_pid, static_cast<uint64_t>(Syscall(SYS_getpid)));

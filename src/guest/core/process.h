@@ -8,6 +8,7 @@
 #include "guest/core/ledger.h"
 #include "guest/core/pool_hold.h"
 #include "guest/core/table.h"
+#include "guest/core/turns.h"
 #include "wire/messages.h"
 #include "wire/pages.h"
 
@@ -57,11 +58,11 @@ struct alignas(kPageBytes) Process {
   wire::ProcessSlot* slot;  // null: not attached
   const wire::ControlPage* control;
   const uint32_t*
-      gate;  // the turn word of the only card; of a slice of several cards one that is always open
+      gate;  // the turn word of the only card; of several cards one that says whether any is shut
   uint32_t granule_shift;
   uint32_t card_count;
   uint32_t sole_context;  // id of the only live context of the process; 0: none or several
-  uint32_t always_open;
+  uint32_t reserved0;
   Ledger ledger;
 
   uint32_t attach_word;    // 0 not attached, 1 a thread is at it, 2 attached
@@ -79,6 +80,7 @@ struct alignas(kPageBytes) Process {
   uint32_t pools_used;   // something was allocated from a pool
   uint32_t graphs_used;  // a graph was given a node that allocates
   PoolHold pools[wire::kCardsMax];
+  Turns turns;
 };
 
 extern "C" Process tessera_process __attribute__((visibility("hidden")));

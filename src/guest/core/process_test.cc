@@ -87,7 +87,7 @@ TEST_F(ProcessTest, PagesOfAnotherVersionAreRefused) {
   ASSERT_TRUE(node.Listen(socket_));
   const auto attach = [] { return static_cast<int>(AttachSlow()); };
   constexpr int kVersion = static_cast<int>(AttachResult::kVersion);
-  node.control()->version = 2;
+  node.control()->version = wire::kPageVersion + 1;
   EXPECT_EQ(InChild(attach), kVersion);
   node.control()->version = wire::kPageVersion;
   node.usage()->magic = 1;

@@ -61,6 +61,12 @@ inline void FutexWake(uint32_t* word, int count) {
   Syscall(SYS_futex, Arg(word), kWake | kPrivate, count);
 }
 
+// Wakes who sleeps on the word in any process.
+inline void FutexWakeShared(uint32_t* word) {
+  constexpr long kWake = 1, kAll = 0x7fffffff;
+  Syscall(SYS_futex, Arg(word), kWake, kAll);
+}
+
 inline uint64_t MonotonicNanos() {
   struct {
     long seconds, nanos;

@@ -1,6 +1,7 @@
 // The driver's beginning, and contexts: their cost is charged before they are made and settled with
 // what the driver really took.
 #include "guest/cuda/account.h"
+#include "guest/cuda/gate.h"
 
 namespace tessera::guest {
 
@@ -388,6 +389,7 @@ Place FindPlaceSlow() {
 }
 
 void DropContext(uint32_t card, uint32_t context) {
+  ForgetMarks();
   if (context == 0) return;
   const uint64_t both = static_cast<uint64_t>(card) << 32 | context;
   const auto give_back = [](uint32_t on, uint32_t granules, void*) {

@@ -14,7 +14,6 @@
 
 // No unwind table: these jump and never call, so they are on no stack, and a hundred entries are kilobytes.
 .macro gate symbol
-        .section .text.gate, "ax", @progbits
         .globl  \symbol
         .type   \symbol, @function
         .p2align 4
@@ -49,9 +48,19 @@
 #define TESSERA_DO_deny(symbol) other
 #define TESSERA_ENTRY(symbol, base, version, flag, treatment, ret, parameters, arguments) \
   TESSERA_DO_##treatment(symbol);
+// None of them touches the stack, so one unwinding entry serves them all.
+        .section .text.gate, "ax", @progbits
+        .p2align 4
+        .cfi_startproc
 #include "guest/cuda/wrapped.inc"
+        .cfi_endproc
 
-// The turn word is shut, or the driver's function is not known yet: index in %eax, the caller's arguments everywhere.
+// The gate is not open, or the driver's function is not known yet: index in %eax, the caller's arguments everywhere.
+// The arguments go into a GateFrame (gate.h). What concerns no turn is jumped to as above; a gated call is made from
+// here, because the turn's books are kept on its return. Five arguments at most are on the stack; six words are copied.
+#define FRAME 96
+#define FRAME_MORE 48
+#define FRAME_CALLED 56
         .text
         .hidden tessera_gate_slow
         .globl  tessera_gate_slow
@@ -59,42 +68,58 @@
         .p2align 4
 tessera_gate_slow:
         .cfi_startproc
-        pushq   %rdi
-        .cfi_adjust_cfa_offset 8
-        pushq   %rsi
-        .cfi_adjust_cfa_offset 8
-        pushq   %rdx
-        .cfi_adjust_cfa_offset 8
-        pushq   %rcx
-        .cfi_adjust_cfa_offset 8
-        pushq   %r8
-        .cfi_adjust_cfa_offset 8
-        pushq   %r9
-        .cfi_adjust_cfa_offset 8
-        pushq   %rax
-        .cfi_adjust_cfa_offset 8
-        movl    %eax, %edi
-        call    tessera_gate_open
-        popq    %rdi
-        .cfi_adjust_cfa_offset -8
-        popq    %r9
-        .cfi_adjust_cfa_offset -8
-        popq    %r8
-        .cfi_adjust_cfa_offset -8
-        popq    %rcx
-        .cfi_adjust_cfa_offset -8
-        popq    %rdx
-        .cfi_adjust_cfa_offset -8
-        popq    %rsi
-        .cfi_adjust_cfa_offset -8
+        pushq   %rbp
+        .cfi_def_cfa_offset 16
+        .cfi_offset %rbp, -16
+        movq    %rsp, %rbp
+        .cfi_def_cfa_register %rbp
+        subq    $FRAME, %rsp
+        movq    %rdi, 0(%rsp)
+        movq    %rsi, 8(%rsp)
+        movq    %rdx, 16(%rsp)
+        movq    %rcx, 24(%rsp)
+        movq    %r8, 32(%rsp)
+        movq    %r9, 40(%rsp)
+        leaq    16(%rbp), %rcx
+        movq    %rcx, FRAME_MORE(%rsp)
+        movq    %rsp, %rdi
+        movl    %eax, %esi
+        call    tessera_gate_enter
         testq   %rax, %rax
-        je      1f
-        popq    %rdi
-        .cfi_adjust_cfa_offset -8
+        je      3f
+        movq    0(%rsp), %rdi
+        movq    8(%rsp), %rsi
+        movq    16(%rsp), %rdx
+        movq    24(%rsp), %rcx
+        movq    32(%rsp), %r8
+        movq    40(%rsp), %r9
+        cmpl    $0, FRAME_CALLED(%rsp)
+        jne     2f
+        .cfi_remember_state
+        leave
+        .cfi_def_cfa %rsp, 8
         jmp     *%rax
-        .cfi_adjust_cfa_offset 8
-1:      addq    $8, %rsp
-        .cfi_adjust_cfa_offset -8
+2:      .cfi_restore_state
+        pushq   56(%rbp)
+        pushq   48(%rbp)
+        pushq   40(%rbp)
+        pushq   32(%rbp)
+        pushq   24(%rbp)
+        pushq   16(%rbp)
+        call    *%rax
+        leaq    -FRAME(%rbp), %rdi
+        movl    %eax, %esi
+        movl    %eax, -8(%rbp)
+        movq    %rdi, %rsp
+        call    tessera_gate_leave
+        movl    -8(%rbp), %eax
+        .cfi_remember_state
+        leave
+        .cfi_def_cfa %rsp, 8
+        ret
+3:      .cfi_restore_state
+        leave
+        .cfi_def_cfa %rsp, 8
         jmp     tessera_gate_missing
         .cfi_endproc
         .size   tessera_gate_slow, .-tessera_gate_slow

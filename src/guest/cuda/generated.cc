@@ -4,7 +4,7 @@
 #include "guest/core/lock.h"
 #include "guest/core/names.h"
 #include "guest/core/text.h"
-#include "guest/cuda/entries.h"
+#include "guest/cuda/gate.h"
 
 namespace tessera::guest {
 
@@ -76,8 +76,7 @@ constexpr Rule RuleOf(const char* symbol, Treatment treatment) {
 }
 
 // Names by hash, made by the compiler: open addressing, the index of the manifest + 1. At most half
-// full with a
-// comparison or two for a name that is none of ours.
+// full, so a name that is none of ours costs a comparison or two.
 constexpr uint32_t kNameSlots = 1024;
 static_assert(kCudaWrappers * 2 <= kNameSlots);
 constexpr uint32_t NameSlot(const char* name) {
@@ -125,46 +124,46 @@ abi::CUresult DenyCuda(uint32_t index) {
   return abi::CUDA_ERROR_NOT_SUPPORTED;
 }
 
-namespace {
-
-// Waits, bounded, for a shut turn word to open.
-void WaitTurn(const uint32_t* gate) {
-  const uint64_t start = MonotonicNanos();
-  for (;;) {
-    const uint32_t word = __atomic_load_n(gate, __ATOMIC_ACQUIRE);
-    // A node that died with the gate shut must not stop the program for good.
-    if (word == 0 || MonotonicNanos() - start > Ledger::kFrozenTotalNanosMax) return;
-    FutexWait(const_cast<uint32_t*>(gate), word, wire::kFrozenSleepNanosMax, true);
-  }
-}
-
-}  // namespace
-
 #if defined(__x86_64__)
 static_assert(offsetof(Process, slot) == 0 && offsetof(Process, gate) == 16 &&
-              offsetof(wire::ProcessSlot, launches) == 16 && kIndex_cuInit == 0);
-
-extern "C" {
-// Where the assembly goes when the gate is shut or the driver's function unknown: the function to
-// jump to, or null.
-[[gnu::visibility("hidden")]] void* tessera_gate_open(uint32_t index) {
-  if (Attached()) WaitTurn(process.gate);
-  void* real = __atomic_load_n(&tessera_cuda_real[index], __ATOMIC_RELAXED);
-  return real != nullptr ? real : ResolveCuda(index);
-}
-[[gnu::visibility("hidden")]] abi::CUresult tessera_gate_missing() { return MissingCuda(); }
-}
+              offsetof(wire::ProcessSlot, launches) == 16 && offsetof(GateFrame, more) == 48 &&
+              offsetof(GateFrame, called) == 56 && kIndex_cuInit == 0);
 #else
 namespace {
-inline void CountSubmission() {
-  wire::ProcessSlot* const slot = __atomic_load_n(&process.slot, __ATOMIC_RELAXED);
-  if (slot == nullptr) return;
-  __atomic_store_n(&slot->launches, __atomic_load_n(&slot->launches, __ATOMIC_RELAXED) + 1,
-                   __ATOMIC_RELAXED);
-  if (__builtin_expect(__atomic_load_n(process.gate, __ATOMIC_RELAXED) != 0, 0)) {
-    WaitTurn(process.gate);
-  }
+
+// Arguments as the words gates.S would find; none of these calls has a floating-point one.
+template <typename Argument>
+uint64_t WordOf(Argument argument) {
+  static_assert(sizeof(argument) <= sizeof(uint64_t));
+  uint64_t word = 0;
+  __builtin_memcpy(&word, &argument, sizeof(argument));
+  return word;
 }
+
+template <typename Function, typename... Arguments>
+auto Gated(uint32_t index, Arguments... arguments) {
+  wire::ProcessSlot* const slot = __atomic_load_n(&process.slot, __ATOMIC_RELAXED);
+  bool shut = false;
+  if (slot != nullptr) {
+    __atomic_store_n(&slot->launches, __atomic_load_n(&slot->launches, __ATOMIC_RELAXED) + 1,
+                     __ATOMIC_RELAXED);
+    shut = __atomic_load_n(process.gate, __ATOMIC_RELAXED) != 0;
+  }
+  if (__builtin_expect(!shut, 1)) {
+    auto* const real = RealCuda<Function>(index);
+    return real == nullptr ? MissingCuda() : real(arguments...);
+  }
+  const uint64_t words[12] = {WordOf(arguments)...};
+  GateFrame frame = {};
+  for (int i = 0; i < 6; ++i) frame.words[i] = words[i];
+  frame.more = &words[6];
+  auto* const real = reinterpret_cast<Function*>(tessera_gate_enter(&frame, index));
+  if (real == nullptr) return MissingCuda();
+  const abi::CUresult result = real(arguments...);
+  if (frame.called != 0) tessera_gate_leave(&frame, result);
+  return result;
+}
+
 }  // namespace
 #endif
 
@@ -183,20 +182,23 @@ namespace tessera::abi {
       }                                                                           \
       return DenyCuda(kIndex_##symbol);                                           \
     } else {                                                                      \
-      TESSERA_COUNT(kRule);                                                       \
+      static_assert(kRule != Rule::kGate);                                        \
       auto* const real = TESSERA_REAL(symbol);                                    \
       if (__builtin_expect(real == nullptr, 0)) return MissingCuda();             \
       return real arguments;                                                      \
     }                                                                             \
   }
 #if defined(__x86_64__)
-#define TESSERA_COUNT(rule) static_assert(rule != Rule::kGate)
 #define TESSERA_DO_gate(symbol, ret, parameters, arguments)
 #else
-#define TESSERA_COUNT(rule) \
-  if constexpr (rule == Rule::kGate) CountSubmission()
-#define TESSERA_DO_gate(symbol, ret, parameters, arguments) \
-  TESSERA_WEAK(symbol, gate, ret, parameters, arguments)
+#define TESSERA_GATED(...) Gated<Function>(kIndex, ##__VA_ARGS__)
+#define TESSERA_DO_gate(symbol, ret, parameters, arguments)                       \
+  extern "C" __attribute__((visibility("default"), weak)) ret symbol parameters { \
+    using namespace ::tessera::guest;                                             \
+    using Function = decltype(::tessera::abi::symbol);                            \
+    constexpr uint32_t kIndex = kIndex_##symbol;                                  \
+    return TESSERA_GATED arguments;                                               \
+  }
 #endif
 #define TESSERA_DO_account(symbol, ret, parameters, arguments) \
   TESSERA_WEAK(symbol, account, ret, parameters, arguments)

@@ -104,6 +104,9 @@ int main(int argc, char** argv) {
       }
     } else if (command == "sync") {
       code = Cuda("cuCtxSynchronize");
+    } else if (command == "memset") {
+      code =
+          Cuda("cuMemsetD8_v2", held.back(), static_cast<unsigned char>(1), static_cast<size_t>(n));
     } else if (command == "stranger") {
       code = Cuda("cuMemFree_v2", CUdeviceptr{n});
     } else if (command == "info") {

@@ -1,0 +1,66 @@
+// The turns of every card of this node, held with the slices' pages: grants by writing a gate and
+// waking it, hand-over when all marks of a turn have completed, charges by measured time. Who is
+// next is turn_queue.h's business; the protocol with the guests is at the top of wire/pages.h.
+//
+// A card with one slice and no cap has its gates open and costs nothing. A card of several slices
+// has a thread; it sleeps on the slices' `arrivals` and wakes only when somebody has work. One
+// uncapped tenant alone at work keeps its turn until another arrives, and is not looked at.
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <vector>
+
+#include "broker/slice_pages.h"
+
+namespace tessera::broker {
+
+// Work a process may have in flight in its turn; less when a higher class wants short hand-overs.
+inline constexpr std::uint32_t kWindowNanosAlike = 1'000'000;
+inline constexpr std::uint32_t kWindowNanosClasses = 300'000;
+// A holder that has had no work for so long gives its turn back: where others wait, and where it is
+// only its own cap that is counted.
+inline constexpr std::int64_t kIdleNanosContended = 100'000;
+inline constexpr std::int64_t kIdleNanosAlone = 2'000'000;
+// Who was granted a turn and does not use it within this time has lost it.
+inline constexpr std::int64_t kClaimNanosMax = 5'000'000;
+// Work that takes longer than this to end after its turn (a persistent kernel, a stream that waits
+// for the host) no longer keeps the others waiting; it is charged until it ends.
+inline constexpr std::int64_t kDrainNanosMax = 100'000'000;
+// Slices of one card that are listened to (the kernel's FUTEX_WAITV_MAX is 128, one is our own).
+inline constexpr std::size_t kCardSlicesMax = 127;
+
+struct TurnCounters {
+  std::uint64_t turns = 0;      // granted
+  std::uint64_t unclaimed = 0;  // granted and not used
+  std::uint64_t overdue = 0;    // drains given up
+  std::uint64_t wakes = 0;      // times a card's thread woke up
+};
+
+// Thread-safe: all methods. Owns its threads, not the pages.
+class Turns {
+ public:
+  Turns();
+  // Opens all gates: between two tesserads nobody waits for a turn that cannot come.
+  ~Turns();
+  Turns(const Turns&) = delete;
+  Turns& operator=(const Turns&) = delete;
+
+  // The pages must live until Remove has returned. Beyond kCardSlicesMax slices of one card the
+  // newest are not gated there.
+  void Add(const std::string& id, SlicePages* pages, const std::vector<CardLimits>& cards);
+  void SetLimits(const std::string& id, const std::vector<CardLimits>& cards);
+  void Remove(const std::string& id);
+  TurnCounters counters() const;
+
+ private:
+  class CardTurns;
+  mutable std::mutex mutex_;
+  std::map<std::string, std::unique_ptr<CardTurns>> cards_;  // by UUID
+  std::map<std::string, std::vector<std::string>> uuids_;    // by slice
+};
+
+}  // namespace tessera::broker

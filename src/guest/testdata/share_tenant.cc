@@ -1,0 +1,152 @@
+// A plain CUDA program that keeps a card busy with kernels that state how long they take, for the
+// tests and the measurement of compute shares. It knows nothing of Tessera.
+//
+//   share_tenant KIND MICROSECONDS
+//
+//   kernels      one stream, a synchronisation every 64 launches
+//   streams      the same over two streams
+//   graphs       graphs of eight kernels, captured once
+//   cooperative  cooperative launches
+//   mixed        lengths from a quarter to twice the given one, copies and graphs between
+//   bursts       a kernel, waited for, then a pause of four times its length
+//   idle         a context and nothing else
+//
+// Says "ready" when it has a context, and works until its standard input ends. At the end, one line
+// for "bursts": the 99th percentile of launch to end, in nanoseconds.
+#include <dlfcn.h>
+#include <poll.h>
+#include <time.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cstdint>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <random>
+#include <string>
+#include <vector>
+
+#include "abi/cuda.h"
+
+using namespace tessera::abi;
+
+namespace {
+
+constexpr char kModule[] = R"(
+.version 8.0
+.target sm_70
+.address_size 64
+.visible .entry stated(.param .u64 time) {
+  .pragma "simgpu.time_ns param0";
+  ret;
+}
+)";
+
+void* g_cuda = nullptr;
+
+template <typename... Arguments>
+void Cuda(const char* name, Arguments... arguments) {
+  auto* function = reinterpret_cast<unsigned (*)(Arguments...)>(dlsym(g_cuda, name));
+  const unsigned code = function == nullptr ? 9999 : function(arguments...);
+  if (code == 0) return;
+  std::fprintf(stderr, "share_tenant: %s answered %u\n", name, code);
+  std::exit(1);
+}
+
+bool Told() {
+  pollfd in = {0, POLLIN, 0};
+  return poll(&in, 1, 0) > 0;
+}
+
+uint64_t Now() {
+  timespec now;
+  clock_gettime(CLOCK_MONOTONIC, &now);
+  return static_cast<uint64_t>(now.tv_sec) * 1'000'000'000 + static_cast<uint64_t>(now.tv_nsec);
+}
+
+CUfunction g_kernel = nullptr;
+using LaunchCall = unsigned (*)(CUfunction, unsigned, unsigned, unsigned, unsigned, unsigned,
+                                unsigned, unsigned, CUstream, void**, void**);
+LaunchCall g_launch = nullptr;
+
+void Launch(CUstream stream, uint64_t nanos) {
+  void* parameters[] = {&nanos};
+  // The grid follows from the length, as larger work has larger grids.
+  const auto grid = static_cast<unsigned>(1 + nanos / 1'000'000);
+  if (g_launch(g_kernel, grid, 1, 1, 1, 1, 1, 0, stream, parameters, nullptr) == 0) return;
+  std::fprintf(stderr, "share_tenant: cuLaunchKernel failed\n");
+  std::exit(1);
+}
+
+CUgraphExec MakeGraph(CUstream stream, uint64_t nanos) {
+  CUgraph graph = nullptr;
+  CUgraphExec exec = nullptr;
+  Cuda("cuStreamBeginCapture_v2", stream, 0u);
+  for (int i = 0; i < 8; ++i) Launch(stream, nanos / 8);
+  Cuda("cuStreamEndCapture", stream, &graph);
+  Cuda("cuGraphInstantiateWithFlags", &exec, graph, 0ull);
+  return exec;
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  if (argc != 3) return 2;
+  const std::string kind = argv[1];
+  const uint64_t nanos = std::strtoull(argv[2], nullptr, 10) * 1000;
+  g_cuda = dlopen("libcuda.so.1", RTLD_NOW);
+  if (g_cuda == nullptr) return 3;
+  CUcontext context = nullptr;
+  CUmodule module = nullptr;
+  CUstream streams[2] = {};
+  Cuda("cuInit", 0u);
+  Cuda("cuDevicePrimaryCtxRetain", &context, 0);
+  Cuda("cuCtxSetCurrent", context);
+  Cuda("cuModuleLoadData", &module, static_cast<const void*>(kModule));
+  Cuda("cuModuleGetFunction", &g_kernel, module, "stated");
+  for (CUstream& stream : streams) Cuda("cuStreamCreate", &stream, 1u);
+  g_launch = reinterpret_cast<LaunchCall>(
+      dlsym(g_cuda, kind == "cooperative" ? "cuLaunchCooperativeKernel" : "cuLaunchKernel"));
+  CUgraphExec graph = nullptr;
+  if (kind == "graphs" || kind == "mixed") graph = MakeGraph(streams[0], nanos);
+  CUdeviceptr buffer = 0;
+  Cuda("cuMemAlloc_v2", &buffer, size_t{1} << 20);
+  std::printf("ready\n");
+  std::fflush(stdout);
+
+  std::mt19937_64 random(1);
+  std::vector<uint64_t> latencies;
+  for (uint64_t i = 1; !Told(); ++i) {
+    if (kind == "kernels" || kind == "cooperative") {
+      Launch(streams[0], nanos);
+    } else if (kind == "streams") {
+      Launch(streams[i % 2], nanos);
+    } else if (kind == "graphs") {
+      Cuda("cuGraphLaunch", graph, streams[0]);
+    } else if (kind == "mixed") {
+      Launch(streams[0], nanos / 4 + random() % (nanos * 7 / 4));
+      if (i % 8 == 0)
+        Cuda("cuMemsetD8Async", buffer, static_cast<unsigned char>(1), size_t{4096}, streams[0]);
+      if (i % 4 == 0) Cuda("cuGraphLaunch", graph, streams[0]);
+    } else if (kind == "bursts") {
+      const uint64_t start = Now();
+      Launch(streams[0], nanos);
+      Cuda("cuStreamSynchronize", streams[0]);
+      latencies.push_back(Now() - start);
+      usleep(static_cast<useconds_t>(4 * nanos / 1000));
+    } else {
+      pollfd in = {0, POLLIN, 0};
+      poll(&in, 1, -1);
+    }
+    if (i % 64 == 0) {
+      for (CUstream stream : streams) Cuda("cuStreamSynchronize", stream);
+    }
+  }
+  for (CUstream stream : streams) Cuda("cuStreamSynchronize", stream);
+  if (!latencies.empty()) {
+    std::sort(latencies.begin(), latencies.end());
+    std::printf("%llu\n", static_cast<unsigned long long>(latencies[latencies.size() * 99 / 100]));
+  }
+  return 0;
+}
