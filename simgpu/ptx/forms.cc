@@ -300,9 +300,10 @@ class Forms {
         uint64_t packed = 0;
         Wide total = static_cast<Wide>(c);
         for (int k = 0; k < parts; ++k) {
+          // NOLINTBEGIN(clang-analyzer-core.BitwiseShift): at most 24
           Wide v = f(IntegerType{"", bits, a_signed}.Value(a >> (bits * k)),
-                     // NOLINTNEXTLINE(clang-analyzer-core.BitwiseShift): at most 24
                      IntegerType{"", bits, b_signed}.Value(b >> (bits * k)));
+          // NOLINTEND(clang-analyzer-core.BitwiseShift)
           if (clamp != nullptr) v = std::min(std::max(v, clamp->Min()), clamp->Max());
           total += v;
           packed |= IntegerType{"", bits, false}.Cut(v) << (bits * k);

@@ -207,6 +207,7 @@ class Session : public std::enable_shared_from_this<Session> {
       if (self->phase_ == Phase::kHandling || self->phase_ == Phase::kClosed) return;
       self->timed_out_ = true;
       ErrorCode ignored;
+      // NOLINTNEXTLINE(bugprone-unused-return-value): it is in the argument
       (void)self->socket_.cancel(ignored);
     });
   }
@@ -313,6 +314,7 @@ class Session : public std::enable_shared_from_this<Session> {
                         if (ec) return self->Close();
                         if (after == After::kNextRequest) return self->ReadHeader();
                         ErrorCode ignored;
+                        // NOLINTNEXTLINE(bugprone-unused-return-value): it is in the argument
                         (void)self->socket_.shutdown(Protocol::socket::shutdown_send, ignored);
                         if (after == After::kClose || self->server_.stopping())
                           return self->Close();
@@ -337,6 +339,7 @@ class Session : public std::enable_shared_from_this<Session> {
     phase_ = Phase::kClosed;
     timer_.cancel();
     ErrorCode ignored;
+    // NOLINTNEXTLINE(bugprone-unused-return-value): it is in the argument
     (void)socket_.close(ignored);
     server_.Remove(shared_from_this());
   }
@@ -386,6 +389,7 @@ ServerImpl::~ServerImpl() {
 void ServerImpl::BeginStop() {
   stopping_ = true;
   ErrorCode ignored;
+  // NOLINTNEXTLINE(bugprone-unused-return-value): it is in the argument
   (void)listener_.close(ignored);
   accept_retry_.cancel();
   const auto sessions = sessions_;  // Stop() removes from the set
@@ -453,6 +457,7 @@ void ServerImpl::AcceptAll() {
     if (refused && refused_ >= kRefusedConnectionsMax) continue;
     Protocol::socket socket(io_);
     ErrorCode ec;
+    // NOLINTNEXTLINE(bugprone-unused-return-value): it is in the argument
     (void)socket.assign(is_unix_ ? Protocol(AF_UNIX, 0) : Protocol(AF_INET, IPPROTO_TCP), fd.get(),
                         ec);
     if (ec) continue;

@@ -222,8 +222,7 @@ Histograms& Registry::AddHistograms(const std::string& name, const std::string& 
                                     const std::vector<std::string>& labels) {
   CHECK(!bounds.empty() &&
         std::adjacent_find(bounds.begin(), bounds.end(), std::greater_equal<>()) == bounds.end());
-  return impl_->Make<HistogramFamily>(Kind::kHistogram, name, help, std::move(labels),
-                                      std::move(bounds));
+  return impl_->Make<HistogramFamily>(Kind::kHistogram, name, help, labels, std::move(bounds));
 }
 
 void Registry::AddCollector(std::function<void()> collector) {

@@ -368,7 +368,7 @@ long OpenFolder(const char* path, uint64_t uid) {
   Syscall(SYS_mkdirat, kAtCwd, Arg(path), 0700);
   const long folder = Open(kAtCwd, path, kReadOnly | kDirectory | kNoFollow);
   if (folder < 0) return folder;
-  struct stat info;
+  struct stat info = {};
   if (Syscall(SYS_fstat, folder, Arg(&info)) == 0 && info.st_uid == uid &&
       (info.st_mode & 077) == 0) {
     return folder;
@@ -387,7 +387,7 @@ wire::UsagePage* MapUsage(int descriptor) {
 // Grows a new file to its page. The bytes are taken from the file system now: a full one must not
 // kill us at a touch.
 bool HasBytes(int descriptor, size_t bytes) {
-  struct stat info;
+  struct stat info = {};
   if (Syscall(SYS_fstat, descriptor, Arg(&info)) != 0) return false;
   if (info.st_size >= static_cast<long>(bytes)) return true;
   return Syscall(SYS_fallocate, descriptor, 0, 0, static_cast<long>(bytes)) == 0;
