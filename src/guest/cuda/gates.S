@@ -12,7 +12,6 @@
 
         .set    index, 0
 
-// No unwind table: these jump and never call, so they are on no stack, and a hundred entries are kilobytes.
 .macro gate symbol
         .globl  \symbol
         .type   \symbol, @function
@@ -54,6 +53,19 @@
         .cfi_startproc
 #include "guest/cuda/wrapped.inc"
         .cfi_endproc
+#undef TESSERA_ENTRY
+
+// Where every wrapper is, as distances from here: a table of pointers would be 24 bytes of relocation each.
+        .section .rodata.wrappers, "a", @progbits
+        .p2align 2
+        .hidden tessera_cuda_wrappers
+        .globl  tessera_cuda_wrappers
+        .type   tessera_cuda_wrappers, @object
+tessera_cuda_wrappers:
+#define TESSERA_ENTRY(symbol, base, version, flag, treatment, ret, parameters, arguments) \
+  .long symbol - tessera_cuda_wrappers;
+#include "guest/cuda/wrapped.inc"
+        .size   tessera_cuda_wrappers, .-tessera_cuda_wrappers
 
 // The gate is not open, or the driver's function is not known yet: index in %eax, the caller's arguments everywhere.
 // The arguments go into a GateFrame (gate.h). What concerns no turn is jumped to as above; a gated call is made from

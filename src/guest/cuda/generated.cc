@@ -76,12 +76,14 @@ constexpr Rule RuleOf(const char* symbol, Treatment treatment) {
 }
 
 // Names by hash, made by the compiler: open addressing, the index of the manifest + 1. At most half
-// full, so a name that is none of ours costs a comparison or two.
+// full, so a name that is none of ours costs a comparison or two. All begin with "cu", which is
+// therefore neither hashed nor compared.
+constexpr uint32_t kPrefix = 2;
 constexpr uint32_t kNameSlots = 1024;
 static_assert(kCudaWrappers * 2 <= kNameSlots);
-constexpr uint32_t NameSlot(const char* name) {
+constexpr uint32_t NameSlot(const char* rest) {
   uint32_t hash = 5381;
-  for (; *name != '\0'; ++name) hash = hash * 33 + static_cast<unsigned char>(*name);
+  for (; *rest != '\0'; ++rest) hash = hash * 33 + static_cast<unsigned char>(*rest);
   return (hash ^ hash >> 15) % kNameSlots;
 }
 struct NameTable {
@@ -90,12 +92,19 @@ struct NameTable {
 constexpr NameTable MakeNameTable() {
   NameTable table = {};
   for (uint32_t i = 0; i < kCudaWrappers; ++i) {
-    uint32_t slot = NameSlot(Name(i));
+    uint32_t slot = NameSlot(Name(i) + kPrefix);
     while (table.at[slot] != 0) slot = (slot + 1) % kNameSlots;
     table.at[slot] = static_cast<uint16_t>(i + 1);
   }
   return table;
 }
+constexpr bool AllBegin() {
+  for (uint32_t i = 0; i < kCudaWrappers; ++i) {
+    if (Name(i)[0] != 'c' || Name(i)[1] != 'u') return false;
+  }
+  return true;
+}
+static_assert(AllBegin());
 constexpr NameTable kNameTable = MakeNameTable();
 
 uint32_t denied[(kCudaWrappers + 31) / 32];
@@ -219,25 +228,31 @@ namespace tessera::abi {
 
 namespace tessera::guest {
 
-namespace {
-struct Entry {
-  void* wrapper;
-};
-const Entry kWrappers[kCudaWrappers] = {
+#if defined(__x86_64__)
+extern "C" const int32_t tessera_cuda_wrappers[kCudaWrappers] __attribute__((visibility("hidden")));
+void* CudaWrapper(uint32_t index) {
+  const char* const here = reinterpret_cast<const char*>(tessera_cuda_wrappers);
+  return const_cast<char*>(here + tessera_cuda_wrappers[index]);
+}
+#else
+void* CudaWrapper(uint32_t index) {
+  static void* const kWrappers[kCudaWrappers] = {
 #define TESSERA_ENTRY(symbol, base, version, flag, treatment, ret, parameters, arguments) \
-  {reinterpret_cast<void*>(&abi::symbol)},
+  reinterpret_cast<void*>(&abi::symbol),
 #include "guest/cuda/wrapped.inc"
 #undef TESSERA_ENTRY
-};
-}  // namespace
-
-void* CudaWrapper(uint32_t index) { return kWrappers[index].wrapper; }
+  };
+  return kWrappers[index];
+}
+#endif
 
 bool FindCudaWrapper(const char* name, Wrapper* found) {
-  for (uint32_t slot = NameSlot(name); kNameTable.at[slot] != 0; slot = (slot + 1) % kNameSlots) {
+  if (name[0] != 'c' || name[1] != 'u') return false;
+  const char* const rest = name + kPrefix;
+  for (uint32_t slot = NameSlot(rest); kNameTable.at[slot] != 0; slot = (slot + 1) % kNameSlots) {
     const uint32_t index = kNameTable.at[slot] - 1u;
-    if (!SameText(Name(index), name)) continue;
-    *found = {kWrappers[index].wrapper, index, kCudaLibrary};
+    if (!SameText(Name(index) + kPrefix, rest)) continue;
+    *found = {CudaWrapper(index), index, kCudaLibrary};
     return true;
   }
   return false;
