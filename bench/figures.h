@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -14,6 +15,35 @@ struct Figure {
   std::string name;
   double value;
 };
+
+// What --check wants of a figure.
+struct Aim {
+  const char* name;
+  bool at_least;
+  double value;
+};
+
+// Says on stderr how every figure stands to its aim. False: one misses it or was not measured.
+inline bool Reached(const char* program, std::span<const Aim> aims,
+                    const std::vector<Figure>& figures) {
+  bool all = true;
+  for (const Aim& aim : aims) {
+    const auto figure =
+        std::ranges::find_if(figures, [&](const Figure& one) { return one.name == aim.name; });
+    const char* const sense = aim.at_least ? "at least" : "at most";
+    if (figure == figures.end()) {
+      std::fprintf(stderr, "%s: %s was not measured, aim %s %.2f: MISSED\n", program, aim.name,
+                   sense, aim.value);
+      all = false;
+      continue;
+    }
+    const bool reached = aim.at_least ? figure->value >= aim.value : figure->value <= aim.value;
+    std::fprintf(stderr, "%s: %s is %.2f, aim %s %.2f: %s\n", program, aim.name, figure->value,
+                 sense, aim.value, reached ? "reached" : "MISSED");
+    all &= reached;
+  }
+  return all;
+}
 
 inline double Median(std::vector<double> values) {
   std::sort(values.begin(), values.end());

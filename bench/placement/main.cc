@@ -15,13 +15,7 @@ namespace {
 
 using tessera::bench::Figure;
 
-// What --check wants.
-struct Aim {
-  const char* name;
-  bool at_least;
-  double value;
-};
-constexpr Aim kAims[] = {
+constexpr tessera::bench::Aim kAims[] = {
     {"decisions_per_s.10000", true, 100'000},     {"decision_p99_us.100000", false, 200},
     {"decision_p99_us.1000000", false, 1000},     {"allocations_per_decision", false, 0},
     {"alloc_at_100.default", true, 95.9},         {"alloc_at_100.cpu250", true, 94.9},
@@ -29,21 +23,6 @@ constexpr Aim kAims[] = {
     {"alloc_at_100.gpuspec25", true, 95.0},       {"below_fgd_at_worst", false, 0.05},
     {"lost_by_random_ties_at_worst", false, 0.1},
 };
-
-bool Reached(const std::vector<Figure>& figures) {
-  bool all = true;
-  for (const Aim& aim : kAims) {
-    for (const Figure& figure : figures) {
-      if (figure.name != aim.name) continue;
-      const bool reached = aim.at_least ? figure.value >= aim.value : figure.value <= aim.value;
-      std::fprintf(stderr, "bench-placement: %s is %.2f, aim %s %.2f: %s\n", aim.name, figure.value,
-                   aim.at_least ? "at least" : "at most", aim.value,
-                   reached ? "reached" : "MISSED");
-      all &= reached;
-    }
-  }
-  return all;
-}
 
 }  // namespace
 
@@ -68,10 +47,10 @@ int main(int argc, char** argv) {
   }
   std::vector<Figure> figures;
   tessera::bench::MeasureSpeed(&figures);
-  const bool complete = tessera::bench::MeasureQuality(&figures);
+  tessera::bench::MeasureQuality(&figures);
   if (!tessera::bench::WriteFigures(json, figures)) {
     tessera::bench::Die(json + ": " + std::strerror(errno));
   }
   if (!check) return 0;
-  return Reached(figures) && complete ? 0 : 1;
+  return tessera::bench::Reached("bench-placement", kAims, figures) ? 0 : 1;
 }

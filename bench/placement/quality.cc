@@ -43,7 +43,7 @@ T OrDie(Result<T> result) {
 
 }  // namespace
 
-bool MeasureQuality(std::vector<Figure>* figures) {
+void MeasureQuality(std::vector<Figure>* figures) {
   const char* chosen = std::getenv("TESSERA_OPENB");
   const std::string folder = chosen != nullptr && *chosen != '\0' ? chosen : OPENB_FOLDER;
   if (!os::PosixFiles().Exists(folder + "/openb_node_list_gpu_node.csv")) {
@@ -51,7 +51,7 @@ bool MeasureQuality(std::vector<Figure>* figures) {
                  "bench-placement: NOT RUN: no trace data at %s, so nothing is said about "
                  "allocation (see src/simulate/README.md)\n",
                  folder.c_str());
-    return false;
+    return;
   }
   const auto nodes = OrDie(simulate::ReadNodes(folder + "/openb_node_list_gpu_node.csv"));
   const os::ScratchFolder orders;
@@ -96,7 +96,6 @@ bool MeasureQuality(std::vector<Figure>* figures) {
   // Points of the worst variant and load, and of the worst variant; negative: never.
   figures->push_back({"below_fgd_at_worst", below_fgd});
   figures->push_back({"lost_by_random_ties_at_worst", lost_by_ties});
-  return true;
 }
 
 }  // namespace tessera::bench

@@ -33,13 +33,7 @@ constexpr int kLaunches = 500;
 constexpr int kAllocations = 2000;
 constexpr int kCalls = 200'000;
 
-// What --check wants.
-struct Aim {
-  const char* name;
-  bool at_least;
-  double value;
-};
-constexpr Aim kAims[] = {{"ptx_minstr_per_s", true, 300}};
+constexpr tessera::bench::Aim kAims[] = {{"ptx_minstr_per_s", true, 300}};
 
 [[noreturn]] void Die(const std::string& what) {
   std::fprintf(stderr, "bench-simgpu: %s\n", what.c_str());
@@ -233,21 +227,6 @@ void MeasureDriver(std::vector<Figure>* figures) {
   }
 }
 
-bool Reached(const std::vector<Figure>& figures) {
-  bool all = true;
-  for (const Aim& aim : kAims) {
-    for (const Figure& figure : figures) {
-      if (figure.name != aim.name) continue;
-      const bool reached = aim.at_least ? figure.value >= aim.value : figure.value <= aim.value;
-      std::fprintf(stderr, "bench-simgpu: %s is %.1f, aim %s %.1f: %s\n", aim.name, figure.value,
-                   aim.at_least ? "at least" : "at most", aim.value,
-                   reached ? "reached" : "MISSED");
-      all &= reached;
-    }
-  }
-  return all;
-}
-
 }  // namespace
 
 int main(int argc, char** argv) {
@@ -307,5 +286,5 @@ int main(int argc, char** argv) {
   std::error_code gone;
   std::filesystem::remove_all(folder, gone);
   if (!tessera::bench::WriteFigures(json, figures)) Die(json + ": " + std::strerror(errno));
-  return !check || Reached(figures) ? 0 : 1;
+  return !check || tessera::bench::Reached("bench-simgpu", kAims, figures) ? 0 : 1;
 }
