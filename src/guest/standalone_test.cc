@@ -7,33 +7,18 @@
 
 #include "guest/core/standalone.h"
 #include "guest/core/text.h"
+#include "guest/test_cards.h"
 #include "guest/test_tenant.h"
 #include "simgpu/state/state.h"
 
 namespace tessera::guest {
 namespace {
 
-constexpr uint64_t kMiB = 1 << 20;
-constexpr uint64_t kGranule = 2 * kMiB;
 constexpr unsigned kOutOfMemory = 2, kNotPermitted = 800;
 using Environment = TestTenant::Environment;
 
-class StandaloneTest : public testing::Test {
+class StandaloneTest : public TwoCardsTest {
  protected:
-  static void SetUpTestSuite() {
-    char folder[] = "/tmp/tlXXXXXX";
-    if (mkdtemp(folder) == nullptr) std::abort();
-    folder_ = folder;
-    setenv("SIMGPU_STATE", (folder_ + "/g").c_str(), 1);
-    setenv("SIMGPU_CARDS", "T4,T4", 1);
-    std::string error;
-    state_ = simgpu::State::Open(&error);
-    ASSERT_NE(state_, nullptr) << error;
-  }
-  static void TearDownTestSuite() {
-    std::error_code ignored;
-    std::filesystem::remove_all(folder_, ignored);
-  }
   void SetUp() override {
     if (access(wire::kGuestSocket, F_OK) == 0) {
       std::printf("NOT RUN: this machine has a node at %s, whose slices win\n", wire::kGuestSocket);
@@ -49,21 +34,11 @@ class StandaloneTest : public testing::Test {
     return more;
   }
   static std::vector<std::string> Program() { return {TESSERA_GUEST_TENANT}; }
-  static uint64_t RealOf(pid_t pid, uint32_t card) {
-    for (const auto& process : state_->Processes(card, 0)) {
-      if (process.pid == pid) return process.usage.Total();
-    }
-    return 0;
-  }
-  static std::string folder_;
-  static simgpu::State* state_;
 };
-std::string StandaloneTest::folder_;
-simgpu::State* StandaloneTest::state_ = nullptr;
 
 TEST_F(StandaloneTest, AloneItHoldsTheCapToTheByte) {
   TestTenant tenant(Program(), With({{"CUDA_DEVICE_MEMORY_LIMIT", "1g"}}));
-  ASSERT_EQ(tenant.Code("init"), 0u) << tenant.End();
+  ASSERT_EQ(tenant.Code("init"), 0u) << tenant.Said();
   EXPECT_EQ(tenant.Do("count").a, 2u);
   ASSERT_EQ(tenant.Code("retain"), 0u);
   const TenantAnswer info = tenant.Do("info");
@@ -76,7 +51,7 @@ TEST_F(StandaloneTest, AloneItHoldsTheCapToTheByte) {
   EXPECT_EQ(tenant.Code("alloc", 1), kOutOfMemory);
   EXPECT_EQ(tenant.Code("free", 1), 0u);
   EXPECT_EQ(tenant.Do("info").a, info.a);
-  EXPECT_EQ(tenant.End(), "");
+  EXPECT_EQ(tenant.Said(), "");
 }
 
 TEST_F(StandaloneTest, TwoProcessesShareTheCapAndAKilledOnesBytesReturn) {
@@ -91,10 +66,12 @@ TEST_F(StandaloneTest, TwoProcessesShareTheCapAndAKilledOnesBytesReturn) {
   EXPECT_LE(RealOf(first.pid(), 0) + RealOf(second.pid(), 0), 1024 * kMiB);
   EXPECT_EQ(second.Do("info").a, 1024 * kMiB - RealOf(first.pid(), 0) - RealOf(second.pid(), 0));
   first.Kill();
+  first.End();
   // The refused one looks for the dead itself, in the very call that did not fit.
   EXPECT_EQ(second.Code("alloc", 600 * kMiB), 0u);
   EXPECT_EQ(second.Do("info").a, 1024 * kMiB - RealOf(second.pid(), 0));
   second.Kill();
+  second.End();
   // And a starting one finds an empty slice.
   TestTenant third(Program(), environment);
   ASSERT_EQ(third.Code("init"), 0u);
@@ -162,7 +139,7 @@ TEST_F(StandaloneTest, ANodesSliceWins) {
   environment.emplace_back(wire::kSocketVariable, folder_ + "/nobody");
   TestTenant tenant(Program(), environment);
   EXPECT_EQ(tenant.Code("init"), kNotPermitted);
-  EXPECT_NE(tenant.End().find("no node answers"), std::string::npos);
+  EXPECT_NE(tenant.Said().find("no node answers"), std::string::npos);
 }
 
 // Defect E14: "abc" was no limit, "-1" was 16 EiB, "1.5g" was 1 GiB and "10GB" was 10 bytes.
@@ -184,7 +161,7 @@ TEST_F(StandaloneTest, E14BadValuesAreNamedAndRefused) {
     TestTenant tenant(Program(), With({{c.name, c.value}}));
     EXPECT_EQ(tenant.Code("init"), kNotPermitted) << c.name << "=" << c.value;
     EXPECT_EQ(tenant.Code("retain"), kNotPermitted);
-    const std::string said = tenant.End();
+    const std::string said = tenant.Said();
     EXPECT_EQ(said.find("tessera: " + std::string(c.name) + "=\"" + c.value + "\": expected "), 0u)
         << said;
     EXPECT_NE(said.find(c.expected), std::string::npos) << said;
@@ -194,7 +171,7 @@ TEST_F(StandaloneTest, E14BadValuesAreNamedAndRefused) {
        Environment{{"GPU_CORE_UTILIZATION_POLICY", "often"}, {"CUDA_TASK_PRIORITY", "2"}}) {
     TestTenant tenant(Program(), With({{"CUDA_DEVICE_MEMORY_LIMIT", "1g"}, {name, value}}));
     EXPECT_EQ(tenant.Code("init"), kNotPermitted) << name;
-    EXPECT_NE(tenant.End().find(name + "=\"" + value), std::string::npos);
+    EXPECT_NE(tenant.Said().find(name + "=\"" + value), std::string::npos);
   }
   TestTenant exact(Program(), With({{"CUDA_DEVICE_MEMORY_LIMIT", "1.5g"}}));
   ASSERT_EQ(exact.Code("init"), 0u);

@@ -16,6 +16,7 @@
 #include "broker/test_guest.h"
 #include "node/api.h"
 #include "node/test_node.h"
+#include "node/test_simulated_node.h"
 #include "runtime/cgroups.h"
 #ifdef TESSERA_GUEST_TENANT
 #include "guest/test_tenant.h"
@@ -281,39 +282,10 @@ TEST(NodeAuditTest, AContainedMemberIsHeldByItsGroupsFreezer) {
 
 #ifdef TESSERA_GUEST_TENANT
 
-// A node over the software GPU and its management library, and a slice for the programs below.
-class SimulatedAuditTest : public testing::Test {
+class SimulatedAuditTest : public SimulatedNodeTest {
  protected:
-  static void SetUpTestSuite() {
-    char folder[] = "/tmp/taXXXXXX";
-    ASSERT_NE(mkdtemp(folder), nullptr);
-    folder_ = folder;
-    setenv("SIMGPU_STATE", (folder_ + "/g").c_str(), 1);
-    setenv("SIMGPU_CARDS", "T4", 1);
-    vendors::NvmlOptions nvml;
-    nvml.library = TESSERA_SIMGPU_FOLDER "/libnvidia-ml.so.1";
-    nvml.probe = TESSERA_PROBE;
-    auto vendor = vendors::OpenNvml(nvml);
-    ASSERT_TRUE(vendor) << vendor.error().ToString();
-    vendor_ = std::move(*vendor).release();
-  }
-  static void TearDownTestSuite() {
-    delete vendor_;
-    std::filesystem::remove_all(folder_);
-  }
-  void SetUp() override {
-    Node::Options options;
-    options.name = "n";
-    options.run_dir = scratch_ / "run";
-    options.state_dir = scratch_ / "state";
-    options.vendors = {vendor_};
-    options.background = false;
-    auto node = Node::Start(std::move(options));
-    ASSERT_TRUE(node) << node.error().ToString();
-    node_ = std::move(*node);
-    uuid_ = node_->Cards()[0].card.uuid;
-    ASSERT_TRUE(node_->PutSlice("s", 1, {{uuid_, 4 * kGiB, Permille{1000}}}));
-  }
+  static void SetUpTestSuite() { OpenCard(TESSERA_SIMGPU_FOLDER, TESSERA_PROBE); }
+  void SetUp() override { StartWithSlice(4 * kGiB); }
   guest::TestTenant::Environment Inside(bool library) const {
     guest::TestTenant::Environment environment = {{"LD_LIBRARY_PATH", TESSERA_SIMGPU_FOLDER},
                                                   {wire::kSocketVariable, node_->guest_socket()}};
@@ -324,14 +296,7 @@ class SimulatedAuditTest : public testing::Test {
     node_->RefreshTelemetry();
     node_->Audit();
   }
-  static std::string folder_;
-  static vendors::Vendor* vendor_;
-  const os::ScratchFolder scratch_;
-  std::unique_ptr<Node> node_;
-  std::string uuid_;
 };
-std::string SimulatedAuditTest::folder_;
-vendors::Vendor* SimulatedAuditTest::vendor_ = nullptr;
 
 // E13 and E15: a member of the slice without the library, and one that opens its own copy of the
 // driver by path.
@@ -353,6 +318,7 @@ TEST_F(SimulatedAuditTest, E13AndE15AProgramPastTheLibraryIsFrozen) {
   for (guest::TestTenant* tenant : {&cleared, &by_path}) {
     EXPECT_TRUE(Eventually([&] { return StateOf(tenant->pid()) == 'T'; }));
     tenant->Kill();
+    tenant->End();
   }
 }
 

@@ -16,6 +16,7 @@
 
 #include "http/json.h"
 #include "node/test_node.h"
+#include "node/test_simulated_node.h"
 #ifdef TESSERA_WALL_LIBRARY
 #include "guest/test_tenant.h"
 #endif
@@ -136,46 +137,21 @@ const char* LayOut(const std::string& spec, const std::string& scratch,
   return nullptr;
 }
 
-class WallTest : public testing::Test {
+class WallTest : public SimulatedNodeTest {
  protected:
-  static void SetUpTestSuite() {
-    char folder[] = "/tmp/twXXXXXX";
-    ASSERT_NE(mkdtemp(folder), nullptr);
-    folder_ = folder;
-    setenv("SIMGPU_STATE", (folder_ + "/g").c_str(), 1);
-    setenv("SIMGPU_CARDS", "T4", 1);
-    vendors::NvmlOptions nvml;
-    nvml.library = TESSERA_SIMGPU_FOLDER "/libnvidia-ml.so.1";
-    nvml.probe = TESSERA_PROBE;
-    auto vendor = vendors::OpenNvml(nvml);
-    ASSERT_TRUE(vendor) << vendor.error().ToString();
-    vendor_ = std::move(*vendor).release();
-  }
-  static void TearDownTestSuite() {
-    delete vendor_;
-    std::filesystem::remove_all(folder_);
-  }
+  static void SetUpTestSuite() { OpenCard(TESSERA_SIMGPU_FOLDER, TESSERA_PROBE); }
   void SetUp() override {
     if (geteuid() != 0) {
       std::printf("NOT RUN: a mount namespace needs root\n");
       GTEST_SKIP();
     }
-    Node::Options options;
-    options.name = "n";
-    options.run_dir = scratch_ / "run";
-    options.state_dir = scratch_ / "state";
-    options.vendors = {vendor_};
-    options.background = false;
-    options.cdi.folder = scratch_ / "cdi";
-    options.cdi.wall_library = TESSERA_WALL_LIBRARY;
-    options.cdi.cuda = TESSERA_SIMGPU_FOLDER "/libcuda.so.1";
-    options.cdi.nvml = TESSERA_SIMGPU_FOLDER "/libnvidia-ml.so.1";
-    options.cdi.mounts = {{.source = folder_ + "/g", .writable = true}};
-    auto node = Node::Start(std::move(options));
-    ASSERT_TRUE(node) << node.error().ToString();
-    node_ = std::move(*node);
-    const std::string uuid = node_->Cards()[0].card.uuid;
-    ASSERT_TRUE(node_->PutSlice("s", 1, {{uuid, 2 * kGiB, Permille{1000}}}));
+    CdiOptions cdi;
+    cdi.folder = scratch_ / "cdi";
+    cdi.wall_library = TESSERA_WALL_LIBRARY;
+    cdi.cuda = TESSERA_SIMGPU_FOLDER "/libcuda.so.1";
+    cdi.nvml = TESSERA_SIMGPU_FOLDER "/libnvidia-ml.so.1";
+    cdi.mounts = {{.source = folder_ + "/g", .writable = true}};
+    ASSERT_NO_FATAL_FAILURE(StartWithSlice(2 * kGiB, std::move(cdi)));
     std::stringstream text;
     text << std::ifstream(scratch_ / "cdi/tessera-s.json").rdbuf();
     spec_ = text.str();
@@ -198,14 +174,8 @@ class WallTest : public testing::Test {
     EXPECT_TRUE(node_->AddMember("s", tenant->pid()));
     return tenant;
   }
-  static std::string folder_;
-  static vendors::Vendor* vendor_;
-  const os::ScratchFolder scratch_;
-  std::unique_ptr<Node> node_;
   std::string spec_;
 };
-std::string WallTest::folder_;
-vendors::Vendor* WallTest::vendor_ = nullptr;
 
 TEST_F(WallTest, TheCapHoldsHoweverTheDriverIsOpened) {
   const std::string path = std::string(kInsideLibraries[0]) + "/libcuda.so.1";
@@ -214,7 +184,7 @@ TEST_F(WallTest, TheCapHoldsHoweverTheDriverIsOpened) {
   for (const auto& way : kWays) {
     const std::string shown = way.empty() ? "by its soname" : way[0] + " " + way.back();
     auto tenant = Inside(way);
-    ASSERT_EQ(tenant->Code("init"), 0u) << shown << tenant->End();
+    ASSERT_EQ(tenant->Code("init"), 0u) << shown << tenant->Said();
     ASSERT_EQ(tenant->Code("retain"), 0u) << shown;
     const guest::TenantAnswer info = tenant->Do("info");
     EXPECT_EQ(info.b, 2 * kGiB) << shown;
@@ -230,7 +200,7 @@ TEST_F(WallTest, TheCapHoldsHoweverTheDriverIsOpened) {
     node_->Audit();
     node_->Audit();
     EXPECT_EQ(node_->audit().frozen, 0u) << shown;
-    EXPECT_EQ(tenant->End(), "") << shown;
+    EXPECT_EQ(tenant->Said(), "") << shown;
   }
 }
 
