@@ -318,6 +318,7 @@ bool Reached(const std::vector<Figure>& figures) {
   look("lookup_ratio", kLookupRatioMax, false);
   look("lookup_ratio_instructions", kLookupRatioMax, true);
   look("init_added_us", kInitAimMicros, false);
+  look("doors_escaped", 0, true);
   return reached;
 }
 
@@ -373,6 +374,33 @@ void MeasureCapped(Setup setup, std::vector<Figure>* figures) {
   node.Stop();
 }
 
+// The table of doors, by its own test program: what it says stands beside the costs.
+void MeasureDoors(std::vector<Figure>* figures) {
+#ifdef TESSERA_DOORS_TEST
+  std::FILE* const test = popen(
+      TESSERA_DOORS_TEST " --gtest_filter='DoorsTest.NoneLetsMoreThroughThanTheSliceHolds'", "re");
+  if (test == nullptr) Die(TESSERA_DOORS_TEST);
+  char line[512];
+  double value = 0;
+  while (std::fgets(line, sizeof(line), test) != nullptr) {
+    for (const char* name : {"doors_tested", "doors_escaped"}) {
+      const size_t length = std::strlen(name);
+      if (std::strncmp(line, name, length) == 0 &&
+          std::sscanf(line + length, " %lf", &value) == 1) {
+        figures->push_back({name, value});
+      }
+    }
+  }
+  if (pclose(test) != 0) {
+    std::fprintf(stderr, "bench-guest: %s failed\n", TESSERA_DOORS_TEST);
+    std::exit(1);
+  }
+#else
+  (void)figures;
+  std::fprintf(stderr, "NOT RUN: the doors, this build has no tests\n");
+#endif
+}
+
 struct Options {
   std::string json;
   std::string peer;
@@ -421,6 +449,7 @@ int Measure(const Options& options) {
   if (ours) MeasureCapped(setup, &figures);
   std::error_code ignored;
   std::filesystem::remove_all(setup.folder, ignored);
+  if (ours) MeasureDoors(&figures);
   if (ours) tessera::bench::MeasureShares("", &figures);
 
   const bool reached = !options.check || Reached(figures);
