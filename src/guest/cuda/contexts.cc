@@ -405,7 +405,7 @@ void DropContext(uint32_t card, uint32_t context) {
   while (process.objects.TakeWhere(
       [](const Object& candidate, uint64_t argument) {
         return candidate.kind != kObjectContext && candidate.context != 0 &&
-               candidate.card == argument >> 32 &&
+               (candidate.card == argument >> 32 || candidate.card == wire::kHostRow) &&
                candidate.context == static_cast<uint32_t>(argument);
       },
       both, &object)) {

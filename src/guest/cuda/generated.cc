@@ -24,16 +24,11 @@ constexpr const char* Name(uint32_t index) { return &kNameText[kNameOffsets.at[i
 
 // Treatments that are denied unless a wrapper is written by hand, and the few of them that take no
 // memory of the card and are handed on:
-//   page-locked memory is the host's; pools are charged by what they hold, whatever they are told;
+//   pools are charged by what they hold, whatever they are told;
 //   what is exported stays charged to who made it, and opening it takes nothing more;
 //   linking works in host memory; updating and graph attributes take nothing; a green or
 //   exported context cannot exist here.
 constexpr const char* kHandedOn[] = {
-    "cuMemAllocHost",
-    "cuMemAllocHost_v2",
-    "cuMemHostAlloc",
-    "cuMemHostRegister",
-    "cuMemHostRegister_v2",
     "cuLinkComplete",
     "cuDeviceSetMemPool",
     "cuMemSetMemPool",

@@ -384,6 +384,9 @@ TESSERA_EXPORT CUresult cuMemPoolCreate(CUmemoryPool* pool, const CUmemPoolProps
     if (poolProps->location.type == CU_MEM_LOCATION_TYPE_DEVICE) {
       card = CardOfDevice(poolProps->location.id);
       if (card == -1) return kRefused;
+    } else if (process.control->cards[wire::kHostRow].limit_bytes != wire::kUnlimitedBytes) {
+      // A pool of the machine's memory keeps it page-locked, and is told apart by nobody who frees.
+      return DenyCuda(kIndex_cuMemPoolCreate);
     }
   }
   CUresult result;
