@@ -335,7 +335,7 @@ CardUsage SliceLedger::UsageOf(std::uint32_t row) const {
   const wire::UsageCard& usage = pages_->usage().cards[row];
   return {row == wire::kHostRow ? "" : limits_[row].uuid,
           wire::Load(&usage.used) & ~wire::kFrozenBit, wire::Load(&usage.peak),
-          wire::Load(&usage.refusals)};
+          wire::Load(&usage.refusals), row == wire::kHostRow ? 0 : limits_[row].lease_bytes};
 }
 
 std::vector<CardUsage> SliceLedger::Usage() const {

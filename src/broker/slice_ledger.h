@@ -52,6 +52,7 @@ struct CardUsage {
   std::uint64_t used = 0;
   std::uint64_t peak = 0;
   std::uint64_t refusals = 0;
+  std::uint64_t lease = 0;  // lent above the limit
 };
 
 // What the slice as a whole has done since its pages were made or adopted, processes that have
