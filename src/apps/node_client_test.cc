@@ -324,16 +324,22 @@ TEST_F(NodeClientTest, MetricNamesAreGolden) {
       "tessera_node_refused_connections_total counter",
       "tessera_node_strangers_total counter",
       "tessera_slice_driver_bytes gauge",
+      "tessera_slice_gate_wait_seconds_total counter",
+      "tessera_slice_lease_bytes gauge",
       "tessera_slice_limit_bytes gauge",
       "tessera_slice_overruns_total counter",
       "tessera_slice_peak_bytes gauge",
+      "tessera_slice_pinned_bytes gauge",
+      "tessera_slice_pinned_refusals_total counter",
       "tessera_slice_processes gauge",
       "tessera_slice_refusals_total counter",
+      "tessera_slice_served_seconds_total counter",
+      "tessera_slice_submissions_total counter",
       "tessera_slice_used_bytes gauge",
   };
   EXPECT_EQ(families, golden);
   EXPECT_NE(text->find("tessera_slice_limit_bytes{card=\"" + t_.uuids[0] +
-                       "\",slice=\"i-1\"} 4294967296"),
+                       "\",instance=\"i-1\",pod=\"\",slice=\"i-1\"} 4294967296"),
             std::string::npos)
       << *text;
 }
