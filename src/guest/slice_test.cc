@@ -172,6 +172,53 @@ TEST_F(SliceTest, NvmlShowsTheSliceWithoutCuda) {
   EXPECT_EQ(watcher.Code("nvmlset"), 4u);
 }
 
+// 100 % inside the slice is the whole of its share, whatever its neighbours do with the card.
+TEST_F(SliceTest, NvmlShowsHowMuchOfItsShareTheSliceUses) {
+  constexpr uint64_t kWindow = 1'000'000'000;
+  auto node = Node(1024 * kMiB);
+  node->control()->cards[0].compute_permille = 400;
+  Tenant watcher(Socket());
+  ASSERT_EQ(watcher.Code("nvml"), 0u);
+  Answer idle = watcher.Do("nvmlbusy");
+  EXPECT_EQ(idle.code, 0u);
+  EXPECT_EQ(idle.a, 0u);
+  Program worker(Socket(), {TESSERA_SHARE_TENANT, "bursts", "4000"});
+  char line[16];
+  ASSERT_NE(std::fgets(line, sizeof(line), worker.out()), nullptr);
+  const auto share = [&] {  // of the slice's 400 per mille, in percent
+    for (const auto& process : state_->Processes(0, kWindow)) {
+      if (process.pid == worker.pid())
+        return static_cast<double>(process.busy_recent_ns) / kWindow * 100 * 1000 / 400;
+    }
+    return 0.0;
+  };
+  const auto look = [&] {
+    const double before = share();
+    const Answer busy = watcher.Do("nvmlbusy");
+    const double after = share();
+    EXPECT_EQ(busy.code, 0u);
+    // The driver speaks in whole points of the card, which are 2.5 of the slice.
+    EXPECT_GE(busy.a + 4.0, std::min(100.0, std::min(before, after)));
+    EXPECT_LE(busy.a - 4.0, std::min(100.0, std::max(before, after)));
+    EXPECT_EQ(busy.b, busy.a) << "the only process of the slice at work";
+    return busy.a;
+  };
+  while (share() < 20) std::this_thread::sleep_for(std::chrono::milliseconds(20));
+  EXPECT_GT(look(), 10u);
+  {
+    Program outsider("", {TESSERA_SHARE_TENANT, "kernels", "4000"});
+    ASSERT_NE(std::fgets(line, sizeof(line), outsider.out()), nullptr);
+    while (state_->UtilisationPermille(0, kWindow) < 700)
+      std::this_thread::sleep_for(std::chrono::milliseconds(20));
+    look();
+    outsider.Kill();
+  }
+  // With a hundredth of the card it is at the top of its share.
+  node->control()->cards[0].compute_permille = 10;
+  EXPECT_EQ(watcher.Do("nvmlbusy").a, 100u);
+  worker.Kill();
+}
+
 TEST_F(SliceTest, EightTenantsStayBelowTheCapAndAKilledOneLeaksNothing) {
   constexpr uint64_t kLimit = 2400 * kMiB;
   auto node = Node(kLimit);

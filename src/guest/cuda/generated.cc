@@ -253,42 +253,70 @@ bool FindCudaWrapper(const char* name, Wrapper* found) {
   return false;
 }
 
-// Which line of the manifest the driver answers cuGetProcAddress with: the highest version not
-// above the asked one, in the form of the asked stream; a base without that form has one form for
-// both. Only lines the loaded driver has.
-int ChooseCuda(const char* name, int version, bool per_thread) {
-  struct Line {
-    uint16_t base;  // index of the first line of the same base
-    uint16_t version;
-    uint8_t per_thread;
-  };
-  static constexpr Line kLines[kCudaWrappers] = {
-#define none 0
-#define ptds 1
-#define ptsz 1
+namespace {
+
+// The lines of the manifest, two bytes each. All forms of one base stand together, and one of them
+// carries the base's own name.
+constexpr uint16_t kVersionMask = 0x7ff;  // in tens
+constexpr uint16_t kPerThread = 0x800;
+constexpr uint16_t kBegins = 0x1000;  // the first form of its base
+constexpr uint16_t kNamed = 0x2000;   // the one with the base's own name
+struct LineTable {
+  uint16_t at[kCudaWrappers];
+};
+constexpr LineTable MakeLines() {
+  struct {
+    uint32_t base;
+    int version;
+    bool per_thread;
+  } const lines[] = {
+#define none false
+#define ptds true
+#define ptsz true
 #define TESSERA_ENTRY(symbol, base, version, flag, treatment, ret, parameters, arguments) \
-  {kIndex_##base, version / 10, flag},
+  {kIndex_##base, version, flag},
 #include "guest/cuda/wrapped.inc"
 #undef TESSERA_ENTRY
 #undef none
 #undef ptds
 #undef ptsz
   };
-  // The first form of every base carries the base's own name, and all forms stand together.
+  LineTable table = {};
+  for (uint32_t i = 0; i < kCudaWrappers; ++i) {
+    uint32_t word = static_cast<uint32_t>(lines[i].version / 10) & kVersionMask;
+    if (lines[i].per_thread) word |= kPerThread;
+    if (i == 0 || lines[i - 1].base != lines[i].base) word |= kBegins;
+    if (lines[i].base == i) word |= kNamed;
+    table.at[i] = static_cast<uint16_t>(word);
+  }
+  return table;
+}
+constexpr LineTable kLines = MakeLines();
+
+#define TESSERA_ENTRY(symbol, base, version, flag, treatment, ret, parameters, arguments) \
+  static_assert(version / 10 <= kVersionMask && version % 10 == 0);
+#include "guest/cuda/wrapped.inc"
+#undef TESSERA_ENTRY
+
+}  // namespace
+
+// Which line of the manifest the driver answers cuGetProcAddress with: the highest version not
+// above the asked one, in the form of the asked stream; a base without that form has one form for
+// both. Only lines the loaded driver has.
+int ChooseCuda(const char* name, int version, bool per_thread) {
   Wrapper first = {};
-  if (!FindCudaWrapper(name, &first) || kLines[first.index].base != first.index) return -1;
+  if (!FindCudaWrapper(name, &first) || (kLines.at[first.index] & kNamed) == 0) return -1;
   uint32_t begin = first.index;
-  while (begin > 0 && kLines[begin - 1].base == first.index) --begin;
+  while ((kLines.at[begin] & kBegins) == 0) --begin;
   int best = -1;
-  for (uint32_t i = begin; i < kCudaWrappers && kLines[i].base == first.index; ++i) {
-    const Line& line = kLines[i];
-    if (line.version * 10 > version) continue;
-    if (line.per_thread != 0 && !per_thread) continue;
-    if (best >= 0) {
-      const Line& chosen = kLines[best];
-      if (chosen.per_thread > line.per_thread) continue;
-      if (chosen.per_thread == line.per_thread && chosen.version > line.version) continue;
-    }
+  for (uint32_t i = begin; i < kCudaWrappers && (i == begin || (kLines.at[i] & kBegins) == 0);
+       ++i) {
+    const uint16_t line = kLines.at[i];
+    if ((line & kVersionMask) * 10 > version) continue;
+    if ((line & kPerThread) != 0 && !per_thread) continue;
+    // The per-thread form goes before the version.
+    constexpr uint16_t kRank = kPerThread | kVersionMask;
+    if (best >= 0 && (kLines.at[best] & kRank) > (line & kRank)) continue;
     void* real = __atomic_load_n(&tessera_cuda_real[i], __ATOMIC_RELAXED);
     if (real == nullptr && ResolveCuda(i) == nullptr) continue;
     best = static_cast<int>(i);
