@@ -346,11 +346,11 @@ bool Settle(uint32_t card, uint64_t* charged, uint64_t slack, uint64_t* surplus)
                           process.objects.Charged(card) + process.pools[card].Charged();
   if (others + *charged != after || process.ledger.Held(card) != after) return true;
   uint64_t too_much = after - real;
-  if (too_much > *charged) too_much = *charged;
   if (surplus != nullptr) {
     *surplus = too_much;
     return true;
   }
+  if (too_much > *charged) too_much = *charged;
   *charged -= too_much;
   process.ledger.Release(card, too_much);
   return true;

@@ -74,8 +74,7 @@ constexpr Rule RuleOf(const char* symbol, Treatment treatment) {
 // full, so a name that is none of ours costs a comparison or two. All begin with "cu", which is
 // therefore neither hashed nor compared.
 constexpr uint32_t kPrefix = 2;
-constexpr uint32_t kNameSlots = 1024;
-static_assert(kCudaWrappers * 2 <= kNameSlots);
+constexpr uint32_t kNameSlots = 2 * kCudaWrappers + 1;
 constexpr uint32_t NameSlot(const char* rest) {
   uint32_t hash = 5381;
   for (; *rest != '\0'; ++rest) hash = hash * 33 + static_cast<unsigned char>(*rest);

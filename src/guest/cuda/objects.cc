@@ -132,6 +132,10 @@ struct Making {
     return making;
   }
   if (handle == nullptr || !PlaceCode(&making.place)) return making;
+  if (!SettleContext(making.place.card)) {
+    making.error = abi::CUDA_ERROR_OUT_OF_MEMORY;
+    return making;
+  }
   making.charged = RoundUp(estimate, Granule());
   if (making.charged != 0 && !ReserveOn(making.place.card, making.charged)) {
     making.error = abi::CUDA_ERROR_OUT_OF_MEMORY;

@@ -296,6 +296,9 @@ void SettleAllPools() {
 
 bool ReserveTrimmed(uint32_t card, uint64_t bytes, const StreamForm* stream) {
   PoolHold& hold = process.pools[card];
+  if (Unsettled(card) && SettleContextSlow(card) && process.ledger.Reserve(card, bytes)) {
+    return true;
+  }
   if (hold.Charged() == 0) return false;
   // What the driver has given back behind us is all it takes, mostly.
   if (SettlePools(card, 0) && process.ledger.Reserve(card, bytes)) return true;
