@@ -434,9 +434,10 @@ TESSERA_EXPORT CUresult cuMemPoolDestroy(CUmemoryPool pool) {
   // What the driver does at once for the program: nothing is kept after a free any more, and the
   // device's current pool is the default one again.
   cuuint64_t nothing = 0;
-  auto* const set = TESSERA_REAL(cuMemPoolSetAttribute);
+  auto* const set = DriverFunction<CUresult(CUmemoryPool, CUmemPool_attribute, void*)>(
+      "cuMemPoolSetAttribute");
   auto* const get_current = DriverFunction<CUresult(CUmemoryPool*, CUdevice)>("cuDeviceGetMemPool");
-  auto* const set_current = TESSERA_REAL(cuDeviceSetMemPool);
+  auto* const set_current = DriverFunction<CUresult(CUdevice, CUmemoryPool)>("cuDeviceSetMemPool");
   const int device = OrdinalOfCard(static_cast<uint32_t>(card));
   {
     DepthGuard guard;
