@@ -448,7 +448,7 @@ Message AskHelper(char command, int* fd) {
   return Hear(g_helper, fd);
 }
 // Made by another process, mapped here, and let go of there.
-unsigned ImportedFromAnother() {
+unsigned ImportedFromAnother(bool kept) {
   StartHelper("physical");
   int fd = -1;
   const Message made = AskHelper('m', &fd);
@@ -460,9 +460,11 @@ unsigned ImportedFromAnother() {
   if (code == 0) Map(handle, &code);
   if (handle != 0) Cuda("cuMemRelease", handle);
   int none = -1;
-  AskHelper('r', &none);
+  if (!kept) AskHelper('r', &none);
   return code;
 }
+unsigned ImportedAndLetGo() { return ImportedFromAnother(false); }
+unsigned ImportedAndKept() { return ImportedFromAnother(true); }
 // Made and kept by another process, opened here.
 unsigned OpenedFromAnother() {
   StartHelper("ipc");
@@ -890,7 +892,8 @@ constexpr Door kDoors[] = {
     {"cuMemMap/handle_released", MappedAndReleased, kOutOfMemory},
     {"cuMemRetainAllocationHandle", Retained, kOutOfMemory},
     {"cuMemImportFromShareableHandle", ExportedAndImported, kOutOfMemory},
-    {"cuMemImportFromShareableHandle/of_another_process", ImportedFromAnother, kOutOfMemory},
+    {"cuMemImportFromShareableHandle/of_another_process", ImportedAndLetGo, kOutOfMemory},
+    {"cuMemImportFromShareableHandle/kept_by_both", ImportedAndKept, kOutOfMemory},
     {"cuIpcOpenMemHandle/of_another_process", OpenedFromAnother, kOutOfMemory},
     {"cuArrayCreate", Array, kOutOfMemory},
     {"cuArrayCreate/narrow", NarrowArray, kOutOfMemory},
