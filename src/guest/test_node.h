@@ -78,6 +78,10 @@ class TestNode {
 
   wire::ControlPage* control() { return control_; }
   wire::UsagePage* usage() { return usage_; }
+  // As a node whose usage page has another size.
+  void Shorten(uint64_t bytes) {
+    if (ftruncate(usage_fd_, static_cast<off_t>(bytes)) != 0) std::abort();
+  }
   // How much page-locked memory of the machine the slice may hold.
   void SetHostLimit(uint64_t bytes) {
     wire::Store(&control_->cards[wire::kHostRow].limit_bytes, bytes);

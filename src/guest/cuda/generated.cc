@@ -52,7 +52,8 @@ constexpr uint32_t kNameSlots = 2 * kCudaWrappers + 1;
 constexpr uint32_t NameSlot(const char* rest) {
   uint32_t hash = 5381;
   for (; *rest != '\0'; ++rest) hash = hash * 33 + static_cast<unsigned char>(*rest);
-  return (hash ^ hash >> 15) % kNameSlots;
+  // The top bits of a product with a constant are as good as a remainder, and no division.
+  return static_cast<uint32_t>(uint64_t{hash * 0x9e3779b9u} * kNameSlots >> 32);
 }
 struct NameTable {
   uint16_t at[kNameSlots];
