@@ -200,6 +200,8 @@ TEST_F(NodeClientTest, BadInputIsRefusedByFieldAndChangesNothing) {
       {"POST", "/v1/allocations", "{\"memory\":\"1GiB\",\"compute\":\"101%\"}", "compute"},
       {"POST", "/v1/allocations", "{\"memory\":\"1GiB\",\"pid\":0}", "pid"},
       {"POST", "/v1/allocations", "{\"memory\":\"1GiB\",\"colour\":\"red\"}", "colour"},
+      {"POST", "/v1/allocations", "{\"memory\":\"1GiB\",\"pinned_bytes\":4095}", "pinned_bytes"},
+      {"POST", "/v1/allocations", "{\"memory\":\"1GiB\",\"pod\":7}", "pod"},
       {"POST", "/v1/slices/a/members", "{\"pid\":-4}", "pid"},
       {"POST", "/v1/slices/a/members", "{\"pid\":\"self\"}", "pid"},
       {"PUT", "/v1/instances/a",

@@ -129,8 +129,8 @@ void SlicePages::SetLimits(const std::vector<CardLimits>& cards, std::uint64_t h
     wire::Store(&card.weight, cards[i].weight);
     wire::Store(&card.priority, cards[i].priority);
   }
-  const std::uint64_t host = host_bytes == 0 ? wire::kUnlimitedBytes
-                                             : std::min(host_bytes, wire::kUnlimitedBytes);
+  const std::uint64_t host =
+      host_bytes == 0 ? wire::kUnlimitedBytes : std::min(host_bytes, wire::kUnlimitedBytes);
   wire::Store(&control_->cards[wire::kHostRow].limit_bytes, host);
   wire::Store(&control_->cards[wire::kHostRow].ceiling_bytes, host);
   __atomic_store_n(&control_->generation, before + 2, __ATOMIC_SEQ_CST);

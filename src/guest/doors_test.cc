@@ -51,8 +51,8 @@ TEST_F(DoorsTest, WithoutTheLibraryTheyEscapeAndTheTableSaysSo) {
   EXPECT_EQ(escaped, tested) << "these take nothing even so:" << held;
 }
 
-// Memory of a sibling is paid by both as long as both hold it: who lets go first cannot be known, and
-// the other goes on holding it. So the slice is never charged too little, and up to twice.
+// Memory of a sibling is paid by both as long as both hold it: who lets go first cannot be known,
+// and the other goes on holding it. So the slice is never charged too little, and up to twice.
 TEST_F(DoorsTest, SharedMemoryIsPaidByBothUntilOneLetsGo) {
   constexpr uint64_t kUnit = 16 * kMiB;
   const Outcome both = Run({"cuMemImportFromShareableHandle/kept_by_both", 2}, true);

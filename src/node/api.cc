@@ -169,20 +169,20 @@ void SliceRoutes(http::Router& router, Node& node, const ApiOptions& options) {
                   WriteSlice(json, view, node, options);
                   return Json(json);
                 }));
-  router.Handle("PUT", "/v1/slices/{id}",
-                Guard([&node, options](const http::Request& request) -> Result<http::Response> {
-                  TRY(auto body, http::JsonObject::Parse(request.body));
-                  TRY(const auto generation, body.Int("generation", 1, kGenerationMax));
-                  TRY(const auto shares, ReadShares(body));
-                  TRY(const auto terms, ReadTerms(body));
-                  TRY_STATUS(body.Finish());
-                  TRY(const SliceView view,
-                      node.PutSlice(IdOf(request), static_cast<std::uint64_t>(generation), shares,
-                                    terms));
-                  http::JsonWriter json;
-                  WriteSlice(json, view, node, options);
-                  return Json(json);
-                }));
+  router.Handle(
+      "PUT", "/v1/slices/{id}",
+      Guard([&node, options](const http::Request& request) -> Result<http::Response> {
+        TRY(auto body, http::JsonObject::Parse(request.body));
+        TRY(const auto generation, body.Int("generation", 1, kGenerationMax));
+        TRY(const auto shares, ReadShares(body));
+        TRY(const auto terms, ReadTerms(body));
+        TRY_STATUS(body.Finish());
+        TRY(const SliceView view,
+            node.PutSlice(IdOf(request), static_cast<std::uint64_t>(generation), shares, terms));
+        http::JsonWriter json;
+        WriteSlice(json, view, node, options);
+        return Json(json);
+      }));
   router.Handle("DELETE", "/v1/slices/{id}",
                 Guard([&node](const http::Request& request) -> Result<http::Response> {
                   TRY_STATUS(node.DeleteSlice(IdOf(request)));

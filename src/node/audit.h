@@ -1,5 +1,6 @@
-// Who holds memory of a card past the ledger or uses its time past the turns, and what is done about
-// it: the judgement alone, from samples. The node gathers the samples (node_audit.cc) and carries out what is decided.
+// Who holds memory of a card past the ledger or uses its time past the turns, and what is done
+// about it: the judgement alone, from samples. The node gathers the samples (node_audit.cc) and
+// carries out what is decided.
 #pragma once
 
 #include <cstdint>
@@ -67,7 +68,7 @@ struct CardHolder {
   bool session = false;                 // attached to that slice, and the card is the slice's
   std::optional<std::uint64_t> driver;  // nullopt: the driver does not say how much
   std::uint64_t ledger = 0;
-  bool stopped = false;  // stands still already
+  bool stopped = false;             // stands still already
   std::uint32_t busy_permille = 0;  // share of the card's time it used itself
   // ... and what its slice as a whole used beyond its turns. Which of a slice's processes goes past
   // them cannot be told, so every one that is busy enough to be it stands for the slice.

@@ -222,7 +222,8 @@ TEST_F(WallTest, ASliceIsADeviceOfPodmanWithRunc) {
   const std::string scratch = scratch_.path();
   const std::string inside =
       "mount --make-rprivate / && mount -t tmpfs none /run && mkdir -p /run/cdi && "
-      "mount --bind " + scratch + "/cdi /run/cdi && mount -t tmpfs none /dev/shm && ";
+      "mount --bind " +
+      scratch + "/cdi /run/cdi && mount -t tmpfs none /dev/shm && ";
   const std::string podman = "podman --root " + scratch + "/podman/store --runroot " + scratch +
                              "/podman/run --runtime runc --cgroup-manager cgroupfs ";
   const std::string run = podman +
@@ -239,10 +240,10 @@ TEST_F(WallTest, ASliceIsADeviceOfPodmanWithRunc) {
   const std::string programs = Parent(TESSERA_GUEST_TENANT);
   const std::string id_file = scratch + "/pid";
   // The file of the container's own process is what says which one is to be a member.
-  const std::string command =
-      inside + "exec " + run + "-i --device tessera.dev/slice=s -v " + programs + ":" + programs +
-      ":ro -e SIMGPU_STATE=" + folder_ + "/g -e SIMGPU_CARDS=T4 --pidfile " + id_file + " " +
-      rootfs + TESSERA_GUEST_TENANT;
+  const std::string command = inside + "exec " + run + "-i --device tessera.dev/slice=s -v " +
+                              programs + ":" + programs + ":ro -e SIMGPU_STATE=" + folder_ +
+                              "/g -e SIMGPU_CARDS=T4 --pidfile " + id_file + " " + rootfs +
+                              TESSERA_GUEST_TENANT;
   guest::TestTenant tenant({"unshare", "-m", "sh", "-c", command}, {});
   EXPECT_EQ(tenant.Code("count"), 3u) << "CUDA is not initialised yet";
   EXPECT_EQ(tenant.Code("init"), 800u) << "of no slice yet";

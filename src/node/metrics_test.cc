@@ -145,7 +145,9 @@ TEST(NodeMetricsTest, TheTermsOfASliceOutliveTheNodeAndChangeWithItsGeneration) 
     const auto no_pin = [&](broker::TestGuest& guest) {
       return !guest.Reserve(wire::kHostRow, bytes + 1);
     };
-    { const Member over(t, no_pin); }
+    {
+      const Member over(t, no_pin);
+    }
     EXPECT_TRUE(Eventually([&] { return t.node->GetSlice("s")->pinned.used == 0; }));
     {
       const Member within(t, pin);
@@ -159,6 +161,10 @@ TEST(NodeMetricsTest, TheTermsOfASliceOutliveTheNodeAndChangeWithItsGeneration) 
   EXPECT_TRUE(pins(kMiB));
   ASSERT_TRUE(t.node->PutSlice("s", 3, {t.Share(0, 4 * kGiB)}));
   EXPECT_TRUE(pins(wire::kUnlimitedBytes));
+  // An instance may pin what it rents of the machine's memory.
+  ASSERT_TRUE(
+      t.node->PutInstance("i", 1, {t.Share(1, kGiB)}, {.argv = {"true"}, .ram_bytes = 2 * kGiB}));
+  EXPECT_EQ(t.node->GetSlice("i")->terms.pinned_bytes, 2 * kGiB);
 }
 
 }  // namespace

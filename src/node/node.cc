@@ -525,8 +525,7 @@ Result<SliceView> Node::PutSlice(const std::string& id, std::uint64_t generation
                                          " is older than the known " +
                                          std::to_string(before.generation));
       }
-      if (generation == before.generation &&
-          (shares != before.shares || terms != before.terms)) {
+      if (generation == before.generation && (shares != before.shares || terms != before.terms)) {
         return Error(Code::kAlreadyExists, "slice " + id + " has other terms at generation " +
                                                std::to_string(generation));
       }

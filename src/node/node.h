@@ -253,7 +253,8 @@ class Node {
     std::optional<std::int64_t> last;         // monotonic
   };
   std::map<std::string, Activity> activity_;  // by slice
-  // The last sample of how busy a process keeps a card; a card whose driver does not tell is absent.
+  // The last sample of how busy a process keeps a card; a card whose driver does not tell is
+  // absent.
   std::map<std::string, std::map<pid_t, std::uint32_t>> busy_time_;
   struct Served {
     std::uint64_t nanos = 0;

@@ -294,7 +294,8 @@ bool Node::CarryOut(const Verdict& verdict, const SliceView* slice, std::int64_t
   }
   {
     const std::lock_guard lock(mutex_);
-    if (done && verdict.step == AuditAction::kFreeze) auditor_.Frozen(process, verdict.finding, now);
+    if (done && verdict.step == AuditAction::kFreeze)
+      auditor_.Frozen(process, verdict.finding, now);
     if (verdict.step == AuditAction::kReport) {
       ++audit_.findings[std::string(AuditFindingName(verdict.finding))];
     }

@@ -141,10 +141,10 @@ void ExportMetrics(Node& node, metrics::Registry& registry) {
           slice_labels),
       registry.AddGauges("tessera_node_card_strangers",
                          "Processes on the card that belong to no slice.", {"card"}),
-      registry.AddCounters(
-          "tessera_node_audit_findings_total",
-          "Processes found on a card without a session, past their ledger or turns, or of no slice.",
-          {"finding"}),
+      registry.AddCounters("tessera_node_audit_findings_total",
+                           "Processes found on a card without a session, past their ledger or "
+                           "turns, or of no slice.",
+                           {"finding"}),
       registry.AddCounters("tessera_node_audit_frozen_total", "Processes the audit has stopped."),
       registry.AddCounters("tessera_node_audit_evicted_total", "Processes the audit has killed."),
       registry.AddCounters("tessera_node_audit_cleared_total",
@@ -217,9 +217,8 @@ void ExportMetrics(Node& node, metrics::Registry& registry) {
       f.slice_submissions.Follow(slice, view.activity.submissions);
       f.slice_overruns.Follow(slice, view.overruns);
     }
-    for (Followed* const followed :
-         {&f.slice_refusals, &f.slice_pinned_refusals, &f.slice_served, &f.slice_gate_wait,
-          &f.slice_submissions, &f.slice_overruns}) {
+    for (Followed* const followed : {&f.slice_refusals, &f.slice_pinned_refusals, &f.slice_served,
+                                     &f.slice_gate_wait, &f.slice_submissions, &f.slice_overruns}) {
       followed->Settle();
     }
     const AuditCounts audit = node.audit();

@@ -32,7 +32,7 @@ enum class Phase {
 // What a slice has beside its shares of cards.
 struct SliceTerms {
   std::uint64_t pinned_bytes = 0;  // page-locked memory of the machine it may hold; 0: no limit
-  std::string pod;                 // "namespace/name" of the pod it belongs to, for metrics; "" none
+  std::string pod;  // "namespace/name" of the pod it belongs to, for metrics; "" none
   bool operator==(const SliceTerms&) const = default;
 };
 inline constexpr std::size_t kPodTextMax = 63 + 1 + 253;

@@ -57,15 +57,15 @@ inline constexpr uint32_t kControlMagic = 0x54535343;  // "CSST"
 inline constexpr uint32_t kUsageMagic = 0x54535355;    // "USST"
 inline constexpr uint32_t kPageVersion = 3;
 
-inline constexpr uint32_t kCardsMax = 16;       // cards of one slice
+inline constexpr uint32_t kCardsMax = 16;  // cards of one slice
 // What a slice may take is counted in rows: one a card, and one for page-locked memory of the
 // machine, which has a limit of its own and is counted by the same protocol.
 inline constexpr uint32_t kHostRow = kCardsMax;
 inline constexpr uint32_t kRowsMax = kCardsMax + 1;
 inline constexpr uint64_t kUnlimitedBytes = 1ull << 62;  // the limit of a row that has none
 inline constexpr uint64_t kHostGranuleBytes = 4096;      // what is counted in the host row
-inline constexpr uint32_t kProcessesMax = 256;  // live processes of one slice
-inline constexpr uint32_t kSliceIdMax = 64;     // bytes with the terminating NUL
+inline constexpr uint32_t kProcessesMax = 256;           // live processes of one slice
+inline constexpr uint32_t kSliceIdMax = 64;              // bytes with the terminating NUL
 inline constexpr uint32_t kUuidTextMax = 48;  // "GPU-xxxxxxxx-xxxx-xxxx-xxxx-xxxxxxxxxxxx" and NUL
 inline constexpr uint32_t kMarksMax = 32;     // streams of one process that are marked at a time
 inline constexpr uint64_t kFrozenBit = 1ull << 63;
@@ -146,7 +146,7 @@ struct ProcessSlot {
   uint64_t local_pid;   // what the process calls itself; inside a container NVML names it so. For
                         // views only
   uint32_t inside;      // threads between the gate and the driver's return
-  uint32_t unmarked_nanos;  // estimate of what was submitted since the last mark
+  uint32_t unmarked_nanos;   // estimate of what was submitted since the last mark
   uint64_t gate_wait_nanos;  // how long its threads have waited for turns, all of them together
   uint64_t reserved[1];
   uint64_t used[kRowsMax];

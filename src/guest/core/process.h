@@ -79,7 +79,8 @@ struct alignas(kPageBytes) Process {
   ObjectTable objects;
   uint32_t pools_used;   // something was allocated from a pool
   uint32_t graphs_used;  // a graph was given a node that allocates
-  uint32_t unsettled[wire::kCardsMax];  // id of a context that is charged by the node's estimate yet
+  // Id of a context that is charged by the node's measure yet; 0: none.
+  uint32_t unsettled[wire::kCardsMax];
   PoolHold pools[wire::kCardsMax];
   Turns turns;
 };

@@ -190,8 +190,8 @@ enum ObjectKind : uint32_t {
 };
 
 struct Object {
-  uint64_t key;   // handle or address
-  uint32_t kind;  // ObjectKind; 0 empty
+  uint64_t key;       // handle or address
+  uint32_t kind;      // ObjectKind; 0 empty
   uint32_t card;      // or wire::kHostRow
   uint64_t bytes;     // charged for it
   uint32_t context;   // id it dies with, or its own id for a context

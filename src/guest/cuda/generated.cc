@@ -152,7 +152,7 @@ namespace tessera::abi {
 #define TESSERA_WEAK(symbol, treatment, ret, parameters, arguments)               \
   extern "C" __attribute__((visibility("default"), weak)) ret symbol parameters { \
     using namespace ::tessera::guest;                                             \
-    constexpr Rule kRule = RuleOf(Treatment::treatment);                 \
+    constexpr Rule kRule = RuleOf(Treatment::treatment);                          \
     if constexpr (kRule == Rule::kDeny) {                                         \
       if (depth > 0) {                                                            \
         auto* const real = TESSERA_REAL(symbol);                                  \

@@ -566,11 +566,11 @@ CUresult Unpin(void* pointer, uint32_t index) {
 
 }  // namespace
 
-#define TESSERA_PIN(symbol, parameters, pointer, first, bytes, undo, arguments)               \
-  TESSERA_EXPORT CUresult symbol parameters {                                                 \
-    auto* const real = TESSERA_REAL(symbol);                                                  \
-    if (real == nullptr) return MissingCuda();                                                \
-    return Pin(pointer, first, bytes, kIndex_##undo, [&] { return real arguments; });         \
+#define TESSERA_PIN(symbol, parameters, pointer, first, bytes, undo, arguments)       \
+  TESSERA_EXPORT CUresult symbol parameters {                                         \
+    auto* const real = TESSERA_REAL(symbol);                                          \
+    if (real == nullptr) return MissingCuda();                                        \
+    return Pin(pointer, first, bytes, kIndex_##undo, [&] { return real arguments; }); \
   }
 TESSERA_PIN(cuMemAllocHost, (void** pp, unsigned int bytesize), pp, 0, bytesize, cuMemFreeHost,
             (pp, bytesize))

@@ -434,8 +434,8 @@ TESSERA_EXPORT CUresult cuMemPoolDestroy(CUmemoryPool pool) {
   // What the driver does at once for the program: nothing is kept after a free any more, and the
   // device's current pool is the default one again.
   cuuint64_t nothing = 0;
-  auto* const set = DriverFunction<CUresult(CUmemoryPool, CUmemPool_attribute, void*)>(
-      "cuMemPoolSetAttribute");
+  auto* const set =
+      DriverFunction<CUresult(CUmemoryPool, CUmemPool_attribute, void*)>("cuMemPoolSetAttribute");
   auto* const get_current = DriverFunction<CUresult(CUmemoryPool*, CUdevice)>("cuDeviceGetMemPool");
   auto* const set_current = DriverFunction<CUresult(CUdevice, CUmemoryPool)>("cuDeviceSetMemPool");
   const int device = OrdinalOfCard(static_cast<uint32_t>(card));
