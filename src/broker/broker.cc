@@ -556,14 +556,15 @@ Error NoSlice(const std::string& id) {
 }
 }  // namespace
 
-Status Broker::CreateSlice(const std::string& id, const std::vector<CardLimits>& cards) {
+Status Broker::CreateSlice(const std::string& id, const std::vector<CardLimits>& cards,
+                           std::uint64_t host_bytes) {
   const std::lock_guard lock(impl_->mutex);
   if (impl_->slices.contains(id))
     return Error(Code::kAlreadyExists, "slice " + id + " exists already");
   if (impl_->slices.size() >= kSlicesMax) {
     return Error(Code::kResourceExhausted, "kSlicesMax (1024) slices exist on this node");
   }
-  TRY(auto pages, impl_->store.Create(id, cards));
+  TRY(auto pages, impl_->store.Create(id, cards, host_bytes));
   SlicePages* const given = pages.get();
   impl_->slices[id].ledger = std::make_unique<SliceLedger>(id, std::move(pages), impl_->clock);
   impl_->turns.Add(id, given, cards);
@@ -572,14 +573,14 @@ Status Broker::CreateSlice(const std::string& id, const std::vector<CardLimits>&
 
 Status Broker::AdoptSlice(const std::string& id, const std::vector<CardLimits>& cards,
                           const std::vector<std::string>& cgroups,
-                          const std::vector<os::ProcessId>& roots) {
+                          const std::vector<os::ProcessId>& roots, std::uint64_t host_bytes) {
   const std::lock_guard lock(impl_->mutex);
   if (impl_->slices.contains(id))
     return Error(Code::kAlreadyExists, "slice " + id + " exists already");
   if (impl_->slices.size() >= kSlicesMax) {
     return Error(Code::kResourceExhausted, "kSlicesMax (1024) slices exist on this node");
   }
-  TRY(auto pages, impl_->store.Open(id, cards));
+  TRY(auto pages, impl_->store.Open(id, cards, host_bytes));
   const auto register_members = [&]() -> Status {
     for (const std::string& path : cgroups) TRY_STATUS(impl_->membership.AddCgroup(id, path));
     for (const os::ProcessId& root : roots) {
@@ -604,7 +605,8 @@ Status Broker::AdoptSlice(const std::string& id, const std::vector<CardLimits>& 
   return {};
 }
 
-Status Broker::SetLimits(const std::string& id, const std::vector<CardLimits>& cards) {
+Status Broker::SetLimits(const std::string& id, const std::vector<CardLimits>& cards,
+                         std::uint64_t host_bytes) {
   TRY_STATUS(CheckLimits(cards));
   const std::lock_guard lock(impl_->mutex);
   const auto at = impl_->slices.find(id);
@@ -613,7 +615,7 @@ Status Broker::SetLimits(const std::string& id, const std::vector<CardLimits>& c
   const bool same_cards = std::equal(before.begin(), before.end(), cards.begin(), cards.end(),
                                      [](const auto& a, const auto& b) { return a.uuid == b.uuid; });
   if (!same_cards) return Error::Field("cards", "expected the slice's own cards in their order");
-  at->second.ledger->SetLimits(cards);
+  at->second.ledger->SetLimits(cards, host_bytes);
   impl_->turns.SetLimits(id, cards);
   return {};
 }
@@ -694,6 +696,20 @@ Result<std::vector<CardUsage>> Broker::Usage(const std::string& id) const {
   return at->second.ledger->Usage();
 }
 
+Result<CardUsage> Broker::HostUsage(const std::string& id) const {
+  const std::lock_guard lock(impl_->mutex);
+  const auto at = impl_->slices.find(id);
+  if (at == impl_->slices.end()) return NoSlice(id);
+  return at->second.ledger->HostUsage();
+}
+
+Result<SliceActivity> Broker::Activity(const std::string& id) const {
+  const std::lock_guard lock(impl_->mutex);
+  const auto at = impl_->slices.find(id);
+  if (at == impl_->slices.end()) return NoSlice(id);
+  return at->second.ledger->Activity();
+}
+
 Result<std::vector<CardAudit>> Broker::Audit(const std::string& id, const Settle& truth) const {
   std::vector<CardAudit> cards;
   std::vector<AttachedProcess> processes;
@@ -717,6 +733,10 @@ Result<std::vector<CardAudit>> Broker::Audit(const std::string& id, const Settle
     }
   }
   return cards;
+}
+
+std::vector<TurnService> Broker::TurnsOf(const std::string& id) const {
+  return impl_->turns.Service(id);
 }
 
 TurnCounters Broker::turns() const { return impl_->turns.counters(); }

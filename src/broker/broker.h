@@ -75,15 +75,17 @@ class Broker {
   Broker& operator=(const Broker&) = delete;
 
   // New pages. kAlreadyExists when the slice is there, kResourceExhausted naming kSlicesMax.
-  Status CreateSlice(const std::string& id, const std::vector<CardLimits>& cards);
+  Status CreateSlice(const std::string& id, const std::vector<CardLimits>& cards,
+                     std::uint64_t host_bytes = 0);
   // Takes over pages of an earlier tesserad and whoever of the given members still lives in them.
   // kNotFound when there are no pages, kDataLoss when they cannot be used.
   Status AdoptSlice(const std::string& id, const std::vector<CardLimits>& cards,
                     const std::vector<std::string>& cgroups,
-                    const std::vector<os::ProcessId>& roots);
+                    const std::vector<os::ProcessId>& roots, std::uint64_t host_bytes = 0);
   // Same cards in the same order, other numbers. Lowering below what is used is allowed: asks are
   // refused until enough was given back.
-  Status SetLimits(const std::string& id, const std::vector<CardLimits>& cards);
+  Status SetLimits(const std::string& id, const std::vector<CardLimits>& cards,
+                   std::uint64_t host_bytes = 0);
   // Every later reservation and attach is refused; what is held stays counted.
   Status CloseSlice(const std::string& id);
   // Closes the slice and removes its pages and members; an unknown id only has its leftovers
@@ -115,11 +117,14 @@ class Broker {
   std::vector<std::string> PagesOnDisk();
   Result<std::vector<AttachedProcess>> Processes(const std::string& id) const;
   Result<std::vector<CardUsage>> Usage(const std::string& id) const;
+  Result<CardUsage> HostUsage(const std::string& id) const;
+  Result<SliceActivity> Activity(const std::string& id) const;
   // Recorded against recomputed and, with `truth`, against the driver (summed over the attached
   // processes; unknown when it cannot tell for one of them).
   Result<std::vector<CardAudit>> Audit(const std::string& id, const Settle& truth = {}) const;
   BrokerCounters counters() const;
   TurnCounters turns() const;
+  std::vector<TurnService> TurnsOf(const std::string& id) const;
 
  private:
   struct Impl;

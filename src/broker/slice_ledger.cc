@@ -76,6 +76,8 @@ SliceLedger::SliceLedger(std::string id, std::unique_ptr<SlicePages> pages, cons
                        card.context_bytes, card.granule_bytes, card.compute_permille, card.weight,
                        card.priority});
   }
+  const std::uint64_t host = control.cards[wire::kHostRow].limit_bytes;
+  host_bytes_ = host == wire::kUnlimitedBytes ? 0 : host;
   closed_ = wire::Load(&control.state) != wire::kStateOpen;
 }
 
@@ -174,14 +176,14 @@ bool SliceLedger::CheckProcesses() {
 }
 
 void SliceLedger::Freeze() {
-  for (std::uint32_t c = 0; c < pages_->card_count(); ++c) {
-    __atomic_fetch_or(&pages_->usage().cards[c].used, wire::kFrozenBit, __ATOMIC_SEQ_CST);
+  for (std::uint32_t i = 0; i < row_count(); ++i) {
+    __atomic_fetch_or(&pages_->usage().cards[RowAt(i)].used, wire::kFrozenBit, __ATOMIC_SEQ_CST);
   }
 }
 
 void SliceLedger::Thaw() {
-  for (std::uint32_t c = 0; c < pages_->card_count(); ++c) {
-    wire::UsageCard& card = pages_->usage().cards[c];
+  for (std::uint32_t i = 0; i < row_count(); ++i) {
+    wire::UsageCard& card = pages_->usage().cards[RowAt(i)];
     __atomic_fetch_and(&card.used, ~wire::kFrozenBit, __ATOMIC_SEQ_CST);
     WakeAll(&card);
   }
@@ -199,17 +201,22 @@ bool SliceLedger::LivingSettled() {
   return true;
 }
 
-std::uint64_t SliceLedger::SlotUsed(std::uint32_t slot, std::uint32_t card) const {
-  // No honest process passes the ceiling. A larger figure is cut there, so that sums cannot
-  // overflow.
-  return std::min(wire::Load(&pages_->usage().slots[slot].used[card]), wire::kFrozenBit >> 1);
+std::uint64_t SliceLedger::LimitOf(std::uint32_t row) const {
+  return row == wire::kHostRow ? (host_bytes_ == 0 ? wire::kUnlimitedBytes : host_bytes_)
+                               : limits_[row].ceiling_bytes;
 }
 
-std::uint64_t SliceLedger::SumOfLive(std::uint32_t card) const {
+std::uint64_t SliceLedger::SlotUsed(std::uint32_t slot, std::uint32_t row) const {
+  // No honest process passes the ceiling. A larger figure is cut there, so that sums cannot
+  // overflow.
+  return std::min(wire::Load(&pages_->usage().slots[slot].used[row]), wire::kFrozenBit >> 1);
+}
+
+std::uint64_t SliceLedger::SumOfLive(std::uint32_t row) const {
   std::uint64_t sum = 0;
   for (std::uint32_t i = 0; i < entries_.size(); ++i) {
     if (entries_[i].state == State::kLive)
-      sum = std::min(sum + SlotUsed(i, card), wire::kFrozenBit >> 1);
+      sum = std::min(sum + SlotUsed(i, row), wire::kFrozenBit >> 1);
   }
   return sum;
 }
@@ -219,8 +226,8 @@ void SliceLedger::Recount() {
   for (std::uint32_t i = 0; i < entries_.size(); ++i) {
     wire::ProcessSlot& slot = usage.slots[i];
     if (entries_[i].state == State::kLive) {
-      for (std::uint32_t c = 0; c < pages_->card_count(); ++c) {
-        if (wire::Load(&slot.used[c]) > limits_[c].ceiling_bytes) ++nonsense_;
+      for (std::uint32_t r = 0; r < row_count(); ++r) {
+        if (wire::Load(&slot.used[RowAt(r)]) > LimitOf(RowAt(r))) ++nonsense_;
       }
       // The identity lines are the node's; whoever wrote over them is put right.
       wire::Store(&slot.start_time, entries_[i].program.process.start_time);
@@ -228,6 +235,8 @@ void SliceLedger::Recount() {
       continue;
     }
     if (entries_[i].state != State::kDead) continue;
+    ended_.submissions += wire::Load(&slot.launches);
+    ended_.gate_wait_nanos += wire::Load(&slot.gate_wait_nanos);
     for (std::uint64_t& used : slot.used) wire::Store(&used, 0);
     for (wire::StreamMarks& stream : slot.marks) {
       wire::Store(&stream.submitted, 0);
@@ -236,15 +245,17 @@ void SliceLedger::Recount() {
     wire::Store(&slot.inside, 0);
     wire::Store(&slot.unmarked_nanos, 0);
     wire::Store(&slot.launches, 0);
+    wire::Store(&slot.gate_wait_nanos, 0);
     wire::Store(&slot.start_time, 0);
     wire::Store(&slot.intent, 0);
     wire::Store(&slot.pid, 0);
     entries_[i].state = State::kFree;
   }
-  for (std::uint32_t c = 0; c < pages_->card_count(); ++c) {
+  for (std::uint32_t i = 0; i < row_count(); ++i) {
     // One store gives the sum and lifts the frozen bit.
-    __atomic_store_n(&usage.cards[c].used, SumOfLive(c), __ATOMIC_SEQ_CST);
-    WakeAll(&usage.cards[c]);
+    wire::UsageCard& row = usage.cards[RowAt(i)];
+    __atomic_store_n(&row.used, SumOfLive(RowAt(i)), __ATOMIC_SEQ_CST);
+    WakeAll(&row);
   }
   ++recounts_;
 }
@@ -275,9 +286,10 @@ std::optional<std::int64_t> SliceLedger::Step() {
   return next_try_;
 }
 
-void SliceLedger::SetLimits(const std::vector<CardLimits>& cards) {
-  pages_->SetLimits(cards);
+void SliceLedger::SetLimits(const std::vector<CardLimits>& cards, std::uint64_t host_bytes) {
+  pages_->SetLimits(cards, host_bytes);
   limits_ = cards;
+  host_bytes_ = host_bytes;
 }
 
 void SliceLedger::Close() {
@@ -297,8 +309,9 @@ std::vector<AttachedProcess> SliceLedger::Processes() const {
   for (std::uint32_t i = 0; i < entries_.size(); ++i) {
     if (entries_[i].state != State::kLive) continue;
     AttachedProcess process{
-        i, entries_[i].program.process, wire::Load(&pages_->usage().slots[i].launches), {}};
+        i, entries_[i].program.process, wire::Load(&pages_->usage().slots[i].launches), {}, 0};
     for (std::uint32_t c = 0; c < pages_->card_count(); ++c) process.used.push_back(SlotUsed(i, c));
+    process.host_used = SlotUsed(i, wire::kHostRow);
     processes.push_back(std::move(process));
   }
   return processes;
@@ -318,14 +331,30 @@ bool SliceLedger::IsAttached(const os::ProcessId& process) const {
 
 int SliceLedger::PidfdOf(std::uint32_t slot) const { return entries_[slot].pidfd.get(); }
 
+CardUsage SliceLedger::UsageOf(std::uint32_t row) const {
+  const wire::UsageCard& usage = pages_->usage().cards[row];
+  return {row == wire::kHostRow ? "" : limits_[row].uuid,
+          wire::Load(&usage.used) & ~wire::kFrozenBit, wire::Load(&usage.peak),
+          wire::Load(&usage.refusals), row == wire::kHostRow ? 0 : limits_[row].lease_bytes};
+}
+
 std::vector<CardUsage> SliceLedger::Usage() const {
   std::vector<CardUsage> all;
-  for (std::uint32_t c = 0; c < pages_->card_count(); ++c) {
-    const wire::UsageCard& card = pages_->usage().cards[c];
-    all.push_back({limits_[c].uuid, wire::Load(&card.used) & ~wire::kFrozenBit,
-                   wire::Load(&card.peak), wire::Load(&card.refusals)});
-  }
+  for (std::uint32_t c = 0; c < pages_->card_count(); ++c) all.push_back(UsageOf(c));
   return all;
+}
+
+CardUsage SliceLedger::HostUsage() const { return UsageOf(wire::kHostRow); }
+
+SliceActivity SliceLedger::Activity() const {
+  SliceActivity activity = ended_;
+  for (std::uint32_t i = 0; i < entries_.size(); ++i) {
+    if (entries_[i].state == State::kFree) continue;
+    const wire::ProcessSlot& slot = pages_->usage().slots[i];
+    activity.submissions += wire::Load(&slot.launches);
+    activity.gate_wait_nanos += wire::Load(&slot.gate_wait_nanos);
+  }
+  return activity;
 }
 
 std::vector<CardAudit> SliceLedger::Audit() const {

@@ -46,11 +46,20 @@ struct CardAudit {
   bool settled = false;                 // nothing was in flight while both were read
 };
 
+// One row of the usage page.
 struct CardUsage {
-  std::string uuid;
+  std::string uuid;  // empty for the host row
   std::uint64_t used = 0;
   std::uint64_t peak = 0;
   std::uint64_t refusals = 0;
+  std::uint64_t lease = 0;  // lent above the limit
+};
+
+// What the slice as a whole has done since its pages were made or adopted, processes that have
+// ended included. By the processes' own word.
+struct SliceActivity {
+  std::uint64_t submissions = 0;
+  std::uint64_t gate_wait_nanos = 0;  // of all threads together
 };
 
 struct AttachedProcess {
@@ -58,6 +67,7 @@ struct AttachedProcess {
   os::ProcessId process;
   std::uint64_t launches = 0;
   std::vector<std::uint64_t> used;  // by card
+  std::uint64_t host_used = 0;
 };
 
 class SliceLedger {
@@ -85,7 +95,7 @@ class SliceLedger {
   // nothing to do.
   std::optional<std::int64_t> Step();
 
-  void SetLimits(const std::vector<CardLimits>& cards);
+  void SetLimits(const std::vector<CardLimits>& cards, std::uint64_t host_bytes);
   void Close();
   bool closed() const { return closed_; }
   // Closes the slice when a tenant has damaged its usage file; true when it did just now.
@@ -97,12 +107,15 @@ class SliceLedger {
   bool IsAttached(const os::ProcessId& process) const;
   // Pidfd of a slot that just attached, owned by the ledger; -1 when the kernel gave none.
   int PidfdOf(std::uint32_t slot) const;
-  std::vector<CardUsage> Usage() const;
+  std::vector<CardUsage> Usage() const;  // of the cards
+  CardUsage HostUsage() const;           // of page-locked memory of the machine
+  SliceActivity Activity() const;
   std::vector<CardAudit> Audit() const;
 
   const std::string& id() const { return id_; }
   SlicePages& pages() { return *pages_; }
   const std::vector<CardLimits>& limits() const { return limits_; }
+  std::uint64_t host_bytes() const { return host_bytes_; }
   std::uint64_t recounts() const { return recounts_; }
   std::uint64_t nonsense() const { return nonsense_; }
   std::uint64_t unsettled() const { return unsettled_; }
@@ -121,14 +134,23 @@ class SliceLedger {
   void Thaw();
   bool LivingSettled();
   void Recount();
-  std::uint64_t SlotUsed(std::uint32_t slot, std::uint32_t card) const;
-  std::uint64_t SumOfLive(std::uint32_t card) const;
+  // The rows in use: the cards' and the host's, which is the last of them.
+  std::uint32_t row_count() const { return pages_->card_count() + 1; }
+  std::uint32_t RowAt(std::uint32_t i) const {
+    return i < pages_->card_count() ? i : wire::kHostRow;
+  }
+  std::uint64_t LimitOf(std::uint32_t row) const;
+  CardUsage UsageOf(std::uint32_t row) const;
+  std::uint64_t SlotUsed(std::uint32_t slot, std::uint32_t row) const;
+  std::uint64_t SumOfLive(std::uint32_t row) const;
   bool Alive(const Entry& entry) const;
 
   std::string id_;
   std::unique_ptr<SlicePages> pages_;
   const os::Clock& clock_;
   std::vector<CardLimits> limits_;
+  std::uint64_t host_bytes_ = 0;
+  SliceActivity ended_;  // of processes whose slots were cleared
   std::array<Entry, wire::kProcessesMax> entries_;
   bool closed_ = false;
   bool wanted_ = false;  // a recount is due

@@ -114,7 +114,7 @@ bool SlicePages::UsageIntact() const {
          info.st_size == static_cast<off_t>(sizeof(wire::UsagePage));
 }
 
-void SlicePages::SetLimits(const std::vector<CardLimits>& cards) {
+void SlicePages::SetLimits(const std::vector<CardLimits>& cards, std::uint64_t host_bytes) {
   const std::uint64_t before = wire::Load(&control_->generation) & ~1ull;
   __atomic_store_n(&control_->generation, before + 1, __ATOMIC_SEQ_CST);
   for (std::size_t i = 0; i < cards.size() && i < card_count_; ++i) {
@@ -129,6 +129,10 @@ void SlicePages::SetLimits(const std::vector<CardLimits>& cards) {
     wire::Store(&card.weight, cards[i].weight);
     wire::Store(&card.priority, cards[i].priority);
   }
+  const std::uint64_t host =
+      host_bytes == 0 ? wire::kUnlimitedBytes : std::min(host_bytes, wire::kUnlimitedBytes);
+  wire::Store(&control_->cards[wire::kHostRow].limit_bytes, host);
+  wire::Store(&control_->cards[wire::kHostRow].ceiling_bytes, host);
   __atomic_store_n(&control_->generation, before + 2, __ATOMIC_SEQ_CST);
 }
 
@@ -143,7 +147,8 @@ SliceStore::SliceStore(os::Files& files, std::string run_folder)
 Status SliceStore::Prepare() { return files_.MakeDirs(folder_, 0700); }
 
 Result<std::unique_ptr<SlicePages>> SliceStore::Create(const std::string& id,
-                                                       const std::vector<CardLimits>& cards) {
+                                                       const std::vector<CardLimits>& cards,
+                                                       std::uint64_t host_bytes) {
   TRY_STATUS(CheckSliceId(id));
   TRY_STATUS(CheckLimits(cards));
   const std::string folder = FolderOf(id);
@@ -175,12 +180,13 @@ Result<std::unique_ptr<SlicePages>> SliceStore::Create(const std::string& id,
     return os::ErrnoError("rename", folder + "/control", errno);
   }
   TRY(auto pages, Map(id, count));
-  pages->SetLimits(cards);
+  pages->SetLimits(cards, host_bytes);
   return pages;
 }
 
 Result<std::unique_ptr<SlicePages>> SliceStore::Open(const std::string& id,
-                                                     const std::vector<CardLimits>& cards) {
+                                                     const std::vector<CardLimits>& cards,
+                                                     std::uint64_t host_bytes) {
   TRY_STATUS(CheckSliceId(id));
   TRY_STATUS(CheckLimits(cards));
   TRY(auto pages, Map(id, static_cast<std::uint32_t>(cards.size())));
@@ -195,7 +201,7 @@ Result<std::unique_ptr<SlicePages>> SliceStore::Open(const std::string& id,
   if (!ours || usage.magic != wire::kUsageMagic || usage.version != wire::kPageVersion) {
     return Error(Code::kDataLoss, "slice " + id + ": its pages are damaged or of another version");
   }
-  pages->SetLimits(cards);
+  pages->SetLimits(cards, host_bytes);
   return pages;
 }
 

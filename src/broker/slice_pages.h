@@ -35,6 +35,9 @@ struct CardLimits {
   bool operator==(const CardLimits&) const = default;
 };
 
+// Beside the cards a slice may have a limit for page-locked memory of the machine; every
+// `host_bytes` below is that, and 0 means that there is none.
+
 // Slice ids name folders and travel in a fixed field: 1 to 63 of [a-z0-9._-], the first a letter or
 // digit.
 Status CheckSliceId(std::string_view id);
@@ -60,7 +63,7 @@ class SlicePages {
   bool UsageIntact() const;
 
   // Writes new limits: the generation is odd while fields change and even when they are whole.
-  void SetLimits(const std::vector<CardLimits>& cards);
+  void SetLimits(const std::vector<CardLimits>& cards, std::uint64_t host_bytes);
   void SetState(std::uint32_t state);
 
  private:
@@ -85,11 +88,13 @@ class SliceStore {
   // New pages; a half-made leftover of an earlier crash is replaced, whole pages are
   // kAlreadyExists.
   Result<std::unique_ptr<SlicePages>> Create(const std::string& id,
-                                             const std::vector<CardLimits>& cards);
+                                             const std::vector<CardLimits>& cards,
+                                             std::uint64_t host_bytes = 0);
   // Existing pages after a restart; kNotFound when there are none, kDataLoss when they are another
   // version's or damaged. The limits are written afresh from `cards`.
   Result<std::unique_ptr<SlicePages>> Open(const std::string& id,
-                                           const std::vector<CardLimits>& cards);
+                                           const std::vector<CardLimits>& cards,
+                                           std::uint64_t host_bytes = 0);
   Status Remove(const std::string& id);
   Result<std::vector<std::string>> List();
   std::string FolderOf(const std::string& id) const { return folder_ + "/" + id; }

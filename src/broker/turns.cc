@@ -135,12 +135,29 @@ class Turns::CardTurns {
     return counters_;
   }
 
+  TurnService Service(const std::string& id) const {
+    const std::lock_guard lock(mutex_);
+    TurnService service;
+    service.now = Now();
+    const auto at = tenants_.find(id);
+    if (at == tenants_.end()) return service;
+    service.served_nanos = at->second.served;
+    if (holder_ == id) {
+      service.served_nanos +=
+          static_cast<std::uint64_t>(served_ + (parked_ ? service.now - looked_ : 0));
+    }
+    service.gated_since = at->second.gated ? at->second.gated_since : 0;
+    return service;
+  }
+
  private:
   struct Tenant {
     SlicePages* pages = nullptr;
     std::uint32_t card = 0;
     TurnTerms terms;
     bool gated = false;
+    std::int64_t gated_since = 0;
+    std::uint64_t served = 0;
     std::uint32_t turn = 0;
     std::uint32_t heard = 0;
     std::int64_t overdue_from = 0;  // not 0: its last turn has not ended yet
@@ -166,6 +183,7 @@ class Turns::CardTurns {
   void Shut(Tenant* tenant) {
     if (!tenant->gated) {
       tenant->gated = true;
+      tenant->gated_since = Now();
       __atomic_fetch_add(&tenant->pages->control().turns, 1u, __ATOMIC_SEQ_CST);
     }
     Write(tenant, tenant->turn * wire::kGateStep | wire::kGateShut);
@@ -279,6 +297,7 @@ class Turns::CardTurns {
     for (auto& [id, tenant] : tenants_) {
       if (tenant.overdue_from == 0) continue;
       queue_.Charge(id, now - tenant.overdue_from, now);
+      tenant.served += static_cast<std::uint64_t>(now - tenant.overdue_from);
       tenant.overdue_from = LookAt(tenant.pages->usage()).pending ? now : 0;
       any |= tenant.overdue_from != 0;
     }
@@ -338,6 +357,7 @@ class Turns::CardTurns {
   void Unpark(std::int64_t now) {
     parked_ = false;
     queue_.ServeAlone(holder_, now - looked_, now);
+    tenants_.at(holder_).served += static_cast<std::uint64_t>(now - looked_);
     claimed_ = true;
     was_busy_ = false;
     looked_ = end_ = now;
@@ -423,6 +443,7 @@ class Turns::CardTurns {
 
   void Charge(std::int64_t now) {
     queue_.Charge(holder_, served_, now);
+    tenants_.at(holder_).served += static_cast<std::uint64_t>(served_);
     served_ = 0;
   }
 
@@ -483,6 +504,18 @@ void Turns::Remove(const std::string& id) {
   if (at == uuids_.end()) return;
   for (const std::string& uuid : at->second) cards_.at(uuid)->Remove(id);
   uuids_.erase(at);
+}
+
+std::vector<TurnService> Turns::Service(const std::string& id) const {
+  const std::lock_guard lock(mutex_);
+  std::vector<TurnService> all;
+  const auto at = uuids_.find(id);
+  if (at == uuids_.end()) return all;
+  for (const std::string& uuid : at->second) {
+    all.push_back(cards_.at(uuid)->Service(id));
+    all.back().card = uuid;
+  }
+  return all;
 }
 
 TurnCounters Turns::counters() const {

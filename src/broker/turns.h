@@ -40,6 +40,15 @@ struct TurnCounters {
   std::uint64_t wakes = 0;      // times a card's thread woke up
 };
 
+// What the turns of one card have given a slice.
+struct TurnService {
+  std::string card;
+  std::uint64_t served_nanos = 0;  // time counted as its own since the slice was added; a slice
+                                   // that has the card to itself is not looked at, all of it counts
+  std::int64_t gated_since = 0;  // monotonic; 0: the gate is open and nothing is counted
+  std::int64_t now = 0;          // when this was read
+};
+
 // Thread-safe: all methods. Owns its threads, not the pages.
 class Turns {
  public:
@@ -55,6 +64,8 @@ class Turns {
   void SetLimits(const std::string& id, const std::vector<CardLimits>& cards);
   void Remove(const std::string& id);
   TurnCounters counters() const;
+  // One entry a card of the slice.
+  std::vector<TurnService> Service(const std::string& id) const;
 
  private:
   class CardTurns;

@@ -341,7 +341,9 @@ TEST_F(HamiDefects, C8_ASliceOfAsManyCardsAsThereMayBeKeepsItsLimits) {
   EXPECT_EQ(tenant.Do("info").b, kLimit);
   Fill(tenant, "alloc", 64 * kMiB);
   EXPECT_EQ(UsedOn(node, wire::kCardsMax - 1), RealOf(tenant.pid(), 0));
-  for (const wire::ControlCard& card : node.control()->cards) EXPECT_EQ(card.limit_bytes, kLimit);
+  for (uint32_t i = 0; i < wire::kCardsMax; ++i) {
+    EXPECT_EQ(node.control()->cards[i].limit_bytes, kLimit);
+  }
 }
 
 TEST_F(HamiDefects, C9_MoreProcessesThanTheListHasRoomFor) {

@@ -51,5 +51,94 @@ TEST_F(DoorsTest, WithoutTheLibraryTheyEscapeAndTheTableSaysSo) {
   EXPECT_EQ(escaped, tested) << "these take nothing even so:" << held;
 }
 
+// Memory of a sibling is paid by both as long as both hold it: who lets go first cannot be known,
+// and the other goes on holding it. So the slice is never charged too little, and up to twice.
+TEST_F(DoorsTest, SharedMemoryIsPaidByBothUntilOneLetsGo) {
+  constexpr uint64_t kUnit = 16 * kMiB;
+  const Outcome both = Run({"cuMemImportFromShareableHandle/kept_by_both", 2}, true);
+  // The fifth has its maker's charge and no room for the importer's.
+  EXPECT_EQ(both.steps, static_cast<int>((kLimit - 2 * kContext) / (2 * kUnit)));
+  const auto steps = static_cast<uint64_t>(both.steps);
+  EXPECT_GE(both.refused_at, 2 * kContext + 2 * steps * kUnit);
+  EXPECT_LE(both.highest, 2 * kContext + (steps + 1) * kUnit);
+  const Outcome one = Run({"cuMemImportFromShareableHandle/of_another_process", 2}, true);
+  EXPECT_GT(one.steps, both.steps);
+  EXPECT_EQ(one.left, 0u);
+  EXPECT_EQ(both.left, 0u);
+}
+
+// Page-locked memory of the machine has a budget of its own. The software card keeps no account of
+// it, so the witness is the program, which knows how many units it was given.
+class HostDoorsTest : public DoorTest {
+ protected:
+  static constexpr uint64_t kUnit = 16 * kMiB;
+  static constexpr uint64_t kHostLimit = 5 * kUnit + 4 * kMiB;
+  struct Taken {
+    int steps = -1;
+    unsigned code = 7777, release = 7777;
+    uint64_t held = 7777, left = 7777, left_of_card = 7777;
+  };
+  Taken Take(const Row& row, uint64_t limit, bool shimmed = true) {
+    auto node = Node(kLimit, {0}, kContext);
+    node->SetHostLimit(limit);
+    const auto host = [&] { return wire::Load(&node->usage()->cards[wire::kHostRow].used); };
+    Taken taken;
+    Program program(shimmed ? Socket() : "", {TESSERA_GUEST_DOOR, row.name});
+    if (std::fscanf(program.out(), "%d %u", &taken.steps, &taken.code) != 2) return taken;
+    taken.held = host();
+    program.Say("back");
+    if (std::fscanf(program.out(), "%u", &taken.release) != 1) return taken;
+    taken.left = host();
+    taken.left_of_card = UsedOf(*node);
+    program.Say("end");
+    EXPECT_EQ(program.End(), 0) << row.name;
+    return taken;
+  }
+};
+
+TEST_F(HostDoorsTest, NoneLetsMoreThroughThanTheSliceMayPin) {
+  for (const Row& row : Rows("host")) {
+    SCOPED_TRACE(row.name);
+    const Taken taken = Take(row, kHostLimit);
+    EXPECT_EQ(taken.code, row.refusal);
+    EXPECT_EQ(taken.steps, 5);
+    // To the page: what reaches into two more pages than it is long counts one of them.
+    const uint64_t pages = row.name.find("across") != std::string::npos ? 4096 : 0;
+    EXPECT_EQ(taken.held, 5 * (kUnit + pages));
+    EXPECT_EQ(taken.release, 0u);
+    EXPECT_EQ(taken.left, 0u);
+    EXPECT_EQ(taken.left_of_card, 0u);
+  }
+}
+
+TEST_F(HostDoorsTest, WithoutABudgetNothingIsRefusedAndAllIsCounted) {
+  const Row row{"cuMemHostAlloc", 0};
+  const Taken taken = Take(row, wire::kUnlimitedBytes);
+  EXPECT_EQ(taken.code, 0u);
+  EXPECT_EQ(taken.held, static_cast<uint64_t>(taken.steps) * kUnit);
+  EXPECT_EQ(taken.left, 0u);
+  // And without the library the budget holds nobody, or the test above would prove nothing.
+  for (const Row& door : Rows("host")) EXPECT_EQ(Take(door, kHostLimit, false).code, 0u);
+}
+
+// What a killed process had pinned is the reaper's to give back.
+TEST_F(HostDoorsTest, AKilledProcessLeavesNothingPinned) {
+  auto node = Node(kLimit, {0}, kContext);
+  node->SetHostLimit(kHostLimit);
+  const wire::UsageCard& host = node->usage()->cards[wire::kHostRow];
+  Program program(Socket(), {TESSERA_GUEST_DOOR, "cuMemHostAlloc"});
+  int steps = 0;
+  unsigned code = 0;
+  ASSERT_EQ(std::fscanf(program.out(), "%d %u", &steps, &code), 2);
+  EXPECT_EQ(wire::Load(&host.used), 5 * kUnit);
+  EXPECT_EQ(node->SumOfSlots(wire::kHostRow), 5 * kUnit);
+  EXPECT_GE(wire::Load(&host.refusals), 1u);
+  program.Kill();
+  program.End();
+  EXPECT_EQ(wire::Load(&host.used), 5 * kUnit) << "nobody has counted yet";
+  ASSERT_TRUE(node->Recount());
+  EXPECT_EQ(wire::Load(&host.used), 0u);
+}
+
 }  // namespace
 }  // namespace tessera::guest

@@ -67,11 +67,13 @@ TEST_F(SliceTest, ContextsAreChargedAndTakeTheirMemoryWithThem) {
   Tenant tenant(Socket());
   ASSERT_EQ(tenant.Code("init"), 0u);
   ASSERT_EQ(tenant.Code("create"), 0u);
-  const uint64_t one = UsedOf(*node);
-  EXPECT_GT(one, 0u);
-  EXPECT_EQ(one, RealOf(tenant.pid(), 0));
+  EXPECT_EQ(UsedOf(*node), 64 * kMiB);
+  // The first is looked at before there is a second, and that one when an ask does not fit.
   ASSERT_EQ(tenant.Code("create"), 0u);
-  EXPECT_EQ(UsedOf(*node), RealOf(tenant.pid(), 0));
+  const uint64_t one = RealOf(tenant.pid(), 0) / 2;
+  EXPECT_EQ(UsedOf(*node), one + 64 * kMiB);
+  ASSERT_EQ(tenant.Code("alloc", 2048 * kMiB), 2u);
+  EXPECT_EQ(UsedOf(*node), 2 * one);
   ASSERT_EQ(tenant.Code("alloc", 100 * kMiB), 0u);
   ASSERT_EQ(tenant.Code("destroy"), 0u);
   EXPECT_EQ(UsedOf(*node), one);
@@ -82,6 +84,7 @@ TEST_F(SliceTest, ContextsAreChargedAndTakeTheirMemoryWithThem) {
   ASSERT_EQ(tenant.Code("retain"), 0u);
   ASSERT_EQ(tenant.Code("retain"), 0u);
   ASSERT_EQ(tenant.Code("release"), 0u);
+  ASSERT_EQ(tenant.Code("alloc", 2048 * kMiB), 2u);
   EXPECT_EQ(UsedOf(*node), one);
   ASSERT_EQ(tenant.Code("release"), 0u);
   EXPECT_EQ(UsedOf(*node), 0u);
@@ -170,6 +173,80 @@ TEST_F(SliceTest, NvmlShowsTheSliceWithoutCuda) {
   EXPECT_EQ(processes.a, 1u);
   EXPECT_EQ(processes.b, UsedOf(*node));
   EXPECT_EQ(watcher.Code("nvmlset"), 4u);
+}
+
+// A program that starts asks the node once. What a context really took is looked at before code is
+// loaded, or when an ask does not fit.
+TEST_F(SliceTest, ANewContextIsComparedWithTheDriverOnlyWhenItMatters) {
+  for (const uint64_t estimate : {60 * kMiB, 106 * kMiB, 200 * kMiB}) {
+    SCOPED_TRACE(estimate / kMiB);
+    auto node = Node(300 * kMiB, {0}, estimate);
+    Tenant tenant(Socket());
+    ASSERT_EQ(tenant.Code("init"), 0u);
+    ASSERT_EQ(tenant.Code("retain"), 0u);
+    EXPECT_EQ(node->attaches(), 1u);
+    EXPECT_EQ(node->settles(), 0u);
+    EXPECT_EQ(UsedOf(*node), estimate);
+    // More than the slice holds, whatever a context takes: asked once, and then it is known.
+    EXPECT_EQ(tenant.Code("alloc", 250 * kMiB), 2u);
+    EXPECT_EQ(UsedOf(*node), RealOf(tenant.pid(), 0));
+    const uint32_t settles = node->settles();
+    EXPECT_EQ(settles, 1u);
+    EXPECT_EQ(tenant.Code("alloc", 250 * kMiB), 2u);
+    EXPECT_EQ(node->settles(), settles);
+    // What was charged too much is there for an allocation.
+    EXPECT_EQ(tenant.Code("alloc", 190 * kMiB), 0u);
+    EXPECT_EQ(tenant.Code("alloc", 6 * kMiB), 2u);
+    EXPECT_EQ(tenant.Code("release"), 0u);
+    EXPECT_EQ(UsedOf(*node), 0u);
+  }
+}
+
+// 100 % inside the slice is the whole of its share, whatever its neighbours do with the card.
+TEST_F(SliceTest, NvmlShowsHowMuchOfItsShareTheSliceUses) {
+  constexpr uint64_t kWindow = 1'000'000'000;
+  auto node = Node(1024 * kMiB);
+  node->control()->cards[0].compute_permille = 400;
+  Tenant watcher(Socket());
+  ASSERT_EQ(watcher.Code("nvml"), 0u);
+  Answer idle = watcher.Do("nvmlbusy");
+  EXPECT_EQ(idle.code, 0u);
+  EXPECT_EQ(idle.a, 0u);
+  Program worker(Socket(), {TESSERA_SHARE_TENANT, "bursts", "4000"});
+  char line[16];
+  ASSERT_NE(std::fgets(line, sizeof(line), worker.out()), nullptr);
+  const auto share = [&] {  // of the slice's 400 per mille, in percent
+    for (const auto& process : state_->Processes(0, kWindow)) {
+      if (process.pid == worker.pid())
+        return static_cast<double>(process.busy_recent_ns) / kWindow * 100 * 1000 / 400;
+    }
+    return 0.0;
+  };
+  const auto look = [&] {
+    const double before = share();
+    const Answer busy = watcher.Do("nvmlbusy");
+    const double after = share();
+    EXPECT_EQ(busy.code, 0u);
+    // The driver speaks in whole points of the card, which are 2.5 of the slice.
+    EXPECT_GE(busy.a + 4.0, std::min(100.0, std::min(before, after)));
+    EXPECT_LE(busy.a - 4.0, std::min(100.0, std::max(before, after)));
+    EXPECT_EQ(busy.b, busy.a) << "the only process of the slice at work";
+    return busy.a;
+  };
+  while (share() < 20) std::this_thread::sleep_for(std::chrono::milliseconds(20));
+  EXPECT_GT(look(), 10u);
+  {
+    Program outsider("", {TESSERA_SHARE_TENANT, "kernels", "4000"});
+    ASSERT_NE(std::fgets(line, sizeof(line), outsider.out()), nullptr);
+    while (state_->UtilisationPermille(0, kWindow) < 700)
+      std::this_thread::sleep_for(std::chrono::milliseconds(20));
+    look();
+    outsider.Kill();
+  }
+  // With a hundredth of the card it is at the top of its share.
+  node->control()->cards[0].compute_permille = 10;
+  EXPECT_EQ(watcher.Do("nvmlbusy").a, 100u);
+  worker.Kill();
 }
 
 TEST_F(SliceTest, EightTenantsStayBelowTheCapAndAKilledOneLeaksNothing) {

@@ -27,9 +27,9 @@ struct Outcome {
 
 class DoorTest : public SliceTest {
  protected:
-  static std::vector<Row> Rows() {
+  static std::vector<Row> Rows(const std::string& which = "list") {
     std::vector<Row> rows;
-    std::FILE* list = popen(TESSERA_GUEST_DOOR " list", "r");
+    std::FILE* list = popen((TESSERA_GUEST_DOOR " " + which).c_str(), "r");
     char name[128];
     unsigned refusal = 0;
     while (list != nullptr && std::fscanf(list, "%127s %u", name, &refusal) == 2) {

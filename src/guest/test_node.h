@@ -59,6 +59,7 @@ class TestNode {
       card.granule_bytes = 2 << 20;
       card.compute_permille = 1000;
     }
+    SetHostLimit(wire::kUnlimitedBytes);
     // The guest gets a descriptor it cannot write through.
     const std::string path = "/proc/self/fd/" + std::to_string(control_fd_);
     control_read_fd_ = open(path.c_str(), O_RDONLY | O_CLOEXEC);
@@ -77,6 +78,15 @@ class TestNode {
 
   wire::ControlPage* control() { return control_; }
   wire::UsagePage* usage() { return usage_; }
+  // As a node whose usage page has another size.
+  void Shorten(uint64_t bytes) {
+    if (ftruncate(usage_fd_, static_cast<off_t>(bytes)) != 0) std::abort();
+  }
+  // How much page-locked memory of the machine the slice may hold.
+  void SetHostLimit(uint64_t bytes) {
+    wire::Store(&control_->cards[wire::kHostRow].limit_bytes, bytes);
+    wire::Store(&control_->cards[wire::kHostRow].ceiling_bytes, bytes);
+  }
   uint32_t attaches() const { return attaches_; }
   uint32_t settles() const { return settles_; }
   // What every attach is answered with from now on.
@@ -131,7 +141,7 @@ class TestNode {
   // One recount: true when it went through, false when a living process did not settle in time.
   bool Recount() {
     std::lock_guard<std::mutex> lock(mutex_);
-    for (uint32_t c = 0; c < control_->card_count; ++c) {
+    for (uint32_t c = 0; c < wire::kRowsMax; ++c) {
       __atomic_fetch_or(&usage_->cards[c].used, wire::kFrozenBit, __ATOMIC_SEQ_CST);
     }
     const auto deadline =
@@ -157,7 +167,7 @@ class TestNode {
         wire::Store(&slot.pid, 0u);
       }
     }
-    for (uint32_t c = 0; c < control_->card_count; ++c) {
+    for (uint32_t c = 0; c < wire::kRowsMax; ++c) {
       if (settled) {
         uint64_t sum = 0;
         for (wire::ProcessSlot& slot : usage_->slots) sum += wire::Load(&slot.used[c]);

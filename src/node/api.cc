@@ -74,6 +74,13 @@ void WriteSlice(http::JsonWriter& json, const SliceView& view, const Node& node,
       .Field("socket", node.guest_socket())
       .Field("library", options.guest_library);
   WriteShares(json, view.shares);
+  WriteTerms(json, view.terms);
+  json.Key("pinned")
+      .BeginObject()
+      .Field("used_bytes", view.pinned.used)
+      .Field("peak_bytes", view.pinned.peak)
+      .Field("refusals", view.pinned.refusals)
+      .EndObject();
   json.Key("cards").BeginArray();
   for (std::size_t i = 0; i < view.usage.size(); ++i) {
     const broker::CardUsage& usage = view.usage[i];
@@ -162,18 +169,20 @@ void SliceRoutes(http::Router& router, Node& node, const ApiOptions& options) {
                   WriteSlice(json, view, node, options);
                   return Json(json);
                 }));
-  router.Handle("PUT", "/v1/slices/{id}",
-                Guard([&node, options](const http::Request& request) -> Result<http::Response> {
-                  TRY(auto body, http::JsonObject::Parse(request.body));
-                  TRY(const auto generation, body.Int("generation", 1, kGenerationMax));
-                  TRY(const auto shares, ReadShares(body));
-                  TRY_STATUS(body.Finish());
-                  TRY(const SliceView view,
-                      node.PutSlice(IdOf(request), static_cast<std::uint64_t>(generation), shares));
-                  http::JsonWriter json;
-                  WriteSlice(json, view, node, options);
-                  return Json(json);
-                }));
+  router.Handle(
+      "PUT", "/v1/slices/{id}",
+      Guard([&node, options](const http::Request& request) -> Result<http::Response> {
+        TRY(auto body, http::JsonObject::Parse(request.body));
+        TRY(const auto generation, body.Int("generation", 1, kGenerationMax));
+        TRY(const auto shares, ReadShares(body));
+        TRY(const auto terms, ReadTerms(body));
+        TRY_STATUS(body.Finish());
+        TRY(const SliceView view,
+            node.PutSlice(IdOf(request), static_cast<std::uint64_t>(generation), shares, terms));
+        http::JsonWriter json;
+        WriteSlice(json, view, node, options);
+        return Json(json);
+      }));
   router.Handle("DELETE", "/v1/slices/{id}",
                 Guard([&node](const http::Request& request) -> Result<http::Response> {
                   TRY_STATUS(node.DeleteSlice(IdOf(request)));
@@ -199,6 +208,7 @@ void SliceRoutes(http::Router& router, Node& node, const ApiOptions& options) {
         TRY(ask.compute, body.OptionalPermille("compute", Permille{0}));
         TRY(ask.model, body.OptionalString("model"));
         TRY(ask.card_uuid, body.OptionalString("card", "", wire::kUuidTextMax - 1));
+        TRY(const auto terms, ReadTerms(body));
         TRY(const auto pid, body.OptionalInt("pid", 1, INT32_MAX, 0));
         TRY_STATUS(body.Finish());
         if (ask.memory_bytes == 0) return Error::Field("memory", "expected more than 0 bytes");
@@ -214,7 +224,7 @@ void SliceRoutes(http::Router& router, Node& node, const ApiOptions& options) {
           ask.compute.value = static_cast<std::uint32_t>(std::clamp<std::uint64_t>(share, 1, 1000));
         }
         if (pid != 0) TRY_STATUS(MayMove(request, static_cast<pid_t>(pid)));
-        TRY(SliceView view, node.Allocate(std::move(ask)));
+        TRY(SliceView view, node.Allocate(std::move(ask), terms));
         if (pid != 0) {
           if (const Status joined = node.AddMember(view.id, static_cast<pid_t>(pid)); !joined) {
             (void)node.DeleteSlice(view.id);

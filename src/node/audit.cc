@@ -1,5 +1,6 @@
 #include "node/audit.h"
 
+#include <algorithm>
 #include <set>
 
 namespace tessera::node {
@@ -30,6 +31,8 @@ std::string_view AuditFindingName(AuditFinding finding) {
       return "no_session";
     case AuditFinding::kOverLedger:
       return "over_ledger";
+    case AuditFinding::kOverTurns:
+      return "over_turns";
     case AuditFinding::kStranger:
       return "stranger";
   }
@@ -42,6 +45,8 @@ std::optional<AuditFinding> FindingOf(const CardHolder& holder) {
   if (!holder.session) return AuditFinding::kNoSession;
   if (holder.driver && *holder.driver > holder.ledger + AuditSlack(holder.ledger))
     return AuditFinding::kOverLedger;
+  if (std::min(holder.over_turns_permille, holder.busy_permille) > kOverTurnsPermille)
+    return AuditFinding::kOverTurns;
   return std::nullopt;
 }
 }  // namespace
@@ -53,7 +58,13 @@ std::vector<Verdict> Auditor::Judge(const std::vector<CardHolder>& holders, std:
   for (const CardHolder& holder : holders) {
     const std::pair<pid_t, std::uint64_t> process{holder.process.pid, holder.process.start_time};
     present.insert(process);
-    const auto finding = FindingOf(holder);
+    auto finding = FindingOf(holder);
+    const auto frozen = frozen_.find(process);
+    // A process that stands still uses no time; what it was stopped for holds on.
+    if (!finding && holder.stopped && frozen != frozen_.end() &&
+        frozen->second.finding == AuditFinding::kOverTurns) {
+      finding = AuditFinding::kOverTurns;
+    }
     if (!finding || seen.size() >= kAuditSuspectsMax) continue;
     const Key key{holder.process.pid, holder.process.start_time, holder.card};
     const auto before = suspects_.find(key);
@@ -64,9 +75,8 @@ std::vector<Verdict> Auditor::Judge(const std::vector<CardHolder>& holders, std:
       suspect.reported = true;
       const AuditAction most =
           *finding == AuditFinding::kStranger ? policy_.strangers : policy_.members;
-      const auto frozen = frozen_.find(process);
       if (most == AuditAction::kEvict && frozen != frozen_.end() &&
-          now - frozen->second >= policy_.grace_nanos) {
+          now - frozen->second.since >= policy_.grace_nanos) {
         verdicts.push_back({holder, *finding, AuditAction::kEvict});
       } else if (most != AuditAction::kReport && (frozen == frozen_.end() || !holder.stopped)) {
         verdicts.push_back({holder, *finding, AuditAction::kFreeze});
@@ -79,8 +89,8 @@ std::vector<Verdict> Auditor::Judge(const std::vector<CardHolder>& holders, std:
   return verdicts;
 }
 
-void Auditor::Frozen(const os::ProcessId& process, std::int64_t now) {
-  frozen_.emplace(std::pair{process.pid, process.start_time}, now);
+void Auditor::Frozen(const os::ProcessId& process, AuditFinding finding, std::int64_t now) {
+  frozen_.emplace(std::pair{process.pid, process.start_time}, Stopped{now, finding});
 }
 
 void Auditor::Dismiss(const os::ProcessId& process) {

@@ -1,5 +1,6 @@
-// Who holds memory of a card past the ledger, and what is done about it: the judgement alone, from
-// samples. The node gathers the samples (node_audit.cc) and carries out what is decided.
+// Who holds memory of a card past the ledger or uses its time past the turns, and what is done
+// about it: the judgement alone, from samples. The node gathers the samples (node_audit.cc) and
+// carries out what is decided.
 #pragma once
 
 #include <cstdint>
@@ -24,6 +25,12 @@ inline constexpr std::uint64_t kOverrunPercent = 1;
 inline constexpr std::size_t kAuditSuspectsMax =
     8192;  // processes watched at a time; the rest waits for the next sample
 
+// A slice may be this much busier by the driver's word than the turns have counted.
+inline constexpr std::uint32_t kOverTurnsPermille = 100;
+// A slice whose gate was shut later than this ago is not judged: what it had submitted before may
+// still run.
+inline constexpr std::int64_t kTurnsSettleNanos = 10'000'000'000;
+
 constexpr std::uint64_t AuditSlack(std::uint64_t ledger) {
   const std::uint64_t part = ledger / 100 * kOverrunPercent;
   return part > kOverrunBytes ? part : kOverrunBytes;
@@ -42,11 +49,13 @@ struct AuditPolicy {
   AuditAction strangers =
       AuditAction::kReport;  // everybody else: the card may be the machine owner's as well
   std::int64_t grace_nanos = 30'000'000'000;
+  std::int64_t turns_settle_nanos = kTurnsSettleNanos;
 };
 
 enum class AuditFinding {
   kNoSession,   // of a slice, on the card, and never asked the node
   kOverLedger,  // holds more than it reserved
+  kOverTurns,   // uses the card at times the turns did not give its slice
   kStranger,    // of no slice
 };
 std::string_view AuditFindingName(AuditFinding finding);
@@ -59,7 +68,11 @@ struct CardHolder {
   bool session = false;                 // attached to that slice, and the card is the slice's
   std::optional<std::uint64_t> driver;  // nullopt: the driver does not say how much
   std::uint64_t ledger = 0;
-  bool stopped = false;  // stands still already
+  bool stopped = false;             // stands still already
+  std::uint32_t busy_permille = 0;  // share of the card's time it used itself
+  // ... and what its slice as a whole used beyond its turns. Which of a slice's processes goes past
+  // them cannot be told, so every one that is busy enough to be it stands for the slice.
+  std::uint32_t over_turns_permille = 0;
 };
 
 // What is to be done now. `step` is kReport once a finding, kFreeze in every sample until Frozen()
@@ -75,7 +88,7 @@ class Auditor {
  public:
   explicit Auditor(AuditPolicy policy) : policy_(policy) {}
   std::vector<Verdict> Judge(const std::vector<CardHolder>& holders, std::int64_t now);
-  void Frozen(const os::ProcessId& process, std::int64_t now);
+  void Frozen(const os::ProcessId& process, AuditFinding finding, std::int64_t now);
   // A closer look found nothing wrong: the process is no suspect any more.
   void Dismiss(const os::ProcessId& process);
   const AuditPolicy& policy() const { return policy_; }
@@ -88,7 +101,11 @@ class Auditor {
   using Key = std::tuple<pid_t, std::uint64_t, std::string>;
   AuditPolicy policy_;
   std::map<Key, Suspect> suspects_;
-  std::map<std::pair<pid_t, std::uint64_t>, std::int64_t> frozen_;  // since when
+  struct Stopped {
+    std::int64_t since = 0;
+    AuditFinding finding = AuditFinding::kStranger;
+  };
+  std::map<std::pair<pid_t, std::uint64_t>, Stopped> frozen_;
 };
 
 }  // namespace tessera::node

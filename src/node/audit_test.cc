@@ -53,7 +53,7 @@ TEST(AuditorTest, TwoSamplesThenFrozenThenEvictedAfterTheGrace) {
               ElementsAre("10 no_session report", "10 no_session freeze"));
   // A freeze that failed is asked for again, the report is not.
   EXPECT_THAT(Words(auditor.Judge(sample, 3 * kSecond)), ElementsAre("10 no_session freeze"));
-  auditor.Frozen({10, 7}, 3 * kSecond);
+  auditor.Frozen({10, 7}, AuditFinding::kNoSession, 3 * kSecond);
   std::vector<CardHolder> still = sample;
   still[0].stopped = true;
   EXPECT_THAT(Words(auditor.Judge(still, 6 * kSecond)), IsEmpty());
@@ -102,6 +102,42 @@ TEST(AuditorTest, APidGivenToAnotherProcessStartsAnew) {
   CardHolder other = Holder(10, "s", false, kGiB, 0);
   other.process.start_time = 8;
   EXPECT_THAT(Words(auditor.Judge({other}, 0)), IsEmpty());
+}
+
+CardHolder Busy(pid_t pid, std::uint32_t own, std::uint32_t over) {
+  CardHolder holder = Holder(pid, "s", true, kGiB, kGiB);
+  holder.busy_permille = own;
+  holder.over_turns_permille = over;
+  return holder;
+}
+
+TEST(AuditorTest, MoreThanTenPointsPastTheTurnsTwiceIsAFinding) {
+  Auditor auditor({.members = AuditAction::kEvict, .grace_nanos = 5 * kSecond});
+  // At ten points it is not yet one, and the process that did little is not the one.
+  for (int i = 0; i < 5; ++i) {
+    EXPECT_THAT(Words(auditor.Judge({Busy(10, 900, 100), Busy(11, 100, 800)}, 0)), IsEmpty());
+  }
+  const std::vector<CardHolder> sample = {Busy(10, 900, 101), Busy(11, 20, 101)};
+  EXPECT_THAT(Words(auditor.Judge(sample, 1 * kSecond)), IsEmpty());
+  EXPECT_THAT(Words(auditor.Judge(sample, 2 * kSecond)),
+              ElementsAre("10 over_turns report", "10 over_turns freeze"));
+  auditor.Frozen({10, 7}, AuditFinding::kOverTurns, 2 * kSecond);
+  // Standing still it uses nothing, and is evicted for what it did all the same.
+  CardHolder still = Busy(10, 0, 0);
+  still.stopped = true;
+  EXPECT_THAT(Words(auditor.Judge({still}, 6 * kSecond)), IsEmpty());
+  EXPECT_THAT(Words(auditor.Judge({still}, 8 * kSecond)), ElementsAre("10 over_turns evict"));
+}
+
+TEST(AuditorTest, AProcessWokenAfterItWasStoppedForItsTurnsIsJudgedAnew) {
+  Auditor auditor({});
+  auditor.Judge({Busy(10, 900, 900)}, 0);
+  auditor.Judge({Busy(10, 900, 900)}, 0);
+  auditor.Frozen({10, 7}, AuditFinding::kOverTurns, 0);
+  for (int i = 0; i < 5; ++i) EXPECT_THAT(Words(auditor.Judge({Busy(10, 900, 0)}, 0)), IsEmpty());
+  auditor.Judge({Busy(10, 900, 900)}, 0);
+  EXPECT_THAT(Words(auditor.Judge({Busy(10, 900, 900)}, 0)),
+              ElementsAre("10 over_turns report", "10 over_turns freeze"));
 }
 
 TEST(AuditorTest, ActionsHaveNames) {
@@ -219,6 +255,57 @@ TEST(NodeAuditTest, AMemberPastItsLedgerIsStoppedAndOneInOrderRunsOn) {
   kill(member, SIGKILL);
   waitpid(member, nullptr, 0);
   for (const int fd : {go[0], go[1], ready[0], ready[1]}) close(fd);
+}
+
+// Two slices share a card, so turns are held. A member that is busy by the driver's word and was
+// served nothing is found; not when its gate was shut a moment ago, and not when it has the card to
+// itself.
+TEST(NodeAuditTest, AMemberThatIsBusyWithoutATurnIsStopped) {
+  for (const bool settled : {false, true}) {
+    for (const bool shared : {false, true}) {
+      TestNode t;
+      t.audit.turns_settle_nanos = settled ? 0 : kTurnsSettleNanos;
+      ASSERT_TRUE(t.Restart());
+      ASSERT_TRUE(t.node->PutSlice("s", 1, {t.Share(0, 4 * kGiB)}));
+      if (shared) {
+        ASSERT_TRUE(t.node->PutSlice("other", 1, {t.Share(0, 4 * kGiB)}));
+      }
+      int go[2], ready[2];
+      ASSERT_EQ(pipe2(go, O_CLOEXEC), 0);
+      ASSERT_EQ(pipe2(ready, O_CLOEXEC), 0);
+      const pid_t member = fork();
+      if (member == 0) {
+        char byte = 0;
+        if (read(go[0], &byte, 1) != 1) _exit(1);
+        broker::TestGuest guest;
+        byte = guest.Attach(t.node->guest_socket()) == wire::kStatusOk ? 'y' : 'n';
+        if (write(ready[1], &byte, 1) != 1) _exit(1);
+        for (;;) pause();
+      }
+      ASSERT_TRUE(t.node->AddMember("s", member));
+      char byte = 'x';
+      ASSERT_EQ(write(go[1], &byte, 1), 1);
+      ASSERT_EQ(read(ready[0], &byte, 1), 1);
+      ASSERT_EQ(byte, 'y');
+      t.vendor->SetProcesses(t.uuids[0], {{member, 0}});
+      t.vendor->SetBusy(t.uuids[0], {{member, Permille{99}}});
+      for (int i = 0; i < 4; ++i) Sample(t);
+      EXPECT_THAT(t.node->audit().findings, IsEmpty());
+      EXPECT_EQ(t.node->BusyOf("s", t.uuids[0])->value, 99u);
+      t.vendor->SetBusy(t.uuids[0], {{member, Permille{400}}});
+      for (int i = 0; i < 3; ++i) Sample(t);
+      const auto findings = t.node->audit().findings;
+      if (settled && shared) {
+        EXPECT_EQ(findings.at("over_turns"), 1u);
+        EXPECT_TRUE(Eventually([&] { return StateOf(member) == 'T'; }));
+      } else {
+        EXPECT_THAT(findings, IsEmpty());
+      }
+      kill(member, SIGKILL);
+      waitpid(member, nullptr, 0);
+      for (const int fd : {go[0], go[1], ready[0], ready[1]}) close(fd);
+    }
+  }
 }
 
 TEST(NodeAuditTest, EvictionKillsAfterTheGrace) {
@@ -341,6 +428,60 @@ TEST_F(SimulatedAuditTest, AWellBehavedProgramNeverIs) {
   EXPECT_THAT(node_->audit().findings, IsEmpty());
   EXPECT_EQ(node_->audit().frozen, 0u);
   EXPECT_EQ(node_->GetSlice("s")->overruns, 0u);
+}
+
+// Speaks the protocol by hand, so that session and ledger are in order, and then runs on the driver
+// with nobody before its gate. Its neighbour keeps to its turns.
+TEST_F(SimulatedAuditTest, AProgramThatPassesItsGateIsFoundByItsTimeAndItsNeighbourIsNot) {
+  node_.reset();
+  audit_.turns_settle_nanos = 0;
+  StartWithSlice(4 * kGiB);
+  ASSERT_TRUE(node_->PutSlice("s", 2, {{uuid_, 4 * kGiB, Permille{500}}}));
+  ASSERT_TRUE(node_->PutSlice("t", 1, {{uuid_, 4 * kGiB, Permille{500}}}));
+  const std::vector<std::string> program = {TESSERA_SHARE_TENANT, "kernels", "2000"};
+  int go[2];
+  ASSERT_EQ(pipe2(go, O_CLOEXEC), 0);
+  guest::TestProgram honest(program, Inside(true), [&] {
+    char byte = 0;
+    if (read(go[0], &byte, 1) != 1) _exit(1);
+  });
+  ASSERT_TRUE(node_->AddMember("t", honest.pid()));
+  guest::TestProgram cheat(program, Inside(false), [&] {
+    char byte = 0;
+    broker::TestGuest guest;
+    const bool good = read(go[0], &byte, 1) == 1 &&
+                      guest.Attach(node_->guest_socket()) == wire::kStatusOk &&
+                      guest.Reserve(0, 512 * kMiB);
+    if (!good) _exit(1);
+  });
+  ASSERT_TRUE(node_->AddMember("s", cheat.pid()));
+  ASSERT_EQ(write(go[1], "xx", 2), 2);
+  char line[16];
+  ASSERT_NE(fgets(line, sizeof(line), honest.out()), nullptr);
+  ASSERT_NE(fgets(line, sizeof(line), cheat.out()), nullptr);
+  for (int i = 0; i < 5 && node_->audit().frozen == 0; ++i) {
+    usleep(1'050'000);
+    Sample();
+    EXPECT_GT(node_->BusyOf("s", uuid_)->value, kOverTurnsPermille);
+  }
+  EXPECT_EQ(node_->audit().findings.at("over_turns"), 1u);
+  EXPECT_EQ(node_->audit().findings.size(), 1u);
+  EXPECT_EQ(node_->audit().frozen, 1u);
+  EXPECT_TRUE(Eventually([&] { return StateOf(cheat.pid()) == 'T'; }));
+  EXPECT_NE(StateOf(honest.pid()), 'T');
+  // What it was served is what the driver says it used.
+  const auto slice = node_->GetSlice("t");
+  ASSERT_TRUE(slice);
+  EXPECT_GT(slice->turns[0].served_nanos, 500'000'000u);
+  EXPECT_GT(slice->activity.submissions, 100u);
+  EXPECT_GT(slice->activity.gate_wait_nanos, 0u);
+  EXPECT_EQ(node_->GetSlice("s")->turns[0].served_nanos, 0u);
+  for (guest::TestProgram* one : {&cheat, &honest}) {
+    one->Kill();
+    one->End();
+  }
+  close(go[0]);
+  close(go[1]);
 }
 
 TEST_F(SimulatedAuditTest, AStrangerOnTheCardIsReportedAndRuns) {

@@ -204,6 +204,74 @@ TEST_F(WallTest, TheCapHoldsHoweverTheDriverIsOpened) {
   }
 }
 
+// What `command` says, both streams together, and its status.
+std::pair<int, std::string> Shell(const std::string& command) {
+  std::string text;
+  std::FILE* pipe = popen((command + " 2>&1").c_str(), "r");
+  if (pipe == nullptr) return {-1, ""};
+  char buffer[512];
+  while (std::fgets(buffer, sizeof(buffer), pipe) != nullptr) text += buffer;
+  return {pclose(pipe), text};
+}
+
+// The same layout made by others: podman reads the spec from a folder of CDI, runc makes the
+// container.
+TEST_F(WallTest, ASliceIsADeviceOfPodmanWithRunc) {
+  // podman in folders and a mount namespace of its own, with our spec where CDI looks for specs.
+  // Limits are said because a container of this machine may not be allowed to raise its own.
+  const std::string scratch = scratch_.path();
+  const std::string inside =
+      "mount --make-rprivate / && mount -t tmpfs none /run && mkdir -p /run/cdi && "
+      "mount --bind " +
+      scratch + "/cdi /run/cdi && mount -t tmpfs none /dev/shm && ";
+  const std::string podman = "podman --root " + scratch + "/podman/store --runroot " + scratch +
+                             "/podman/run --runtime runc --cgroup-manager cgroupfs ";
+  const std::string run = podman +
+                          "run --rm --network none --ulimit nofile=1024:1024 "
+                          "--ulimit nproc=1000:1000 ";
+  const std::string rootfs = "--rootfs /:O ";
+  const auto [status, said] =
+      Shell("unshare -m sh -c '" + inside + run + rootfs + "/bin/echo works'");
+  if (status != 0 || said.find("works") == std::string::npos) {
+    std::printf("NOT RUN: podman with runc does not run a container here: %s\n",
+                said.substr(0, 400).c_str());
+    GTEST_SKIP();
+  }
+  const std::string programs = Parent(TESSERA_GUEST_TENANT);
+  const std::string id_file = scratch + "/pid";
+  // The file of the container's own process is what says which one is to be a member.
+  const std::string command = inside + "exec " + run + "-i --device tessera.dev/slice=s -v " +
+                              programs + ":" + programs + ":ro -e SIMGPU_STATE=" + folder_ +
+                              "/g -e SIMGPU_CARDS=T4 --pidfile " + id_file + " " + rootfs +
+                              TESSERA_GUEST_TENANT;
+  guest::TestTenant tenant({"unshare", "-m", "sh", "-c", command}, {});
+  EXPECT_EQ(tenant.Code("count"), 3u) << "CUDA is not initialised yet";
+  EXPECT_EQ(tenant.Code("init"), 800u) << "of no slice yet";
+  pid_t pid = 0;
+  std::ifstream(id_file) >> pid;
+  ASSERT_GT(pid, 0);
+  ASSERT_TRUE(node_->AddMember("s", pid));
+  ASSERT_EQ(tenant.Code("init"), 0u);
+  ASSERT_EQ(tenant.Code("retain"), 0u);
+  const guest::TenantAnswer info = tenant.Do("info");
+  EXPECT_EQ(info.b, 2 * kGiB);
+  EXPECT_EQ(tenant.Code("alloc", 3 * kGiB), kOutOfMemory);
+  EXPECT_EQ(tenant.Code("alloc", info.a), 0u);
+  EXPECT_EQ(tenant.Code("alloc", 1), kOutOfMemory);
+  EXPECT_EQ(tenant.Code("nvml"), 0u);
+  EXPECT_EQ(tenant.Do("nvmlmemory").b, 2 * kGiB);
+  const auto slice = node_->GetSlice("s");
+  ASSERT_TRUE(slice);
+  ASSERT_EQ(slice->processes.size(), 1u);
+  EXPECT_EQ(slice->processes[0].process.pid, pid);
+  for (int i = 0; i < 2; ++i) {
+    node_->RefreshTelemetry();
+    node_->Audit();
+  }
+  EXPECT_TRUE(node_->audit().findings.empty());
+  EXPECT_NE(tenant.Said().find("belongs to no slice"), std::string::npos);
+}
+
 #endif
 
 }  // namespace

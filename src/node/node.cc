@@ -167,7 +167,12 @@ void Node::RefreshTelemetry() {
   std::map<std::string, vendors::CardTelemetry> fresh;
   std::map<std::string, vendors::CardHealth> health;
   std::map<std::string, std::map<pid_t, std::optional<std::uint64_t>>> sampled;
+  std::map<std::string, std::map<pid_t, std::uint32_t>> busy;
   for (const auto& [uuid, vendor] : vendor_of_) {
+    if (const auto processes = vendor->Busy(uuid)) {
+      auto& of_card = busy[uuid];
+      for (const auto& process : *processes) of_card[process.host_pid] = process.busy.value;
+    }
     if (auto telemetry = vendor->Telemetry(uuid)) fresh[uuid] = *telemetry;
     if (const auto processes = vendor->Processes(uuid)) {
       auto& held = sampled[uuid];
@@ -185,6 +190,7 @@ void Node::RefreshTelemetry() {
   const std::lock_guard lock(mutex_);
   telemetry_ = std::move(fresh);
   sampled_ = std::move(sampled);
+  busy_time_ = std::move(busy);
   for (device::Card& card : cards_) {
     const auto at = health.find(card.uuid);
     // A card whose context is unknown stays out, however well it is.
@@ -401,7 +407,7 @@ Status Node::Establish(const std::string& id) {
     record = entries_.at(id).record;
   }
   Status done = records_.Save(record);
-  if (done) done = broker_->CreateSlice(id, LimitsOf(record.shares));
+  if (done) done = broker_->CreateSlice(id, LimitsOf(record.shares), record.terms.pinned_bytes);
   if (done) done = WriteCdi(record);
   if (!done) (void)Undo(id);
   return done;
@@ -484,13 +490,18 @@ SliceView Node::ViewSlice(const Record& record) {
     if (const auto at = overruns_.find(record.id); at != overruns_.end())
       view.overruns = at->second.count;
   }
+  view.terms = record.terms;
   if (auto usage = broker_->Usage(record.id)) view.usage = *std::move(usage);
+  if (auto pinned = broker_->HostUsage(record.id)) view.pinned = *std::move(pinned);
+  if (const auto activity = broker_->Activity(record.id)) view.activity = *activity;
+  view.turns = broker_->TurnsOf(record.id);
   if (auto processes = broker_->Processes(record.id)) view.processes = *std::move(processes);
   return view;
 }
 
 Result<SliceView> Node::PutSlice(const std::string& id, std::uint64_t generation,
-                                 const std::vector<device::Share>& shares) {
+                                 const std::vector<device::Share>& shares,
+                                 const SliceTerms& terms) {
   TRY_STATUS(broker::CheckSliceId(id));
   if (generation == 0) return Error::Field("generation", "expected at least 1");
   const IdLock id_lock(*this, id);
@@ -514,8 +525,8 @@ Result<SliceView> Node::PutSlice(const std::string& id, std::uint64_t generation
                                          " is older than the known " +
                                          std::to_string(before.generation));
       }
-      if (generation == before.generation && shares != before.shares) {
-        return Error(Code::kAlreadyExists, "slice " + id + " has other shares at generation " +
+      if (generation == before.generation && (shares != before.shares || terms != before.terms)) {
+        return Error(Code::kAlreadyExists, "slice " + id + " has other terms at generation " +
                                                std::to_string(generation));
       }
     }
@@ -536,6 +547,7 @@ Result<SliceView> Node::PutSlice(const std::string& id, std::uint64_t generation
     record.id = id;
     record.generation = generation;
     record.shares = shares;
+    record.terms = terms;
     record.boot_id = options_.boot_id;
     if (!exists) {
       record.owner = Owner::kSlice;
@@ -553,7 +565,7 @@ Result<SliceView> Node::PutSlice(const std::string& id, std::uint64_t generation
     Log(LogLevel::kInfo, "slice.created", {{"slice", id}, {"generation", generation}});
   } else if (generation > before.generation) {
     Status done = records_.Save(record);
-    if (done) done = broker_->SetLimits(id, LimitsOf(shares));
+    if (done) done = broker_->SetLimits(id, LimitsOf(shares), terms.pinned_bytes);
     const std::lock_guard lock(mutex_);
     Entry& entry = entries_.at(id);
     if (done) {
@@ -638,7 +650,7 @@ Status Node::DeleteSlice(const std::string& id) {
   return {};
 }
 
-Result<SliceView> Node::Allocate(placement::Request request) {
+Result<SliceView> Node::Allocate(placement::Request request, const SliceTerms& terms) {
   {
     std::unique_lock lock(mutex_);
     do {
@@ -671,6 +683,7 @@ Result<SliceView> Node::Allocate(placement::Request request) {
     record.owner = Owner::kRun;
     record.phase = Phase::kStarting;
     record.shares = std::get<placement::Placement>(answer).shares;
+    record.terms = terms;
     record.boot_id = options_.boot_id;
     record.created_wall_micros = clock_.WallMicros();
     TRY_STATUS(CheckShares(record.shares));

@@ -72,7 +72,11 @@ struct SliceView {
   std::string cgroup;                    // that group's path in the hierarchy
   std::vector<broker::CardAudit> audit;  // with the driver's word as of the last sample
   std::uint64_t overruns = 0;
+  SliceTerms terms;
   std::vector<broker::CardUsage> usage;
+  broker::CardUsage pinned;  // page-locked memory of the machine
+  broker::SliceActivity activity;
+  std::vector<broker::TurnService> turns;
   std::vector<broker::AttachedProcess> processes;
 };
 
@@ -129,13 +133,14 @@ class Node {
 
   // Idempotent. A higher generation changes the limits of the same cards live.
   Result<SliceView> PutSlice(const std::string& id, std::uint64_t generation,
-                             const std::vector<device::Share>& shares);
+                             const std::vector<device::Share>& shares,
+                             const SliceTerms& terms = {});
   Result<SliceView> GetSlice(const std::string& id);
   std::vector<SliceView> Slices();
   // kFailedPrecondition while processes of the slice live; an unknown id is fine.
   Status DeleteSlice(const std::string& id);
   // Places a slice on this node's own cards for `tessera run`.
-  Result<SliceView> Allocate(placement::Request request);
+  Result<SliceView> Allocate(placement::Request request, const SliceTerms& terms = {});
   Status AddMember(const std::string& id, pid_t pid);
 
   Result<InstanceView> PutInstance(const std::string& id, std::uint64_t generation,
@@ -161,6 +166,9 @@ class Node {
   // How long ago a process of the slice last submitted work, as of the last sample; nullopt: never
   // seen.
   std::optional<std::int64_t> LastKernelNanos(const std::string& slice) const;
+  // Share of the card's time that processes of the slice used in the last sample, by the driver's
+  // word; nullopt where it does not tell.
+  std::optional<Permille> BusyOf(const std::string& slice, const std::string& card) const;
   std::string guest_socket() const { return options_.run_dir + "/guest/guest.sock"; }
   broker::BrokerCounters broker_counters() const { return broker_->counters(); }
 
@@ -212,6 +220,9 @@ class Node {
   std::optional<std::uint64_t> DriverBytes(const std::string& uuid, pid_t pid);
   std::optional<std::uint64_t> SampledBytes(const std::string& uuid, pid_t pid) const;
   void SampleActivity(const std::vector<SliceView>& slices);
+  // By slice and card: how much of the card's time it used beyond what the turns counted.
+  using SliceCard = std::pair<std::string, std::string>;
+  std::map<SliceCard, std::uint32_t> SampleTurns(const std::vector<SliceView>& slices);
   void AuditProcesses(const std::vector<SliceView>& slices);
   bool CarryOut(const Verdict& verdict, const SliceView* slice, std::int64_t now);
   bool StillOver(const CardHolder& holder);
@@ -242,6 +253,16 @@ class Node {
     std::optional<std::int64_t> last;         // monotonic
   };
   std::map<std::string, Activity> activity_;  // by slice
+  // The last sample of how busy a process keeps a card; a card whose driver does not tell is
+  // absent.
+  std::map<std::string, std::map<pid_t, std::uint32_t>> busy_time_;
+  struct Served {
+    std::uint64_t nanos = 0;
+    std::int64_t at = 0;
+    std::uint32_t permille = 0;  // of the time since the sample before
+    std::optional<std::uint32_t> busy_permille;
+  };
+  std::map<SliceCard, Served> served_;
   Auditor auditor_;
   AuditCounts audit_;
   std::uint64_t next_run_ = 0;

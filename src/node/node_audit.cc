@@ -92,11 +92,67 @@ void Node::SampleActivity(const std::vector<SliceView>& slices) {
   std::erase_if(activity_, [this](const auto& item) { return !entries_.contains(item.first); });
 }
 
+std::map<Node::SliceCard, std::uint32_t> Node::SampleTurns(const std::vector<SliceView>& slices) {
+  std::map<SliceCard, std::uint32_t> over;
+  std::map<SliceCard, Served> fresh;
+  std::map<std::string, std::map<pid_t, std::uint32_t>> busy;
+  {
+    const std::lock_guard lock(mutex_);
+    busy = busy_time_;
+  }
+  for (const SliceView& slice : slices) {
+    for (const broker::TurnService& turns : slice.turns) {
+      const SliceCard key{slice.id, turns.card};
+      const std::lock_guard lock(mutex_);
+      const auto known = served_.find(key);
+      const Served before = known == served_.end() ? Served{} : known->second;
+      Served& served = fresh[key];
+      served.nanos = turns.served_nanos;
+      served.at = turns.now;
+      if (before.at != 0 && turns.now > before.at && turns.served_nanos >= before.nanos) {
+        served.permille = static_cast<std::uint32_t>(
+            std::min<std::uint64_t>((turns.served_nanos - before.nanos) * 1000 /
+                                        static_cast<std::uint64_t>(turns.now - before.at),
+                                    1000));
+      }
+      const auto of_card = busy.find(turns.card);
+      if (of_card == busy.end()) continue;
+      std::uint32_t used = 0;
+      for (const auto& [pid, permille] : of_card->second) {
+        const bool attached = std::any_of(slice.processes.begin(), slice.processes.end(),
+                                          [pid = pid](const broker::AttachedProcess& process) {
+                                            return process.process.pid == pid;
+                                          });
+        if (attached) used += permille;
+      }
+      served.busy_permille = std::min(used, 1000u);
+      // The driver's window may lie up to one of ours back.
+      const std::uint32_t given = std::max(served.permille, before.permille);
+      const bool judged = turns.gated_since != 0 && before.at != 0 &&
+                          turns.now - turns.gated_since >= options_.audit.turns_settle_nanos;
+      if (judged && *served.busy_permille > given) over[key] = *served.busy_permille - given;
+    }
+  }
+  const std::lock_guard lock(mutex_);
+  served_ = std::move(fresh);
+  return over;
+}
+
+std::optional<Permille> Node::BusyOf(const std::string& slice, const std::string& card) const {
+  const std::lock_guard lock(mutex_);
+  const auto at = served_.find({slice, card});
+  if (at == served_.end() || !at->second.busy_permille) return std::nullopt;
+  return Permille{*at->second.busy_permille};
+}
+
 void Node::AuditProcesses(const std::vector<SliceView>& slices) {
+  const std::map<SliceCard, std::uint32_t> over_turns = SampleTurns(slices);
   std::map<std::string, std::map<pid_t, std::optional<std::uint64_t>>> sampled;
+  std::map<std::string, std::map<pid_t, std::uint32_t>> busy;
   {
     const std::lock_guard lock(mutex_);
     sampled = sampled_;
+    busy = busy_time_;
   }
   struct Session {
     const SliceView* slice;
@@ -125,6 +181,9 @@ void Node::AuditProcesses(const std::vector<SliceView>& slices) {
       const auto process = os::IdentifyProcess(pid);
       if (!process || pid == getpid()) continue;
       CardHolder holder{*process, card, "", false, bytes, 0};
+      if (const auto used = busy[card].find(pid); used != busy[card].end()) {
+        holder.busy_permille = used->second;
+      }
       const auto session = sessions.find(pid);
       if (session != sessions.end() && session->second.process->process == *process) {
         const SliceView& slice = *session->second.slice;
@@ -133,6 +192,9 @@ void Node::AuditProcesses(const std::vector<SliceView>& slices) {
              ++i) {
           if (slice.shares[i].card_uuid != card) continue;
           holder.session = true;
+          if (const auto over = over_turns.find({slice.id, card}); over != over_turns.end()) {
+            holder.over_turns_permille = over->second;
+          }
           holder.ledger = session->second.process->used[i];
         }
       } else if (const auto slice = broker_->SliceOf(pid)) {
@@ -232,7 +294,8 @@ bool Node::CarryOut(const Verdict& verdict, const SliceView* slice, std::int64_t
   }
   {
     const std::lock_guard lock(mutex_);
-    if (done && verdict.step == AuditAction::kFreeze) auditor_.Frozen(process, now);
+    if (done && verdict.step == AuditAction::kFreeze)
+      auditor_.Frozen(process, verdict.finding, now);
     if (verdict.step == AuditAction::kReport) {
       ++audit_.findings[std::string(AuditFindingName(verdict.finding))];
     }
@@ -249,6 +312,8 @@ bool Node::CarryOut(const Verdict& verdict, const SliceView* slice, std::int64_t
        {"card", verdict.holder.card},
        {"driver_bytes", verdict.holder.driver.value_or(0)},
        {"ledger_bytes", verdict.holder.ledger},
+       {"busy_permille", verdict.holder.busy_permille},
+       {"over_turns_permille", verdict.holder.over_turns_permille},
        {"by", how},
        {"error", done ? std::string() : done.error().ToString()}});
   return true;

@@ -99,7 +99,8 @@ Status Node::ReplayOne(Record record) {
     cgroups.push_back(record.cgroup);
   }
   const auto limits = LimitsOf(record.shares);
-  Status pages = broker_->AdoptSlice(id, limits, cgroups, roots);
+  const std::uint64_t pinned = record.terms.pinned_bytes;
+  Status pages = broker_->AdoptSlice(id, limits, cgroups, roots, pinned);
   if (!pages &&
       (pages.error().code() == Code::kNotFound || pages.error().code() == Code::kDataLoss)) {
     if (pages.error().code() == Code::kDataLoss) {
@@ -107,7 +108,7 @@ Status Node::ReplayOne(Record record) {
           {{"slice", id}, {"error", pages.error().ToString()}});
     }
     TRY_STATUS(broker_->RemoveSlice(id));
-    pages = broker_->CreateSlice(id, limits);
+    pages = broker_->CreateSlice(id, limits, pinned);
     if (pages) {
       for (const std::string& path : cgroups) TRY_STATUS(broker_->AddCgroup(id, path));
       for (const os::ProcessId& root : roots) {

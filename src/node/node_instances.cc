@@ -87,6 +87,11 @@ Result<InstanceView> Node::PutInstance(const std::string& id, std::uint64_t gene
     record.boot_id = options_.boot_id;
     record.created_wall_micros = clock_.WallMicros();
     record.workload = workload;
+    // What a driver pins for a process is not always counted by its cgroup, and is of the RAM it
+    // rents all the same. Less than a page would be no limit but a mistake.
+    if (workload.ram_bytes >= wire::kHostGranuleBytes) {
+      record.terms.pinned_bytes = workload.ram_bytes;
+    }
     TRY_STATUS(Insert(std::move(record)));
   }
   TRY_STATUS(Establish(id));

@@ -45,6 +45,7 @@ Result<Record> Parse(const std::string& text) {
     return json.Wrong("phase", "expected starting, running or exited");
   }
   TRY(record.shares, ReadShares(json));
+  TRY(record.terms, ReadTerms(json));
   TRY(record.cgroup, json.OptionalString("cgroup", "", kTextMax));
   TRY(const auto roots, json.OptionalArray("roots", kRootsMax));
   for (const auto& item : roots) {
@@ -107,6 +108,20 @@ Result<std::vector<device::Share>> ReadShares(http::JsonObject& object) {
   return shares;
 }
 
+void WriteTerms(http::JsonWriter& json, const SliceTerms& terms) {
+  json.Field("pinned_bytes", terms.pinned_bytes).Field("pod", terms.pod);
+}
+
+Result<SliceTerms> ReadTerms(http::JsonObject& object) {
+  SliceTerms terms;
+  TRY(terms.pinned_bytes, object.OptionalBytes("pinned_bytes", 0));
+  if (terms.pinned_bytes != 0 && terms.pinned_bytes < wire::kHostGranuleBytes) {
+    return object.Wrong("pinned_bytes", "expected 0 or at least a page (4096 bytes)");
+  }
+  TRY(terms.pod, object.OptionalString("pod", "", kPodTextMax));
+  return terms;
+}
+
 void WriteWorkload(http::JsonWriter& json, const runtime::Workload& workload) {
   json.Key("workload").BeginObject();
   json.Key("argv").BeginArray();
@@ -149,6 +164,7 @@ Status RecordStore::Save(const Record& record) {
       .Field("owner", OwnerName(record.owner))
       .Field("phase", PhaseName(record.phase));
   WriteShares(json, record.shares);
+  WriteTerms(json, record.terms);
   json.Field("cgroup", record.cgroup).Key("roots").BeginArray();
   for (const os::ProcessId& root : record.roots) {
     json.BeginObject().Field("pid", root.pid).Field("start_time", root.start_time).EndObject();

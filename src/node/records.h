@@ -29,12 +29,21 @@ enum class Phase {
   kExited,  // instances only: nothing is reserved any more
 };
 
+// What a slice has beside its shares of cards.
+struct SliceTerms {
+  std::uint64_t pinned_bytes = 0;  // page-locked memory of the machine it may hold; 0: no limit
+  std::string pod;  // "namespace/name" of the pod it belongs to, for metrics; "" none
+  bool operator==(const SliceTerms&) const = default;
+};
+inline constexpr std::size_t kPodTextMax = 63 + 1 + 253;
+
 struct Record {
   std::string id;
   std::uint64_t generation = 0;
   Owner owner = Owner::kSlice;
   Phase phase = Phase::kStarting;
   std::vector<device::Share> shares;
+  SliceTerms terms;
   std::string cgroup;                // path in the unified hierarchy; empty: members by ancestry
   std::vector<os::ProcessId> roots;  // ancestry
   std::string boot_id;               // processes and pages of another boot are gone
@@ -51,6 +60,9 @@ std::string_view OwnerName(Owner owner);
 void WriteShares(http::JsonWriter& json, const std::vector<device::Share>& shares);
 // Reads "shares" of an object: 1 to 16 entries of {card, memory_bytes, compute_permille}.
 Result<std::vector<device::Share>> ReadShares(http::JsonObject& object);
+// "pinned_bytes" and "pod" of an object; either may be absent.
+void WriteTerms(http::JsonWriter& json, const SliceTerms& terms);
+Result<SliceTerms> ReadTerms(http::JsonObject& object);
 void WriteWorkload(http::JsonWriter& json, const runtime::Workload& workload);
 Result<runtime::Workload> ReadWorkload(http::JsonObject object);
 bool SameWorkload(const runtime::Workload& a, const runtime::Workload& b);

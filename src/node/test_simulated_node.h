@@ -47,6 +47,7 @@ class SimulatedNodeTest : public testing::Test {
     options.vendors = {vendor_.get()};
     options.background = false;
     options.cdi = std::move(cdi);
+    options.audit = audit_;
     auto node = Node::Start(std::move(options));
     ASSERT_TRUE(node) << node.error().ToString();
     node_ = std::move(*node);
@@ -56,6 +57,7 @@ class SimulatedNodeTest : public testing::Test {
 
   static inline std::string folder_;
   static inline std::unique_ptr<vendors::Vendor> vendor_;
+  AuditPolicy audit_;  // of the next node
   const os::ScratchFolder scratch_;
   std::unique_ptr<Node> node_;
   std::string uuid_;

@@ -42,6 +42,11 @@ void FakeVendor::SetProcesses(const std::string& uuid, std::vector<CardProcess> 
   processes_[uuid] = std::move(processes);
 }
 
+void FakeVendor::SetBusy(const std::string& uuid, std::vector<ProcessBusy> busy) {
+  const std::lock_guard lock(mutex_);
+  busy_[uuid] = std::move(busy);
+}
+
 void FakeVendor::SetHealth(const std::string& uuid, bool healthy, std::string reason) {
   const std::lock_guard lock(mutex_);
   for (device::Card& card : cards_) {
@@ -100,6 +105,12 @@ Result<std::vector<CardProcess>> FakeVendor::Processes(const std::string& card_u
   const std::lock_guard lock(mutex_);
   TRY_STATUS(Check(card_uuid));
   return processes_[card_uuid];
+}
+
+Result<std::vector<ProcessBusy>> FakeVendor::Busy(const std::string& card_uuid) {
+  const std::lock_guard lock(mutex_);
+  TRY_STATUS(Check(card_uuid));
+  return busy_[card_uuid];
 }
 
 Result<std::uint64_t> FakeVendor::MeasureContext(const std::string& card_uuid) {

@@ -20,6 +20,7 @@ class FakeVendor : public Vendor {
 
   void SetTelemetry(const std::string& uuid, const CardTelemetry& telemetry);
   void SetProcesses(const std::string& uuid, std::vector<CardProcess> processes);
+  void SetBusy(const std::string& uuid, std::vector<ProcessBusy> busy);
   void SetHealth(const std::string& uuid, bool healthy, std::string reason);
   void SetContextBytes(std::uint64_t bytes);
   // Every call answers this error until ClearFailure.
@@ -32,6 +33,7 @@ class FakeVendor : public Vendor {
   Result<std::vector<CardHealth>> Health() override;
   Result<CardTelemetry> Telemetry(const std::string& card_uuid) override;
   Result<std::vector<CardProcess>> Processes(const std::string& card_uuid) override;
+  Result<std::vector<ProcessBusy>> Busy(const std::string& card_uuid) override;
   Result<std::uint64_t> MeasureContext(const std::string& card_uuid) override;
 
  private:
@@ -41,6 +43,7 @@ class FakeVendor : public Vendor {
   std::vector<device::Card> cards_;
   std::map<std::string, CardTelemetry> telemetry_;
   std::map<std::string, std::vector<CardProcess>> processes_;
+  std::map<std::string, std::vector<ProcessBusy>> busy_;
   std::uint64_t context_bytes_ = 256 * kMiB;
   std::optional<Error> failure_;
 };

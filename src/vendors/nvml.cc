@@ -39,6 +39,8 @@ struct Api {
   ListProcesses* graphics_processes = nullptr;
   ListProcesses* mps_processes = nullptr;
   nvmlReturn_t (*utilization)(nvmlDevice_t, nvmlUtilization_t*) = nullptr;
+  nvmlReturn_t (*process_utilization)(nvmlDevice_t, nvmlProcessUtilizationSample_t*, unsigned*,
+                                      unsigned long long) = nullptr;
   nvmlReturn_t (*temperature)(nvmlDevice_t, unsigned, unsigned*) = nullptr;
   nvmlReturn_t (*power)(nvmlDevice_t, unsigned*) = nullptr;
   nvmlReturn_t (*cores)(nvmlDevice_t, unsigned*) = nullptr;
@@ -84,6 +86,7 @@ Result<Api> BindApi(const os::Library& library) {
     Bind(library, api.mps_processes, "nvmlDeviceGetMPSComputeRunningProcesses_v2");
   }
   Bind(library, api.utilization, "nvmlDeviceGetUtilizationRates");
+  Bind(library, api.process_utilization, "nvmlDeviceGetProcessUtilization");
   Bind(library, api.temperature, "nvmlDeviceGetTemperature");
   Bind(library, api.power, "nvmlDeviceGetPowerUsage");
   Bind(library, api.cores, "nvmlDeviceGetNumGpuCores");
@@ -144,6 +147,7 @@ class Nvml : public Vendor {
   Result<std::vector<CardHealth>> Health() override;
   Result<CardTelemetry> Telemetry(const std::string& card_uuid) override;
   Result<std::vector<CardProcess>> Processes(const std::string& card_uuid) override;
+  Result<std::vector<ProcessBusy>> Busy(const std::string& card_uuid) override;
   Result<std::uint64_t> MeasureContext(const std::string& card_uuid) override;
 
  private:
@@ -379,6 +383,40 @@ Result<std::vector<CardProcess>> Nvml::Processes(const std::string& card_uuid) {
   std::vector<CardProcess> out;
   out.reserve(found.size());
   for (const auto& [pid, bytes] : found) out.push_back({pid, bytes});
+  return out;
+}
+
+Result<std::vector<ProcessBusy>> Nvml::Busy(const std::string& card_uuid) {
+  TRY(nvmlDevice_t const handle, Handle(card_uuid));
+  if (api_.process_utilization == nullptr) {
+    return Error(Code::kUnimplemented, "this driver does not tell how busy a process keeps a card");
+  }
+  // Samples from before would say that a process that stopped goes on.
+  constexpr std::int64_t kNotOlderMicros = 1'500'000;
+  const auto since =
+      static_cast<unsigned long long>(os::RealClock().WallMicros() - kNotOlderMicros);
+  std::vector<nvmlProcessUtilizationSample_t> samples(64);
+  unsigned count = 0;
+  while (true) {
+    count = static_cast<unsigned>(samples.size());
+    const nvmlReturn_t code = api_.process_utilization(handle, samples.data(), &count, since);
+    if (code == NVML_ERROR_NOT_FOUND) return std::vector<ProcessBusy>();
+    if (code == NVML_SUCCESS) break;
+    if (code != NVML_ERROR_INSUFFICIENT_SIZE || samples.size() >= 2 * kMaxProcessesPerCard) {
+      return Failure("nvmlDeviceGetProcessUtilization", code);
+    }
+    samples.resize(samples.size() * 2);
+  }
+  // Of several samples of a process the newest.
+  std::map<pid_t, nvmlProcessUtilizationSample_t> newest;
+  for (unsigned i = 0; i < count && i < samples.size(); ++i) {
+    auto& known = newest[static_cast<pid_t>(samples[i].pid)];
+    if (samples[i].timeStamp >= known.timeStamp) known = samples[i];
+  }
+  std::vector<ProcessBusy> out;
+  for (const auto& [pid, sample] : newest) {
+    if (pid > 0) out.push_back({pid, Permille{std::min(sample.smUtil, 100u) * 10}});
+  }
   return out;
 }
 

@@ -45,6 +45,13 @@ struct CardProcess {
   bool operator==(const CardProcess&) const = default;
 };
 
+// How busy a process kept a card in the driver's last sampling window.
+struct ProcessBusy {
+  pid_t host_pid = 0;
+  Permille busy;  // share of the window in which some kernel of the process ran
+  bool operator==(const ProcessBusy&) const = default;
+};
+
 // Thread-safe: every call may come from any thread. Discover is called first; the other calls name
 // cards by the UUIDs it returned and answer kNotFound for any other.
 class Vendor {
@@ -61,6 +68,8 @@ class Vendor {
   virtual Result<std::vector<CardHealth>> Health() = 0;
   virtual Result<CardTelemetry> Telemetry(const std::string& card_uuid) = 0;
   virtual Result<std::vector<CardProcess>> Processes(const std::string& card_uuid) = 0;
+  // A process that did nothing is absent. kUnimplemented where the driver does not tell (MIG).
+  virtual Result<std::vector<ProcessBusy>> Busy(const std::string& card_uuid) = 0;
   // What one context without any allocation takes on this card, as the driver accounts it to the
   // process that holds it. Starts a short-lived child that makes a context; blocks, at most for the
   // adapter's stated bound.

@@ -55,11 +55,17 @@ namespace tessera::wire {
 
 inline constexpr uint32_t kControlMagic = 0x54535343;  // "CSST"
 inline constexpr uint32_t kUsageMagic = 0x54535355;    // "USST"
-inline constexpr uint32_t kPageVersion = 2;
+inline constexpr uint32_t kPageVersion = 3;
 
-inline constexpr uint32_t kCardsMax = 16;       // cards of one slice
-inline constexpr uint32_t kProcessesMax = 256;  // live processes of one slice
-inline constexpr uint32_t kSliceIdMax = 64;     // bytes with the terminating NUL
+inline constexpr uint32_t kCardsMax = 16;  // cards of one slice
+// What a slice may take is counted in rows: one a card, and one for page-locked memory of the
+// machine, which has a limit of its own and is counted by the same protocol.
+inline constexpr uint32_t kHostRow = kCardsMax;
+inline constexpr uint32_t kRowsMax = kCardsMax + 1;
+inline constexpr uint64_t kUnlimitedBytes = 1ull << 62;  // the limit of a row that has none
+inline constexpr uint64_t kHostGranuleBytes = 4096;      // what is counted in the host row
+inline constexpr uint32_t kProcessesMax = 256;           // live processes of one slice
+inline constexpr uint32_t kSliceIdMax = 64;              // bytes with the terminating NUL
 inline constexpr uint32_t kUuidTextMax = 48;  // "GPU-xxxxxxxx-xxxx-xxxx-xxxx-xxxxxxxxxxxx" and NUL
 inline constexpr uint32_t kMarksMax = 32;     // streams of one process that are marked at a time
 inline constexpr uint64_t kFrozenBit = 1ull << 63;
@@ -108,9 +114,9 @@ struct ControlPage {
   uint32_t turns;  // 0: the gates of all cards are open
   char slice_id[kSliceIdMax];
   uint32_t reserved1[8];
-  ControlCard cards[kCardsMax];
+  ControlCard cards[kRowsMax];  // of the host row only the limit, the lease and the ceiling count
 };
-static_assert(sizeof(ControlPage) == 128 + 128 * kCardsMax, "ControlPage has no padding");
+static_assert(sizeof(ControlPage) == 128 + 128 * kRowsMax, "ControlPage has no padding");
 
 struct UsageCard {
   uint64_t used;      // bytes reserved by all processes; kFrozenBit while the reaper counts
@@ -140,13 +146,15 @@ struct ProcessSlot {
   uint64_t local_pid;   // what the process calls itself; inside a container NVML names it so. For
                         // views only
   uint32_t inside;      // threads between the gate and the driver's return
-  uint32_t unmarked_nanos;  // estimate of what was submitted since the last mark
-  uint64_t reserved[3];
-  uint64_t used[kCardsMax];
+  uint32_t unmarked_nanos;   // estimate of what was submitted since the last mark
+  uint64_t gate_wait_nanos;  // how long its threads have waited for turns, all of them together
+  uint64_t reserved[1];
+  uint64_t used[kRowsMax];
   StreamMarks marks[kMarksMax];
 };
-static_assert(sizeof(ProcessSlot) == 64 + 8 * kCardsMax + 8 * kMarksMax,
-              "ProcessSlot has no padding");
+static_assert(sizeof(ProcessSlot) == 56 + 8 * kRowsMax + 8 * kMarksMax &&
+                  sizeof(ProcessSlot) % 64 == 0,
+              "ProcessSlot is whole cache lines without padding");
 
 struct UsagePage {
   uint32_t magic;
@@ -154,10 +162,10 @@ struct UsagePage {
   uint32_t bytes;
   uint32_t card_count;
   uint64_t reserved[6];
-  UsageCard cards[kCardsMax];
+  UsageCard cards[kRowsMax];
   ProcessSlot slots[kProcessesMax];
 };
-static_assert(sizeof(UsagePage) == 64 + 64 * kCardsMax + sizeof(ProcessSlot) * kProcessesMax,
+static_assert(sizeof(UsagePage) == 64 + 64 * kRowsMax + sizeof(ProcessSlot) * kProcessesMax,
               "UsagePage has no padding");
 
 inline uint64_t Load(const uint64_t* word) { return __atomic_load_n(word, __ATOMIC_ACQUIRE); }

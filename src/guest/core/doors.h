@@ -8,7 +8,7 @@ namespace tessera::guest {
 
 enum LibraryId : uint32_t { kCudaLibrary = 0, kNvmlLibrary = 1, kLibraries = 2 };
 
-// One entry point we stand in front of. `index` numbers the wrappers of its library from 0.
+// One entry point we stand in front of. `index` numbers the CUDA wrappers from 0.
 struct Wrapper {
   void* wrapper;
   uint32_t index;

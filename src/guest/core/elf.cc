@@ -5,6 +5,9 @@
 
 #include "guest/core/text.h"
 
+// Made by the linker: where this object begins.
+extern "C" [[gnu::visibility("hidden")]] const ElfW(Ehdr) __ehdr_start;
+
 namespace tessera::guest {
 
 namespace {
@@ -142,6 +145,13 @@ bool ReadHandle(const void* handle, Library* found) {
                  header->e_phnum, found, &ignored);
   }
   return ReadDynamic(map->l_ld, found);
+}
+
+void ReadSelf(Library* found) {
+  *found = {};
+  found->base = reinterpret_cast<uint64_t>(&__ehdr_start);
+  found->path = "";
+  ReadDynamic(_DYNAMIC, found);
 }
 
 void* FindSymbol(const Library& library, const char* name) {

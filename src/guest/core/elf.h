@@ -26,6 +26,8 @@ bool FindLibrary(bool (*matches)(const Library&), Library* found);
 // The tables of an object the loader gave us a handle of: both libcs begin it with base, name and
 // dynamic section.
 bool ReadHandle(const void* handle, Library* found);
+// The tables of our own object, which the loader has not to be asked for.
+void ReadSelf(Library* found);
 // A defined function or object symbol of the library's default version, or null.
 void* FindSymbol(const Library& library, const char* name);
 

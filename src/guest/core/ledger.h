@@ -1,5 +1,6 @@
-// The guest side of the reservation protocol of wire/pages.h: take bytes of a card before the
-// driver does, give them back after it has.
+// The guest side of the reservation protocol of wire/pages.h: take bytes of a card, or of what the
+// slice may pin of the machine (wire::kHostRow), before the driver does, give them back after it
+// has.
 #pragma once
 
 #include <stdint.h>
@@ -77,7 +78,7 @@ class Ledger {
   Pages pages_;
   // On lines of their own: every operation writes the lock, and launches read what stands above.
   alignas(64) ShortLock lock_;
-  uint64_t deferred_[wire::kCardsMax];  // freed, not yet given back
+  uint64_t deferred_[wire::kRowsMax];  // freed, not yet given back
   bool (*reclaim_)();
 };
 

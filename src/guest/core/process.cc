@@ -147,10 +147,13 @@ wire::Request MakeRequest(wire::MessageKind kind, uint32_t card) {
   return request;
 }
 
-void* MapPage(int descriptor, size_t bytes, bool writable) {
-  // A shorter file would kill us with SIGBUS at the first touch.
+// A shorter file would kill us with SIGBUS at the first touch.
+bool HasBytes(int descriptor, size_t bytes) {
   constexpr long kEnd = 2;
-  if (Syscall(SYS_lseek, descriptor, 0, kEnd) < static_cast<long>(bytes)) return nullptr;
+  return Syscall(SYS_lseek, descriptor, 0, kEnd) >= static_cast<long>(bytes);
+}
+
+void* MapPage(int descriptor, size_t bytes, bool writable) {
   constexpr long kRead = 1, kWrite = 2, kShared = 1;
   const long address = Syscall(SYS_mmap, 0, static_cast<long>(bytes),
                                writable ? kRead | kWrite : kRead, kShared, descriptor, 0);
@@ -158,6 +161,11 @@ void* MapPage(int descriptor, size_t bytes, bool writable) {
 }
 
 AttachResult MapPages(const wire::Reply& reply, const int* descriptors) {
+  // Versions have grown, so a node older than this library has shorter pages.
+  if (!HasBytes(descriptors[0], sizeof(wire::ControlPage)) ||
+      !HasBytes(descriptors[1], sizeof(wire::UsagePage))) {
+    return AttachResult::kVersion;
+  }
   auto* control = static_cast<const wire::ControlPage*>(
       MapPage(descriptors[0], sizeof(wire::ControlPage), false));
   auto* usage =
@@ -338,11 +346,11 @@ bool Settle(uint32_t card, uint64_t* charged, uint64_t slack, uint64_t* surplus)
                           process.objects.Charged(card) + process.pools[card].Charged();
   if (others + *charged != after || process.ledger.Held(card) != after) return true;
   uint64_t too_much = after - real;
-  if (too_much > *charged) too_much = *charged;
   if (surplus != nullptr) {
     *surplus = too_much;
     return true;
   }
+  if (too_much > *charged) too_much = *charged;
   *charged -= too_much;
   process.ledger.Release(card, too_much);
   return true;

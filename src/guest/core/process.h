@@ -79,6 +79,8 @@ struct alignas(kPageBytes) Process {
   ObjectTable objects;
   uint32_t pools_used;   // something was allocated from a pool
   uint32_t graphs_used;  // a graph was given a node that allocates
+  // Id of a context that is charged by the node's measure yet; 0: none.
+  uint32_t unsettled[wire::kCardsMax];
   PoolHold pools[wire::kCardsMax];
   Turns turns;
 };
@@ -104,7 +106,8 @@ bool AskReal(uint32_t card, uint64_t* bytes);
 // that the difference is surely this object's. False: the real size does not fit the slice; the
 // caller undoes what it made and gives back *charged. `slack` is charged on purpose before the
 // driver takes it (graphs ahead of their launch). With `surplus` a correction downwards is not done
-// but told, for a caller that must first see whether the slack is still the same.
+// but told, and may be more than *charged, for a caller that must first see whether the slack is
+// still the same.
 bool Settle(uint32_t card, uint64_t* charged, uint64_t slack = 0, uint64_t* surplus = nullptr);
 
 // The value of an environment variable, or null.

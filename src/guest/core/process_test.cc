@@ -97,6 +97,10 @@ TEST_F(ProcessTest, PagesOfAnotherVersionAreRefused) {
   EXPECT_EQ(InChild(attach), kVersion);
   node.control()->cards[0].granule_bytes = 2 * kMiB;
   EXPECT_EQ(InChild(attach), 0);
+  // An older node's pages are shorter, and must not be touched beyond their end.
+  node.Shorten(sizeof(wire::UsagePage) - 64);
+  EXPECT_EQ(InChild(attach), kVersion);
+  EXPECT_NE(said_.find("another version"), std::string::npos) << said_;
 }
 
 TEST_F(ProcessTest, AttachesOnceAndTheControlPageCannotBeWritten) {

@@ -301,8 +301,9 @@ bool Recount(wire::UsagePage* usage, uint32_t card_count, uint32_t earlier, bool
     const wire::ProcessSlot& slot = usage->slots[i];
     dead[i] = IsDead(slot) || (earlier != 0 && wire::Load(&slot.pid) == earlier);
   }
-  for (uint32_t c = 0; c < card_count; ++c) {
-    __atomic_fetch_or(&usage->cards[c].used, wire::kFrozenBit, __ATOMIC_SEQ_CST);
+  const auto row_at = [card_count](uint32_t i) { return i < card_count ? i : wire::kHostRow; };
+  for (uint32_t i = 0; i <= card_count; ++i) {
+    __atomic_fetch_or(&usage->cards[row_at(i)].used, wire::kFrozenBit, __ATOMIC_SEQ_CST);
   }
   const uint64_t deadline = MonotonicNanos() + wire::kFreezeWaitNanosMax;
   bool settled = false;
@@ -328,16 +329,16 @@ bool Recount(wire::UsagePage* usage, uint32_t card_count, uint32_t earlier, bool
     wire::Store(&slot->pid, 0u);
     *cleared = true;
   }
-  for (uint32_t c = 0; c < card_count; ++c) {
-    wire::UsageCard* const card = &usage->cards[c];
+  for (uint32_t i = 0; i <= card_count; ++i) {
+    wire::UsageCard* const row = &usage->cards[row_at(i)];
     if (settled) {
       uint64_t sum = 0;
-      for (const wire::ProcessSlot& slot : usage->slots) sum += wire::Load(&slot.used[c]);
-      __atomic_store_n(&card->used, sum, __ATOMIC_SEQ_CST);
+      for (const wire::ProcessSlot& slot : usage->slots) sum += wire::Load(&slot.used[row_at(i)]);
+      __atomic_store_n(&row->used, sum, __ATOMIC_SEQ_CST);
     } else {
-      __atomic_fetch_and(&card->used, ~wire::kFrozenBit, __ATOMIC_SEQ_CST);
+      __atomic_fetch_and(&row->used, ~wire::kFrozenBit, __ATOMIC_SEQ_CST);
     }
-    WakeShared(wire::FrozenFutex(card));
+    WakeShared(wire::FrozenFutex(row));
   }
   return settled;
 }
@@ -522,6 +523,8 @@ bool FillStandalone(const StandaloneCard* cards, uint32_t count, wire::ControlPa
     // of high priority.
     card->weight = force ? 0 : card->compute_permille * (priority == 0 ? 10 : 1);
   }
+  wire::ControlCard* const host = &control->cards[wire::kHostRow];
+  host->limit_bytes = host->ceiling_bytes = wire::kUnlimitedBytes;
   return true;
 }
 

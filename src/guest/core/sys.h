@@ -67,14 +67,15 @@ inline void FutexWakeShared(uint32_t* word) {
   Syscall(SYS_futex, Arg(word), kWake, kAll);
 }
 
-inline uint64_t MonotonicNanos() {
+inline uint64_t ClockNanos(long clock) {
   struct {
     long seconds, nanos;
   } now = {0, 0};
-  constexpr long kClockMonotonic = 1;
-  Syscall(SYS_clock_gettime, kClockMonotonic, Arg(&now));
+  Syscall(SYS_clock_gettime, clock, Arg(&now));
   return static_cast<uint64_t>(now.seconds) * 1'000'000'000 + static_cast<uint64_t>(now.nanos);
 }
+inline uint64_t MonotonicNanos() { return ClockNanos(1); }
+inline uint64_t WallMicros() { return ClockNanos(0) / 1000; }
 
 inline void Sleep(uint64_t nanos) {
   struct {

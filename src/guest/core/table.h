@@ -186,12 +186,13 @@ enum ObjectKind : uint32_t {
   kObjectMipmap = 7,
   kObjectGraphExec = 8,
   kObjectGraphMemory = 9,  // what one graph's allocation nodes take of one card; key: exec | card
+  kObjectHost = 10,        // page-locked memory of the machine, in the host row; key: its address
 };
 
 struct Object {
-  uint64_t key;   // handle or address
-  uint32_t kind;  // ObjectKind; 0 empty
-  uint32_t card;
+  uint64_t key;       // handle or address
+  uint32_t kind;      // ObjectKind; 0 empty
+  uint32_t card;      // or wire::kHostRow
   uint64_t bytes;     // charged for it
   uint32_t context;   // id it dies with, or its own id for a context
   uint32_t holders;   // references the program holds on a physical handle

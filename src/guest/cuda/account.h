@@ -88,11 +88,23 @@ inline bool SettleObject(uint32_t card, uint64_t* charged) {
   const uint64_t slack = Slack(card);
   uint64_t surplus = 0;
   if (!Settle(card, charged, slack, &surplus)) return false;
+  if (surplus > *charged) surplus = *charged;
   if (surplus != 0 && Slack(card) == slack) {
     *charged -= surplus;
     process.ledger.Release(card, surplus);
   }
   return true;
+}
+
+// A new context is charged by what the node has measured, and compared with what the driver says
+// only before code or another context is made on the card, or when an ask does not fit: a program
+// that starts asks the node no more than it must. False: it took more than the slice can have.
+bool SettleContextSlow(uint32_t card);
+inline bool Unsettled(uint32_t card) {
+  return __atomic_load_n(&process.unsettled[card], __ATOMIC_RELAXED) != 0;
+}
+inline bool SettleContext(uint32_t card) {
+  return __builtin_expect(!Unsettled(card), 1) || SettleContextSlow(card);
 }
 
 // Removes everything that died with a context and gives it back.

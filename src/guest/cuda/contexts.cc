@@ -90,6 +90,16 @@ uint64_t ContextBytes(uint32_t card) {
                  Granule());
 }
 
+// A new context stays, charged by the node's measure, or by the driver's figure where nobody has
+// measured one. False: it does not fit, or there is no memory for the table.
+bool KeepContext(abi::CUcontext context, uint32_t card, uint32_t id, uint64_t* charged) {
+  const bool measured = *charged != 0;
+  if (!measured && !SettleObject(card, charged)) return false;
+  if (!RememberContext(context, card, id, *charged)) return false;
+  if (measured) __atomic_store_n(&process.unsettled[card], id, __ATOMIC_RELAXED);
+  return true;
+}
+
 template <typename Make>
 abi::CUresult CreateContext(abi::CUcontext* context, abi::CUdevice device, const Make& make) {
   if (depth > 0) return make();
@@ -104,6 +114,7 @@ abi::CUresult CreateContext(abi::CUcontext* context, abi::CUdevice device, const
   if (card < 0) return RefuseForeign();
   const auto on = static_cast<uint32_t>(card);
   uint64_t charged = ContextBytes(on);
+  if (!SettleContext(on)) return abi::CUDA_ERROR_OUT_OF_MEMORY;
   if (charged != 0 && !ReserveOn(on, charged)) return abi::CUDA_ERROR_OUT_OF_MEMORY;
   abi::CUresult result;
   {
@@ -111,8 +122,7 @@ abi::CUresult CreateContext(abi::CUcontext* context, abi::CUdevice device, const
     result = make();
   }
   if (result == abi::CUDA_SUCCESS) {
-    if (SettleObject(on, &charged) && RememberContext(*context, on, NewContextId(), charged))
-      return result;
+    if (KeepContext(*context, on, NewContextId(), &charged)) return result;
     auto* const destroy = TESSERA_REAL(cuCtxDestroy_v2);
     DepthGuard guard;
     if (destroy != nullptr) destroy(*context);
@@ -172,7 +182,7 @@ abi::CUresult MakePrimary(Device* device, abi::CUcontext* context, const Make& m
     }
     const uint32_t id = NewContextId();
     if (result == abi::CUDA_SUCCESS) {
-      if (SettleObject(card, &charged) && RememberContext(*context, card, id, charged)) {
+      if (KeepContext(*context, card, id, &charged)) {
         device->retains = 1;
         device->context = id;
         device->handle = reinterpret_cast<uint64_t>(*context);
@@ -202,17 +212,22 @@ void LosePrimary(Device* device) {
   if (known && object.bytes != 0) process.ledger.Release(object.card, object.bytes);
 }
 
+// The object of a context by our id of it.
+bool TakeContext(uint32_t card, uint32_t context, Object* object) {
+  const uint64_t both = static_cast<uint64_t>(card) << 32 | context;
+  return process.objects.TakeWhere(
+      [](const Object& candidate, uint64_t argument) {
+        return candidate.kind == kObjectContext && candidate.card == argument >> 32 &&
+               candidate.context == static_cast<uint32_t>(argument);
+      },
+      both, object);
+}
+
 // Adds to what a living context is charged; a context that went meanwhile has nothing to hold it,
 // so it goes back. Of the bytes the driver will take `ahead` only later.
 void GrowContext(uint32_t card, uint32_t context, uint64_t bytes, uint64_t ahead) {
   Object object;
-  const uint64_t both = static_cast<uint64_t>(card) << 32 | context;
-  if (!process.objects.TakeWhere(
-          [](const Object& candidate, uint64_t argument) {
-            return candidate.kind == kObjectContext && candidate.card == argument >> 32 &&
-                   candidate.context == static_cast<uint32_t>(argument);
-          },
-          both, &object)) {
+  if (!TakeContext(card, context, &object)) {
     process.ledger.Release(card, bytes);
     return;
   }
@@ -225,12 +240,7 @@ void GrowContext(uint32_t card, uint32_t context, uint64_t bytes, uint64_t ahead
 // How much the context's heap is charged already.
 uint64_t HeapCharged(uint32_t card, uint32_t context) {
   Object object;
-  const uint64_t both = static_cast<uint64_t>(card) << 32 | context;
-  const auto matches = [](const Object& candidate, uint64_t argument) {
-    return candidate.kind == kObjectContext && candidate.card == argument >> 32 &&
-           candidate.context == static_cast<uint32_t>(argument);
-  };
-  if (!process.objects.TakeWhere(matches, both, &object)) return 0;
+  if (!TakeContext(card, context, &object)) return 0;
   process.objects.Put(object);
   return object.target;
 }
@@ -252,6 +262,7 @@ abi::CUresult SetHeap(const Place& place, size_t value, abi::CUresult (*set)(abi
   uint64_t ahead = 0;
   if (result == abi::CUDA_SUCCESS) {
     if (Settle(place.card, &more, Slack(place.card), &ahead)) {
+      if (ahead > more) ahead = more;
       if (more != 0) GrowContext(place.card, place.context, more, ahead);
       return result;
     }
@@ -337,6 +348,28 @@ abi::CUresult ResetPrimary(abi::CUdevice ordinal, const Call& call) {
 
 }  // namespace
 
+bool SettleContextSlow(uint32_t card) {
+  const uint32_t context = __atomic_exchange_n(&process.unsettled[card], 0u, __ATOMIC_RELAXED);
+  if (context == 0) return true;
+  if (process.pools[card].Differs()) SettlePools(card, 0);
+  const uint64_t slack = Slack(card);
+  uint64_t more = 0, surplus = 0;
+  if (!Settle(card, &more, slack, &surplus)) {
+    __atomic_store_n(&process.unsettled[card], context, __ATOMIC_RELAXED);
+    return false;
+  }
+  if (Slack(card) != slack) surplus = 0;
+  Object object;
+  uint64_t back = more;
+  if ((more != 0 || surplus != 0) && TakeContext(card, context, &object)) {
+    back = surplus < object.bytes ? surplus : object.bytes;
+    object.bytes += more - back;
+    process.objects.Put(object);
+  }
+  if (back != 0) process.ledger.Release(card, back);
+  return true;
+}
+
 int CardOfDevice(abi::CUdevice device) {
   LearnDevices();
   if (device < 0 || device >= static_cast<int>(kDevicesMax)) return -2;
@@ -405,7 +438,7 @@ void DropContext(uint32_t card, uint32_t context) {
   while (process.objects.TakeWhere(
       [](const Object& candidate, uint64_t argument) {
         return candidate.kind != kObjectContext && candidate.context != 0 &&
-               candidate.card == argument >> 32 &&
+               (candidate.card == argument >> 32 || candidate.card == wire::kHostRow) &&
                candidate.context == static_cast<uint32_t>(argument);
       },
       both, &object)) {
@@ -529,6 +562,7 @@ TESSERA_EXPORT CUresult cuCtxSetLimit(CUlimit limit, size_t value) {
   if (real == nullptr) return MissingCuda();
   if (depth > 0 || !Attached()) return real(limit, value);
   const Place place = FindPlace();
+  if (place.error == CUDA_SUCCESS && !SettleContext(place.card)) return CUDA_ERROR_OUT_OF_MEMORY;
   auto* const get = DriverFunction<CUresult(size_t*, CUlimit)>("cuCtxGetLimit");
   size_t before = 0;
   CUresult result;

@@ -366,6 +366,20 @@ uint32_t PlaceOf(uint64_t key) {
   return idle;
 }
 
+// Time a thread stands before the gate, for the node's metrics. Around what sleeps.
+class GateWait {
+ public:
+  GateWait() = default;
+  ~GateWait() {
+    __atomic_fetch_add(&process.slot->gate_wait_nanos, MonotonicNanos() - from_, __ATOMIC_RELAXED);
+  }
+  GateWait(const GateWait&) = delete;
+  GateWait& operator=(const GateWait&) = delete;
+
+ private:
+  const uint64_t from_ = MonotonicNanos();
+};
+
 // ---- the turn ----
 
 enum class Wait { kGo, kOpen, kDead };
@@ -461,7 +475,10 @@ bool Enter(GateFrame* frame) {
         at = PlaceOf(KeyOf(frame->handle, place.context));
       }
       if (at < wire::kMarksMax) Mark(at, frame->handle);
-      if (WaitForTurn(place.card, gate) != Wait::kGo) return false;
+      {
+        const GateWait wait;
+        if (WaitForTurn(place.card, gate) != Wait::kGo) return false;
+      }
       stuck = 0;
       continue;
     }
@@ -476,6 +493,7 @@ bool Enter(GateFrame* frame) {
       stuck = 0;
       continue;
     }
+    const GateWait wait;
     FutexWait(const_cast<uint32_t*>(gate), word, kWindowLookNanos, true);
   }
 }

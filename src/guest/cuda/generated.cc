@@ -22,36 +22,6 @@ constexpr char kNameText[] =
 constexpr NameOffsets<kCudaWrappers> kNameOffsets = OffsetsOf<kCudaWrappers>(kNameText);
 constexpr const char* Name(uint32_t index) { return &kNameText[kNameOffsets.at[index]]; }
 
-// Treatments that are denied unless a wrapper is written by hand, and the few of them that take no
-// memory of the card and are handed on:
-//   page-locked memory is the host's; pools are charged by what they hold, whatever they are told;
-//   what is exported stays charged to who made it, and opening it takes nothing more;
-//   linking works in host memory; updating and graph attributes take nothing; a green or
-//   exported context cannot exist here.
-constexpr const char* kHandedOn[] = {
-    "cuMemAllocHost",
-    "cuMemAllocHost_v2",
-    "cuMemHostAlloc",
-    "cuMemHostRegister",
-    "cuMemHostRegister_v2",
-    "cuLinkComplete",
-    "cuDeviceSetMemPool",
-    "cuMemSetMemPool",
-    "cuMemPoolSetAttribute",
-    "cuMemPoolExportToShareableHandle",
-    "cuMemPoolImportFromShareableHandle",
-    "cuMemPoolExportPointer",
-    "cuMemPoolImportPointer",
-    "cuIpcGetMemHandle",
-    "cuIpcOpenMemHandle",
-    "cuIpcOpenMemHandle_v2",
-    "cuMemExportToShareableHandle",
-    "cuDeviceSetGraphMemAttribute",
-    "cuGraphExecUpdate",
-    "cuGraphExecUpdate_v2",
-    "cuGreenCtxDestroy",
-};
-
 enum class Treatment { account, free, gate, virtualise, lifecycle, deny };
 
 constexpr bool SameText(const char* a, const char* b) {
@@ -59,11 +29,10 @@ constexpr bool SameText(const char* a, const char* b) {
   return *a == *b;
 }
 
+// What becomes of a line nobody has written a wrapper for: what may take memory, or begin or end
+// something, is denied.
 enum class Rule { kGate, kHandOn, kDeny };
-constexpr Rule RuleOf(const char* symbol, Treatment treatment) {
-  for (const char* name : kHandedOn) {
-    if (SameText(name, symbol)) return Rule::kHandOn;
-  }
+constexpr Rule RuleOf(Treatment treatment) {
   switch (treatment) {
     case Treatment::gate:
       return Rule::kGate;
@@ -79,12 +48,12 @@ constexpr Rule RuleOf(const char* symbol, Treatment treatment) {
 // full, so a name that is none of ours costs a comparison or two. All begin with "cu", which is
 // therefore neither hashed nor compared.
 constexpr uint32_t kPrefix = 2;
-constexpr uint32_t kNameSlots = 1024;
-static_assert(kCudaWrappers * 2 <= kNameSlots);
+constexpr uint32_t kNameSlots = 2 * kCudaWrappers + 1;
 constexpr uint32_t NameSlot(const char* rest) {
   uint32_t hash = 5381;
   for (; *rest != '\0'; ++rest) hash = hash * 33 + static_cast<unsigned char>(*rest);
-  return (hash ^ hash >> 15) % kNameSlots;
+  // The top bits of a product with a constant are as good as a remainder, and no division.
+  return static_cast<uint32_t>(uint64_t{hash * 0x9e3779b9u} * kNameSlots >> 32);
 }
 struct NameTable {
   uint16_t at[kNameSlots];
@@ -183,7 +152,7 @@ namespace tessera::abi {
 #define TESSERA_WEAK(symbol, treatment, ret, parameters, arguments)               \
   extern "C" __attribute__((visibility("default"), weak)) ret symbol parameters { \
     using namespace ::tessera::guest;                                             \
-    constexpr Rule kRule = RuleOf(#symbol, Treatment::treatment);                 \
+    constexpr Rule kRule = RuleOf(Treatment::treatment);                          \
     if constexpr (kRule == Rule::kDeny) {                                         \
       if (depth > 0) {                                                            \
         auto* const real = TESSERA_REAL(symbol);                                  \
@@ -258,42 +227,70 @@ bool FindCudaWrapper(const char* name, Wrapper* found) {
   return false;
 }
 
-// Which line of the manifest the driver answers cuGetProcAddress with: the highest version not
-// above the asked one, in the form of the asked stream; a base without that form has one form for
-// both. Only lines the loaded driver has.
-int ChooseCuda(const char* name, int version, bool per_thread) {
-  struct Line {
-    uint16_t base;  // index of the first line of the same base
-    uint16_t version;
-    uint8_t per_thread;
-  };
-  static constexpr Line kLines[kCudaWrappers] = {
-#define none 0
-#define ptds 1
-#define ptsz 1
+namespace {
+
+// The lines of the manifest, two bytes each. All forms of one base stand together, and one of them
+// carries the base's own name.
+constexpr uint16_t kVersionMask = 0x7ff;  // in tens
+constexpr uint16_t kPerThread = 0x800;
+constexpr uint16_t kBegins = 0x1000;  // the first form of its base
+constexpr uint16_t kNamed = 0x2000;   // the one with the base's own name
+struct LineTable {
+  uint16_t at[kCudaWrappers];
+};
+constexpr LineTable MakeLines() {
+  struct {
+    uint32_t base;
+    int version;
+    bool per_thread;
+  } const lines[] = {
+#define none false
+#define ptds true
+#define ptsz true
 #define TESSERA_ENTRY(symbol, base, version, flag, treatment, ret, parameters, arguments) \
-  {kIndex_##base, version / 10, flag},
+  {kIndex_##base, version, flag},
 #include "guest/cuda/wrapped.inc"
 #undef TESSERA_ENTRY
 #undef none
 #undef ptds
 #undef ptsz
   };
-  // The first form of every base carries the base's own name, and all forms stand together.
+  LineTable table = {};
+  for (uint32_t i = 0; i < kCudaWrappers; ++i) {
+    uint32_t word = static_cast<uint32_t>(lines[i].version / 10) & kVersionMask;
+    if (lines[i].per_thread) word |= kPerThread;
+    if (i == 0 || lines[i - 1].base != lines[i].base) word |= kBegins;
+    if (lines[i].base == i) word |= kNamed;
+    table.at[i] = static_cast<uint16_t>(word);
+  }
+  return table;
+}
+constexpr LineTable kLines = MakeLines();
+
+#define TESSERA_ENTRY(symbol, base, version, flag, treatment, ret, parameters, arguments) \
+  static_assert(version / 10 <= kVersionMask && version % 10 == 0);
+#include "guest/cuda/wrapped.inc"
+#undef TESSERA_ENTRY
+
+}  // namespace
+
+// Which line of the manifest the driver answers cuGetProcAddress with: the highest version not
+// above the asked one, in the form of the asked stream; a base without that form has one form for
+// both. Only lines the loaded driver has.
+int ChooseCuda(const char* name, int version, bool per_thread) {
   Wrapper first = {};
-  if (!FindCudaWrapper(name, &first) || kLines[first.index].base != first.index) return -1;
+  if (!FindCudaWrapper(name, &first) || (kLines.at[first.index] & kNamed) == 0) return -1;
   uint32_t begin = first.index;
-  while (begin > 0 && kLines[begin - 1].base == first.index) --begin;
+  while ((kLines.at[begin] & kBegins) == 0) --begin;
   int best = -1;
-  for (uint32_t i = begin; i < kCudaWrappers && kLines[i].base == first.index; ++i) {
-    const Line& line = kLines[i];
-    if (line.version * 10 > version) continue;
-    if (line.per_thread != 0 && !per_thread) continue;
-    if (best >= 0) {
-      const Line& chosen = kLines[best];
-      if (chosen.per_thread > line.per_thread) continue;
-      if (chosen.per_thread == line.per_thread && chosen.version > line.version) continue;
-    }
+  for (uint32_t i = begin; i < kCudaWrappers && (i == begin || (kLines.at[i] & kBegins) == 0);
+       ++i) {
+    const uint16_t line = kLines.at[i];
+    if ((line & kVersionMask) * 10 > version) continue;
+    if ((line & kPerThread) != 0 && !per_thread) continue;
+    // The per-thread form goes before the version.
+    constexpr uint16_t kRank = kPerThread | kVersionMask;
+    if (best >= 0 && (kLines.at[best] & kRank) > (line & kRank)) continue;
     void* real = __atomic_load_n(&tessera_cuda_real[i], __ATOMIC_RELAXED);
     if (real == nullptr && ResolveCuda(i) == nullptr) continue;
     best = static_cast<int>(i);

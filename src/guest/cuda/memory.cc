@@ -207,17 +207,20 @@ TESSERA_EXPORT CUresult cuMemCreate(CUmemGenericAllocationHandle* handle, size_t
   if (real == nullptr) return MissingCuda();
   if (depth > 0) return real(handle, size, prop, flags);
   if (!EnsureAttached()) return kRefused;
-  if (handle == nullptr || prop == nullptr || size == 0 ||
-      prop->location.type != CU_MEM_LOCATION_TYPE_DEVICE) {
+  if (handle == nullptr || prop == nullptr || size == 0) {
     DepthGuard guard;
     return real(handle, size, prop, flags);
   }
-  const int card = CardOfDevice(prop->location.id);
+  // Physical memory elsewhere than on a card is page-locked memory of the machine.
+  const bool here = prop->location.type == CU_MEM_LOCATION_TYPE_DEVICE;
+  const int card = here ? CardOfDevice(prop->location.id) : static_cast<int>(wire::kHostRow);
   if (card < 0) return kRefused;
   if (size >= kAllocationBytesMax) return CUDA_ERROR_OUT_OF_MEMORY;
   const uint64_t charged = RoundUp(size, Granule());
   const auto on = static_cast<uint32_t>(card);
-  if (!ReserveOn(on, charged)) return CUDA_ERROR_OUT_OF_MEMORY;
+  if (!(here ? ReserveOn(on, charged) : process.ledger.Reserve(on, charged))) {
+    return CUDA_ERROR_OUT_OF_MEMORY;
+  }
   CUresult result;
   {
     DepthGuard guard;

@@ -132,6 +132,10 @@ struct Making {
     return making;
   }
   if (handle == nullptr || !PlaceCode(&making.place)) return making;
+  if (!SettleContext(making.place.card)) {
+    making.error = abi::CUDA_ERROR_OUT_OF_MEMORY;
+    return making;
+  }
   making.charged = RoundUp(estimate, Granule());
   if (making.charged != 0 && !ReserveOn(making.place.card, making.charged)) {
     making.error = abi::CUDA_ERROR_OUT_OF_MEMORY;
@@ -493,6 +497,95 @@ TESSERA_EXPORT CUresult cuGraphInstantiateWithFlags(CUgraphExec* phGraphExec, CU
   }
 TESSERA_INSTANTIATE_WITH_PARAMS(cuGraphInstantiateWithParams)
 TESSERA_INSTANTIATE_WITH_PARAMS(cuGraphInstantiateWithParams_ptsz)
+
+// Page-locked memory of the machine, counted in the host row.
+namespace {
+
+uint64_t HostPages(uint64_t first, uint64_t bytes) {
+  constexpr uint64_t kPage = wire::kHostGranuleBytes;
+  return RoundUp(first + bytes, kPage) - first / kPage * kPage;
+}
+
+// `pointer` has the memory's address after `make`, and before it when it is the program's own.
+template <typename Make>
+CUresult Pin(void** pointer, uint64_t first, uint64_t bytes, uint32_t undo, const Make& make) {
+  if (depth > 0) return make();
+  if (!EnsureAttached()) return kRefused;
+  // Nothing to charge: the driver words the error itself.
+  if (pointer == nullptr || bytes == 0 || first + bytes < first) {
+    DepthGuard guard;
+    return make();
+  }
+  const Place place = FindPlace();
+  if (place.error != CUDA_SUCCESS) return place.error;
+  const uint64_t charged = HostPages(first, bytes);
+  if (bytes >= kAllocationBytesMax || !process.ledger.Reserve(wire::kHostRow, charged)) {
+    return CUDA_ERROR_OUT_OF_MEMORY;
+  }
+  DepthGuard guard;
+  CUresult result = make();
+  if (result == CUDA_SUCCESS) {
+    Object object = {};
+    object.key = reinterpret_cast<uint64_t>(*pointer);
+    object.kind = kObjectHost;
+    object.card = wire::kHostRow;
+    object.bytes = charged;
+    object.context = place.context;
+    Object stale;
+    if (process.objects.Take(kObjectHost, object.key, &stale)) {
+      process.ledger.Release(wire::kHostRow, stale.bytes);
+    }
+    if (process.objects.Put(object)) return result;
+    auto* const real = RealCuda<CUresult(void*)>(undo);
+    if (real != nullptr) real(*pointer);
+    result = CUDA_ERROR_OUT_OF_MEMORY;
+  }
+  process.ledger.Release(wire::kHostRow, charged);
+  return result;
+}
+
+CUresult Unpin(void* pointer, uint32_t index) {
+  auto* const real = RealCuda<CUresult(void*)>(index);
+  if (real == nullptr) return MissingCuda();
+  if (depth > 0 || !Attached()) return real(pointer);
+  Object object;
+  // Out of the table before the driver frees it: its address may be given to another thread at
+  // once.
+  const bool known =
+      process.objects.Take(kObjectHost, reinterpret_cast<uint64_t>(pointer), &object);
+  DepthGuard guard;
+  const CUresult result = real(pointer);
+  if (!known) return result;
+  if (result == CUDA_SUCCESS) {
+    process.ledger.Release(wire::kHostRow, object.bytes);
+  } else {
+    process.objects.Put(object);
+  }
+  return result;
+}
+
+}  // namespace
+
+#define TESSERA_PIN(symbol, parameters, pointer, first, bytes, undo, arguments)       \
+  TESSERA_EXPORT CUresult symbol parameters {                                         \
+    auto* const real = TESSERA_REAL(symbol);                                          \
+    if (real == nullptr) return MissingCuda();                                        \
+    return Pin(pointer, first, bytes, kIndex_##undo, [&] { return real arguments; }); \
+  }
+TESSERA_PIN(cuMemAllocHost, (void** pp, unsigned int bytesize), pp, 0, bytesize, cuMemFreeHost,
+            (pp, bytesize))
+TESSERA_PIN(cuMemAllocHost_v2, (void** pp, size_t bytesize), pp, 0, bytesize, cuMemFreeHost,
+            (pp, bytesize))
+TESSERA_PIN(cuMemHostAlloc, (void** pp, size_t bytesize, unsigned int Flags), pp, 0, bytesize,
+            cuMemFreeHost, (pp, bytesize, Flags))
+TESSERA_PIN(cuMemHostRegister, (void* p, size_t bytesize, unsigned int Flags), &p,
+            reinterpret_cast<uint64_t>(p), bytesize, cuMemHostUnregister, (p, bytesize, Flags))
+TESSERA_PIN(cuMemHostRegister_v2, (void* p, size_t bytesize, unsigned int Flags), &p,
+            reinterpret_cast<uint64_t>(p), bytesize, cuMemHostUnregister, (p, bytesize, Flags))
+TESSERA_EXPORT CUresult cuMemFreeHost(void* p) { return Unpin(p, kIndex_cuMemFreeHost); }
+TESSERA_EXPORT CUresult cuMemHostUnregister(void* p) {
+  return Unpin(p, kIndex_cuMemHostUnregister);
+}
 
 #define TESSERA_OBJECT_END(symbol, kind, type) \
   TESSERA_EXPORT CUresult symbol(type handle) { return Unmake(kind, kIndex_##symbol, handle); }

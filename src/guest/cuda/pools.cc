@@ -296,6 +296,9 @@ void SettleAllPools() {
 
 bool ReserveTrimmed(uint32_t card, uint64_t bytes, const StreamForm* stream) {
   PoolHold& hold = process.pools[card];
+  if (Unsettled(card) && SettleContextSlow(card) && process.ledger.Reserve(card, bytes)) {
+    return true;
+  }
   if (hold.Charged() == 0) return false;
   // What the driver has given back behind us is all it takes, mostly.
   if (SettlePools(card, 0) && process.ledger.Reserve(card, bytes)) return true;
@@ -384,6 +387,9 @@ TESSERA_EXPORT CUresult cuMemPoolCreate(CUmemoryPool* pool, const CUmemPoolProps
     if (poolProps->location.type == CU_MEM_LOCATION_TYPE_DEVICE) {
       card = CardOfDevice(poolProps->location.id);
       if (card == -1) return kRefused;
+    } else if (process.control->cards[wire::kHostRow].limit_bytes != wire::kUnlimitedBytes) {
+      // A pool of the machine's memory keeps it page-locked, and is told apart by nobody who frees.
+      return DenyCuda(kIndex_cuMemPoolCreate);
     }
   }
   CUresult result;
@@ -428,9 +434,10 @@ TESSERA_EXPORT CUresult cuMemPoolDestroy(CUmemoryPool pool) {
   // What the driver does at once for the program: nothing is kept after a free any more, and the
   // device's current pool is the default one again.
   cuuint64_t nothing = 0;
-  auto* const set = TESSERA_REAL(cuMemPoolSetAttribute);
+  auto* const set =
+      DriverFunction<CUresult(CUmemoryPool, CUmemPool_attribute, void*)>("cuMemPoolSetAttribute");
   auto* const get_current = DriverFunction<CUresult(CUmemoryPool*, CUdevice)>("cuDeviceGetMemPool");
-  auto* const set_current = TESSERA_REAL(cuDeviceSetMemPool);
+  auto* const set_current = DriverFunction<CUresult(CUdevice, CUmemoryPool)>("cuDeviceSetMemPool");
   const int device = OrdinalOfCard(static_cast<uint32_t>(card));
   {
     DepthGuard guard;

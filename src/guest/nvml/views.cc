@@ -2,6 +2,7 @@
 // nothing to set. Works in a process that never touched CUDA: nvmlInit attaches.
 #include "abi/nvml.h"
 #include "guest/core/doors.h"
+#include "guest/core/elf.h"
 #include "guest/core/names.h"
 #include "guest/core/process.h"
 #include "guest/core/text.h"
@@ -43,6 +44,7 @@ namespace {
   X(nvmlDeviceGetMPSComputeRunningProcesses_v2) \
   X(nvmlDeviceGetMPSComputeRunningProcesses_v3) \
   X(nvmlDeviceGetRunningProcessDetailList)      \
+  X(nvmlDeviceGetUtilizationRates)              \
   X(nvmlDeviceGetProcessUtilization)            \
   X(nvmlDeviceGetProcessesUtilizationInfo)
 // clang-format on
@@ -51,24 +53,18 @@ enum NvmlIndex : uint32_t {
 #define X(name) kNvml_##name,
   TESSERA_NVML_VIEWS(X)
 #undef X
-#define TESSERA_NVML_DENIED(name) kNvml_##name,
-#include "guest/nvml/denied.inc"
-#undef TESSERA_NVML_DENIED
-      kNvmlWrappers
+      kNvmlViews
 };
 
 constexpr char kNameText[] =
 #define X(name) #name "\0"
     TESSERA_NVML_VIEWS(X)
 #undef X
-#define TESSERA_NVML_DENIED(name) #name "\0"
-#include "guest/nvml/denied.inc"
-#undef TESSERA_NVML_DENIED
         "";
-constexpr NameOffsets<kNvmlWrappers> kNameOffsets = OffsetsOf<kNvmlWrappers>(kNameText);
+constexpr NameOffsets<kNvmlViews> kNameOffsets = OffsetsOf<kNvmlViews>(kNameText);
 constexpr const char* Name(uint32_t index) { return &kNameText[kNameOffsets.at[index]]; }
 
-void* nvml_real[kNvmlWrappers];
+void* nvml_real[kNvmlViews];
 
 void* Resolve(uint32_t index) {
   void* real = __atomic_load_n(&nvml_real[index], __ATOMIC_RELAXED);
@@ -214,6 +210,20 @@ nvmlReturn_t RunningProcesses(uint32_t index, nvmlDevice_t device, unsigned int*
       });
 }
 
+// How busy processes keep the card, relative to the slice: 100 is the whole of its share. More than
+// that is time others left idle, and is shown as 100.
+unsigned int Relative(unsigned int percent, int card) {
+  const uint32_t share =
+      __atomic_load_n(&process.control->cards[card].compute_permille, __ATOMIC_RELAXED);
+  const unsigned int relative = share == 0 ? percent : (percent * 1000 + share / 2) / share;
+  return relative < 100 ? relative : 100;
+}
+template <typename Sample>
+void MakeRelative(Sample* sample, int card) {
+  sample->smUtil = Relative(sample->smUtil, card);
+  sample->memUtil = Relative(sample->memUtil, card);
+}
+
 struct SliceMemory {
   uint64_t total, used;
 };
@@ -352,15 +362,49 @@ nvmlDeviceGetRunningProcessDetailList(nvmlDevice_t device, nvmlProcessDetailList
       });
 }
 
+// The slice's own use of the card. NVML_ERROR_NOT_SUPPORTED where the driver does not tell
+// processes apart: the card's figure would be the neighbours'.
+TESSERA_EXPORT nvmlReturn_t nvmlDeviceGetUtilizationRates(nvmlDevice_t device,
+                                                          nvmlUtilization_t* utilization) {
+  if (depth > 0) return Call(kNvml_nvmlDeviceGetUtilizationRates, device, utilization);
+  if (!EnsureAttached()) return NVML_ERROR_NO_PERMISSION;
+  const int card = CardOfHandle(device);
+  if (utilization == nullptr || card < 0) return NVML_ERROR_INVALID_ARGUMENT;
+  // Older samples would say that a process that stopped goes on.
+  constexpr unsigned long long kNotOlderMicros = 1'500'000;
+  const unsigned long long since = WallMicros() - kNotOlderMicros;
+  *utilization = {};
+  const nvmlReturn_t result = ReadList<nvmlProcessUtilizationSample_t>(
+      [&](unsigned int* listed, nvmlProcessUtilizationSample_t* items) {
+        return Call(kNvml_nvmlDeviceGetProcessUtilization, device, items, listed, since);
+      },
+      [&](unsigned int listed, const nvmlProcessUtilizationSample_t* items) {
+        nvmlUtilization_t sum = {};
+        for (unsigned int i = 0; i < listed; ++i) {
+          // Of several samples of a process the newest.
+          bool newest = SlotOf(items[i].pid) != nullptr;
+          for (unsigned int j = 0; j < listed && newest; ++j) {
+            newest = items[j].pid != items[i].pid || items[j].timeStamp < items[i].timeStamp ||
+                     (items[j].timeStamp == items[i].timeStamp && j >= i);
+          }
+          if (!newest) continue;
+          sum.gpu += items[i].smUtil;
+          sum.memory += items[i].memUtil;
+        }
+        *utilization = {Relative(sum.gpu, card), Relative(sum.memory, card)};
+        return NVML_SUCCESS;
+      });
+  return result == NVML_ERROR_NOT_FOUND ? NVML_SUCCESS : result;
+}
+
 TESSERA_EXPORT nvmlReturn_t nvmlDeviceGetProcessUtilization(
     nvmlDevice_t device, nvmlProcessUtilizationSample_t* utilization,
     unsigned int* processSamplesCount, unsigned long long lastSeenTimeStamp) {
   constexpr uint32_t kIndex = kNvml_nvmlDeviceGetProcessUtilization;
   if (depth > 0) return Call(kIndex, device, utilization, processSamplesCount, lastSeenTimeStamp);
   if (!EnsureAttached()) return NVML_ERROR_NO_PERMISSION;
-  if (processSamplesCount == nullptr || CardOfHandle(device) < 0) {
-    return NVML_ERROR_INVALID_ARGUMENT;
-  }
+  const int card = CardOfHandle(device);
+  if (processSamplesCount == nullptr || card < 0) return NVML_ERROR_INVALID_ARGUMENT;
   return ReadList<nvmlProcessUtilizationSample_t>(
       [&](unsigned int* listed, nvmlProcessUtilizationSample_t* items) {
         return Call(kIndex, device, items, listed, lastSeenTimeStamp);
@@ -370,7 +414,10 @@ TESSERA_EXPORT nvmlReturn_t nvmlDeviceGetProcessUtilization(
         unsigned int ours = 0;
         for (unsigned int i = 0; i < listed; ++i) {
           if (SlotOf(items[i].pid) == nullptr) continue;
-          if (ours < room) utilization[ours] = items[i];
+          if (ours < room) {
+            utilization[ours] = items[i];
+            MakeRelative(&utilization[ours], card);
+          }
           ++ours;
         }
         *processSamplesCount = ours;
@@ -384,7 +431,8 @@ TESSERA_EXPORT nvmlReturn_t nvmlDeviceGetProcessesUtilizationInfo(
   constexpr uint32_t kIndex = kNvml_nvmlDeviceGetProcessesUtilizationInfo;
   if (depth > 0) return Call(kIndex, device, procesesUtilInfo);
   if (!EnsureAttached()) return NVML_ERROR_NO_PERMISSION;
-  if (procesesUtilInfo == nullptr || CardOfHandle(device) < 0) return NVML_ERROR_INVALID_ARGUMENT;
+  const int card = CardOfHandle(device);
+  if (procesesUtilInfo == nullptr || card < 0) return NVML_ERROR_INVALID_ARGUMENT;
   return ReadList<nvmlProcessUtilizationInfo_v1_t>(
       [&](unsigned int* listed, nvmlProcessUtilizationInfo_v1_t* items) {
         nvmlProcessesUtilizationInfo_v1_t all = *procesesUtilInfo;
@@ -400,7 +448,10 @@ TESSERA_EXPORT nvmlReturn_t nvmlDeviceGetProcessesUtilizationInfo(
         unsigned int ours = 0;
         for (unsigned int i = 0; i < listed; ++i) {
           if (SlotOf(items[i].pid) == nullptr) continue;
-          if (ours < room) procesesUtilInfo->procUtilArray[ours] = items[i];
+          if (ours < room) {
+            procesesUtilInfo->procUtilArray[ours] = items[i];
+            MakeRelative(&procesesUtilInfo->procUtilArray[ours], card);
+          }
           ++ours;
         }
         procesesUtilInfo->processSamplesCount = ours;
@@ -409,31 +460,29 @@ TESSERA_EXPORT nvmlReturn_t nvmlDeviceGetProcessesUtilizationInfo(
       });
 }
 
-// Denied calls look at no argument, so one shape of function serves every signature.
+// Denied calls look at no argument, so one function under all their names serves every signature.
+extern "C" {
+[[gnu::visibility("hidden")]] nvmlReturn_t tessera_nvml_denied() {
+  return NVML_ERROR_NO_PERMISSION;
+}
+}
 #define TESSERA_NVML_DENIED(name) \
-  TESSERA_EXPORT nvmlReturn_t name() { return NVML_ERROR_NO_PERMISSION; }
+  TESSERA_EXPORT nvmlReturn_t name() __attribute__((alias("tessera_nvml_denied"), nothrow));
 #include "guest/nvml/denied.inc"
 #undef TESSERA_NVML_DENIED
 
 namespace tessera::guest {
 
+// All our functions of NVML are exports, and no other export begins so: the object's own table of
+// them is the table of wrappers.
 bool FindNvmlWrapper(const char* name, Wrapper* found) {
-  static void* const kWrappers[kNvmlWrappers] = {
-#define X(symbol) reinterpret_cast<void*>(&symbol),
-      TESSERA_NVML_VIEWS(X)
-#undef X
-#define TESSERA_NVML_DENIED(symbol) reinterpret_cast<void*>(&symbol),
-#include "guest/nvml/denied.inc"
-#undef TESSERA_NVML_DENIED
-  };
   if (!StartsWith(name, "nvml")) return false;
-  for (uint32_t i = 0; i < kNvmlWrappers; ++i) {
-    if (Equal(Name(i), name)) {
-      *found = {kWrappers[i], i, kNvmlLibrary};
-      return true;
-    }
-  }
-  return false;
+  Library self;
+  ReadSelf(&self);
+  void* const wrapper = FindSymbol(self, name);
+  if (wrapper == nullptr) return false;
+  *found = {wrapper, 0, kNvmlLibrary};
+  return true;
 }
 
 }  // namespace tessera::guest

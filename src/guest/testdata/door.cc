@@ -1,5 +1,6 @@
 // A plain CUDA program that knows nothing of Tessera and takes memory of a card in one way, named
-// by its argument, until it is refused: for doors_test.cc. "door list" prints the ways.
+// by its argument, until it is refused: for doors_test.cc. "door list" prints the ways to take a
+// card's memory, "door host" those to pin the machine's.
 //
 // Speaks by lines: after taking "STEPS CODE", after giving everything back "CODE", each once a line
 // was read; CODE is the driver's last answer.
@@ -447,7 +448,7 @@ Message AskHelper(char command, int* fd) {
   return Hear(g_helper, fd);
 }
 // Made by another process, mapped here, and let go of there.
-unsigned ImportedFromAnother() {
+unsigned ImportedFromAnother(bool kept) {
   StartHelper("physical");
   int fd = -1;
   const Message made = AskHelper('m', &fd);
@@ -459,9 +460,11 @@ unsigned ImportedFromAnother() {
   if (code == 0) Map(handle, &code);
   if (handle != 0) Cuda("cuMemRelease", handle);
   int none = -1;
-  AskHelper('r', &none);
+  if (!kept) AskHelper('r', &none);
   return code;
 }
+unsigned ImportedAndLetGo() { return ImportedFromAnother(false); }
+unsigned ImportedAndKept() { return ImportedFromAnother(true); }
 // Made and kept by another process, opened here.
 unsigned OpenedFromAnother() {
   StartHelper("ipc");
@@ -785,6 +788,68 @@ unsigned ManagedPool() {
   return Cuda("cuMemPoolCreate", &pool, &props);
 }
 
+// Page-locked memory of the machine
+// ------------------------------------------------------------------------------------------------
+
+template <typename... Flags>
+unsigned HostAlloc(const char* name, Flags... flags) {
+  void* pointer = nullptr;
+  const unsigned code = Cuda(name, &pointer, kUnit, flags...);
+  return KeepHandle(code, "cuMemFreeHost", pointer);
+}
+unsigned HostAlloc2() { return HostAlloc("cuMemHostAlloc", 0u); }
+unsigned HostPortable() { return HostAlloc("cuMemHostAlloc", 1u); }
+unsigned AllocHost() { return HostAlloc("cuMemAllocHost_v2"); }
+unsigned HostRegistered(const char* name, size_t offset) {
+  char* const memory =
+      static_cast<char*>(aligned_alloc(4096, kUnit + (offset == 0 ? 0 : size_t{4096})));
+  if (memory == nullptr) return 9997;
+  char* const from = memory + offset;
+  const unsigned code = Cuda(name, static_cast<void*>(from), kUnit, 0u);
+  if (code != 0) {
+    std::free(memory);
+    return code;
+  }
+  Later([=] {
+    Cuda("cuMemHostUnregister", static_cast<void*>(from));
+    std::free(memory);
+  });
+  return 0;
+}
+unsigned Registered() { return HostRegistered("cuMemHostRegister_v2", 0); }
+unsigned RegisteredOld() { return HostRegistered("cuMemHostRegister", 0); }
+// Its first and last page are locked as a whole.
+unsigned RegisteredAcrossPages() { return HostRegistered("cuMemHostRegister_v2", 100); }
+// What the driver refuses leaves nothing behind, and one that ends with its context neither.
+unsigned RegisteredTwice() {
+  static char* memory = static_cast<char*>(aligned_alloc(4096, kUnit));
+  static bool first = true;
+  if (first) {
+    first = false;
+    if (unsigned code = Cuda("cuMemHostRegister_v2", static_cast<void*>(memory), kUnit, 0u)) {
+      return code;
+    }
+    Later([] { Cuda("cuMemHostUnregister", static_cast<void*>(memory)); });
+    for (int i = 0; i < 40; ++i) {
+      if (Cuda("cuMemHostRegister_v2", static_cast<void*>(memory), kUnit, 0u) == 0) return 9996;
+    }
+    return 0;
+  }
+  return AllocHost();
+}
+unsigned EndedWithItsContext() {
+  for (int i = 0; i < 10; ++i) {
+    CUcontext context = nullptr;
+    if (unsigned code = Cuda("cuCtxCreate_v2", &context, 0u, 0)) return code;
+    void* pointer = nullptr;
+    const unsigned code = Cuda("cuMemAllocHost_v2", &pointer, kUnit);
+    Cuda("cuCtxDestroy_v2", context);
+    Cuda("cuCtxSetCurrent", g_context);
+    if (code != 0) return code;
+  }
+  return AllocHost();
+}
+
 struct Door {
   const char* name;
   unsigned (*take)();
@@ -827,7 +892,8 @@ constexpr Door kDoors[] = {
     {"cuMemMap/handle_released", MappedAndReleased, kOutOfMemory},
     {"cuMemRetainAllocationHandle", Retained, kOutOfMemory},
     {"cuMemImportFromShareableHandle", ExportedAndImported, kOutOfMemory},
-    {"cuMemImportFromShareableHandle/of_another_process", ImportedFromAnother, kOutOfMemory},
+    {"cuMemImportFromShareableHandle/of_another_process", ImportedAndLetGo, kOutOfMemory},
+    {"cuMemImportFromShareableHandle/kept_by_both", ImportedAndKept, kOutOfMemory},
     {"cuIpcOpenMemHandle/of_another_process", OpenedFromAnother, kOutOfMemory},
     {"cuArrayCreate", Array, kOutOfMemory},
     {"cuArrayCreate/narrow", NarrowArray, kOutOfMemory},
@@ -869,6 +935,17 @@ constexpr Door kDoors[] = {
     {"cuMemMapArrayAsync", SparseMap, kNotSupported},
     {"cuGraphicsMapResources", GraphicsMap, kNotSupported},
     {"cuGraphicsGLRegisterBuffer", GlBuffer, kNotSupported},
+};
+
+constexpr Door kHostDoors[] = {
+    {"cuMemHostAlloc", HostAlloc2, kOutOfMemory},
+    {"cuMemHostAlloc/portable", HostPortable, kOutOfMemory},
+    {"cuMemAllocHost_v2", AllocHost, kOutOfMemory},
+    {"cuMemHostRegister_v2", Registered, kOutOfMemory},
+    {"cuMemHostRegister", RegisteredOld, kOutOfMemory},
+    {"cuMemHostRegister_v2/across_pages", RegisteredAcrossPages, kOutOfMemory},
+    {"cuMemHostRegister_v2/twice", RegisteredTwice, kOutOfMemory},
+    {"cuMemAllocHost_v2/ended_with_its_context", EndedWithItsContext, kOutOfMemory},
 };
 
 unsigned Start() {
@@ -916,11 +993,17 @@ int main(int argc, char** argv) {
     for (const Door& door : kDoors) std::printf("%s %u\n", door.name, door.refusal);
     return 0;
   }
+  if (name == "host") {
+    for (const Door& door : kHostDoors) std::printf("%s %u\n", door.name, door.refusal);
+    return 0;
+  }
   g_program = argv[0][0] == '/' ? argv[0] : "/proc/self/exe";
   std::setvbuf(stdout, nullptr, _IOLBF, 0);
   OpenCuda();
   if (name == "helper" && argc > 2) return Helper(argv[2]);
-  for (const Door& door : kDoors) {
+  std::vector<Door> doors(std::begin(kDoors), std::end(kDoors));
+  doors.insert(doors.end(), std::begin(kHostDoors), std::end(kHostDoors));
+  for (const Door& door : doors) {
     if (name != door.name) continue;
     unsigned code = Start();
     int steps = 0;

@@ -71,9 +71,9 @@ int main(void) {
   }
   int (*array)(void**, const void*) = (int (*)(void**, const void*))dlsym(driver, "cuArrayCreate");
   printf("denied: %d\n", array(NULL, NULL));
-  int (*host)(void**, size_t, unsigned) =
-      (int (*)(void**, size_t, unsigned))dlsym(driver, "cuMemHostAlloc");
-  printf("handed on: %d\n", host(NULL, 0, 0));
+  int (*share)(void*, unsigned long long) =
+      (int (*)(void*, unsigned long long))dlsym(driver, "cuIpcGetMemHandle");
+  printf("handed on: %d\n", share(NULL, 0));
   int (*init)(unsigned) = (int (*)(unsigned))dlsym(driver, "cuInit");
   printf("init: %d\n", init(0));
 

@@ -63,10 +63,9 @@ int cuMemPrefetchAsync_v2_ptsz(unsigned long long p, size_t n, unsigned long lon
   (void)s;
   return 5008;
 }
-int cuMemHostAlloc(void** p, size_t n, unsigned f) {
-  (void)p;
-  (void)n;
-  (void)f;
+int cuIpcGetMemHandle(void* handle, unsigned long long pointer) {
+  (void)handle;
+  (void)pointer;
   return 5009;
 }
 int cuArrayCreate(void** a, const void* d) {

@@ -168,6 +168,19 @@ int main(int argc, char** argv) {
       if (code == 0) code = Nvml("nvmlDeviceGetComputeRunningProcesses_v3", device, &count, list);
       a = count;
       b = list[0].usedGpuMemory;
+    } else if (command == "nvmlbusy") {
+      // a: the card's figure, b: the sum over the listed processes.
+      nvmlDevice_t device = nullptr;
+      nvmlUtilization_t rates = {};
+      nvmlProcessUtilizationSample_t list[16] = {};
+      unsigned count = 16;
+      code = Nvml("nvmlDeviceGetHandleByIndex_v2", static_cast<unsigned>(n), &device);
+      if (code == 0) code = Nvml("nvmlDeviceGetUtilizationRates", device, &rates);
+      if (code == 0) {
+        const unsigned listed = Nvml("nvmlDeviceGetProcessUtilization", device, list, &count, 0ull);
+        for (unsigned i = 0; listed == 0 && i < count && i < 16; ++i) b += list[i].smUtil;
+      }
+      a = rates.gpu;
     } else if (command == "nvmlset") {
       nvmlDevice_t device = nullptr;
       code = Nvml("nvmlDeviceGetHandleByIndex_v2", 0u, &device);
