@@ -166,6 +166,7 @@ class ShareRig {
   struct Served {
     double at = 0;
     double busy = 0;
+    double switching = 0;  // from one process to another: the card's own cost
     std::vector<double> by_tenant;
   };
   Served Look() const {
@@ -173,6 +174,7 @@ class ShareRig {
     Served served;
     served.at = static_cast<double>(account.at_ns);
     served.busy = static_cast<double>(account.busy_ns);
+    served.switching = static_cast<double>(account.switching_ns);
     for (const Tenant& tenant : tenants_) {
       double nanos = 0;
       for (const auto& use : account.uses) {
