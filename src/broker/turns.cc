@@ -478,8 +478,12 @@ class Turns::CardTurns {
         *look_again = now + kLookNanosClose;
         return false;
       }
-      if (std::all_of(cards.begin(), cards.end(),
-                      [&](CardTurns* card) { return card->queue_.MayBeCalled(next->id, now); })) {
+      if (std::all_of(cards.begin(), cards.end(), [&](CardTurns* card) {
+            // Who has a card to himself is charged when he is looked at.
+            if (card->parked_) card->Unpark(now);
+            card->Ring();
+            return card->queue_.MayBeCalled(next->id, now);
+          })) {
         turns_->called_ = tenants_.at(next->id).gang;
         turns_->called_nanos_ = next->turn_nanos;
         return true;

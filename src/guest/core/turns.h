@@ -45,6 +45,7 @@ struct Batch {
 
 struct TurnStream {
   uint64_t key;        // 0: free
+  uint32_t card;       // of the slice
   uint32_t submitted;  // in the unit of wire::StreamMarks
   uint32_t harvested;  // of them, known to have completed
   uint32_t first;      // of `marks`, the oldest outstanding one
@@ -52,6 +53,12 @@ struct TurnStream {
   uint32_t marking;    // a thread is at it
   Batch open;          // what is not marked yet
   Batch marks[kMarksInFlight];
+};
+
+// Marks on one card that have not completed.
+struct InFlight {
+  uint32_t nanos;  // the sum of estimates
+  uint32_t count;
 };
 
 struct LaneKind {
@@ -80,9 +87,8 @@ struct Turns {
   Lock lock;  // guards all below but `passed`, and the lanes
   uint32_t state;
   uint32_t failures;
-  uint64_t address;                  // the marks as the card sees them
-  uint32_t outstanding;              // estimates of all marks that have not completed
-  uint32_t count;                    // of those marks
+  uint64_t address;  // the marks as the card sees them
+  InFlight marks[wire::kCardsMax];
   uint64_t looked;                   // when that was last looked at
   uint32_t passed[wire::kCardsMax];  // a gate word behind which nobody answered
   TurnStream streams[wire::kMarksMax];

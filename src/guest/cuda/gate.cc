@@ -85,14 +85,14 @@ static_assert(kCalls[kIndex_cuLaunchKernel].stream == 8 &&
               kCalls[kIndex_cuMemsetD8Async].bytes == 2 &&
               kCalls[kIndex_cuMemcpyHtoD_v2].stream == kNoParameter);
 
-uint64_t Word(const GateFrame& frame, uint32_t position) {
+inline uint64_t Word(const GateFrame& frame, uint32_t position) {
   return position < 6 ? frame.words[position] : frame.more[position - 6];
 }
 
 // The handles that name the two default streams whatever the form of the call.
 constexpr uint64_t kLegacyStream = 1, kPerThreadStream = 2;
 
-uint64_t HandleOf(const GateFrame& frame, const Call& call) {
+[[gnu::always_inline]] inline uint64_t HandleOf(const GateFrame& frame, const Call& call) {
   uint64_t handle = 0;
   if (call.stream != kNoParameter) handle = Word(frame, call.stream);
   if (call.shape == kKernelConfig && frame.words[0] != 0) {
@@ -216,14 +216,13 @@ COLD void DropMarks() {
     stream->count = 0;
     wire::Store(&MarksOf(i)->completed, stream->submitted);
   }
-  turns->outstanding = 0;
-  turns->count = 0;
+  for (InFlight& marks : turns->marks) marks = {};
 }
 
 // Takes note of the marks that have completed. Lock held.
 COLD void Harvest(uint64_t now) {
   Turns* const turns = &process.turns;
-  for (uint32_t i = 0; i < wire::kMarksMax && turns->count != 0; ++i) {
+  for (uint32_t i = 0; i < wire::kMarksMax; ++i) {
     TurnStream* const stream = &turns->streams[i];
     if (stream->count == 0) continue;
     const uint32_t done = wire::Load(&MarksOf(i)->completed) - stream->harvested;
@@ -246,9 +245,9 @@ COLD void Harvest(uint64_t now) {
     stream->harvested = end;
     stream->first = (first + count) % kMarksInFlight;
     stream->count -= count;
-    turns->count -= count;
-    turns->outstanding -=
-        expected < turns->outstanding ? static_cast<uint32_t>(expected) : turns->outstanding;
+    InFlight* const marks = &turns->marks[stream->card];
+    marks->count -= count;
+    marks->nanos -= expected < marks->nanos ? static_cast<uint32_t>(expected) : marks->nanos;
     // What stands behind it cannot have begun before the last look, which did not see this done.
     if (stream->count != 0) {
       Batch* const next = &stream->marks[stream->first];
@@ -349,8 +348,8 @@ COLD void Mark(uint32_t at, uint64_t handle) {
     number = stream->submitted + (stream->open.nanos < 1000 ? 1 : stream->open.nanos / 1000);
     stream->open.end = number;
     stream->marks[(stream->first + stream->count++) % kMarksInFlight] = stream->open;
-    turns->outstanding += stream->open.nanos;
-    ++turns->count;
+    turns->marks[stream->card].nanos += stream->open.nanos;
+    ++turns->marks[stream->card].count;
     stream->open = {};
     stream->submitted = number;
     address =
@@ -391,6 +390,7 @@ COLD uint32_t PlaceOf(uint64_t key, uint32_t card) {
   }
   if (idle != wire::kMarksMax) {
     turns->streams[idle].key = key;
+    turns->streams[idle].card = card;
     turns->streams[idle].open = {};
     wire::Store(&MarksOf(idle)->card, card);
     SayUnmarked(idle);
@@ -428,14 +428,15 @@ COLD Lane* LaneOfThread() {
   return found;
 }
 
-wire::GateLane* Shown(const Lane* lane) { return &process.slot->lanes[lane - process.turns.lanes]; }
+// What the node sees of this thread's lane.
+inline wire::GateLane* Shown() { return &process.slot->lanes[lane_number]; }
 
 // A read-modify-write: the look at the gate that follows comes after it for everybody.
-void SayInside(const Lane* lane) {
-  (void)__atomic_exchange_n(&Shown(lane)->state, lane->spent << 1 | wire::kLaneInside,
+inline void SayInside(const Lane* lane) {
+  (void)__atomic_exchange_n(&Shown()->state, lane->spent << 1 | wire::kLaneInside,
                             __ATOMIC_SEQ_CST);
 }
-void SayOutside(const Lane* lane) { wire::Store(&Shown(lane)->state, lane->spent << 1); }
+inline void SayOutside(const Lane* lane) { wire::Store(&Shown()->state, lane->spent << 1); }
 
 // What the lane added up goes into the books. Lock held.
 COLD void Settle(Lane* lane) {
@@ -490,7 +491,7 @@ COLD void GoInside(const Lane* lane, uint32_t card) {
     __atomic_add_fetch(&process.slot->inside, 1, __ATOMIC_SEQ_CST);
     return;
   }
-  wire::Store(&Shown(lane)->card, card);
+  wire::Store(&Shown()->card, card);
   SayInside(lane);
 }
 COLD void GoOutside(const Lane* lane) {
@@ -535,20 +536,18 @@ COLD bool Enter(GateFrame* frame) {
       frame->cost = CostAt(tag);
       frame->nanos = turns->costs[frame->cost].nanos;
       if (lane != nullptr && !call.waits) lane->kinds[Home(kind)] = {kind, frame->index + 1, tag};
-      if (turns->count != 0 &&
-          (turns->outstanding + frame->nanos > window || turns->count >= kMarksInFlight)) {
+      const InFlight& marks = turns->marks[place.card];
+      if (marks.count != 0 &&
+          (marks.nanos + frame->nanos > window || marks.count >= kMarksInFlight)) {
         Harvest(MonotonicNanos());
       }
       // Work longer than the window has one behind it all the same, so that the card need not
       // wait for us in between; not where a higher class wants short hand-overs.
       const uint32_t units = window >= kWindowTwoNanos ? 2 : 1;
-      const bool marks =
-          frame->stream < wire::kMarksMax && turns->streams[frame->stream].count < kMarksInFlight;
       frame->most = kCostNanosMax;
-      if (turns->count >= units) {
-        frame->most = turns->outstanding < window ? window - turns->outstanding : 0;
-      }
-      room = turns->count == 0 || (marks && frame->nanos <= frame->most);
+      if (marks.count >= units) frame->most = marks.nanos < window ? window - marks.nanos : 0;
+      room = marks.count == 0 || (frame->stream < wire::kMarksMax && frame->nanos <= frame->most &&
+                                  turns->streams[frame->stream].count < kMarksInFlight);
     }
     if (room) return true;
     GoOutside(lane);
