@@ -60,6 +60,11 @@
 //
 //   several cards: a slice whose cards are shared has its turns on all of them together. Marks and
 //   lanes carry their card.
+//
+//   without a node: a slice that limits itself has a granted turn that never ends, and `paid`, the
+//   monotonic time for which its compute share is used up. A process that measured n nanoseconds of
+//   work on the card raises it, from no earlier than kPaidNanosBehind ago, by n / share, and
+//   submits nothing while it lies ahead of now.
 #pragma once
 
 #include <stddef.h>
@@ -87,6 +92,8 @@ inline constexpr uint64_t kFrozenSleepNanosMax =
 inline constexpr uint32_t kGateShut = 1;
 inline constexpr uint32_t kGateGranted = 2;
 inline constexpr uint32_t kGateStep = 4;
+inline constexpr uint64_t kPaidNanosBehind = 10'000'000;
+inline constexpr uint64_t kPaidNanosAheadMax = 60'000'000'000;
 inline constexpr uint64_t kTurnSleepNanosMax = 200'000'000;  // a waiter announces itself this often
 
 // Slice states in ControlPage::state.
@@ -134,7 +141,8 @@ struct UsageCard {
   uint32_t
       arrivals;  // counts announcements of work that waits for a turn; a futex the node sleeps on
   uint32_t reserved0;
-  uint64_t reserved[4];
+  uint64_t paid;  // without a node
+  uint64_t reserved[3];
 };
 static_assert(sizeof(UsageCard) == 64, "UsageCard is a cache line");
 

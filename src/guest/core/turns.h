@@ -89,8 +89,9 @@ struct Turns {
   uint32_t failures;
   uint64_t address;  // the marks as the card sees them
   InFlight marks[wire::kCardsMax];
-  uint64_t looked;                   // when that was last looked at
-  uint32_t passed[wire::kCardsMax];  // a gate word behind which nobody answered
+  uint64_t looked;                    // when that was last looked at
+  uint64_t paid_at[wire::kCardsMax];  // without a node: up to when work was paid for
+  uint32_t passed[wire::kCardsMax];   // a gate word behind which nobody answered
   TurnStream streams[wire::kMarksMax];
   Cost costs[kCostsMax];
   Lane lanes[wire::kLanesMax];

@@ -219,6 +219,30 @@ COLD void DropMarks() {
   for (InFlight& marks : turns->marks) marks = {};
 }
 
+// Without a node: so much work of this process has ended. What several streams did at once is paid
+// for once. Lock held.
+COLD void Pay(uint32_t card, uint64_t nanos, uint64_t now) {
+  uint64_t* const before = &process.turns.paid_at[card];
+  if (nanos > now - *before) nanos = now - *before;
+  *before = now;
+  const uint64_t price = nanos * 1000 / (process.control->cards[card].compute_permille | 1u);
+  uint64_t* const paid = &process.ledger.pages().usage->cards[card].paid;
+  uint64_t old = wire::Load(paid);
+  uint64_t next = 0;
+  do {
+    next = (old > now - wire::kPaidNanosBehind ? old : now - wire::kPaidNanosBehind) + price;
+    if (next > now + wire::kPaidNanosAheadMax) next = now + wire::kPaidNanosAheadMax;
+  } while (
+      !__atomic_compare_exchange_n(paid, &old, next, false, __ATOMIC_ACQ_REL, __ATOMIC_ACQUIRE));
+}
+
+// Without a node: for how long the share of the card is used up.
+COLD uint64_t PaidAhead(uint32_t card, uint64_t now) {
+  if (process.standalone == 0) return 0;
+  const uint64_t paid = wire::Load(&process.ledger.pages().usage->cards[card].paid);
+  return paid > now && paid - now <= wire::kPaidNanosAheadMax ? paid - now : 0;
+}
+
 // Takes note of the marks that have completed. Lock held.
 COLD void Harvest(uint64_t now) {
   Turns* const turns = &process.turns;
@@ -241,7 +265,13 @@ COLD void Harvest(uint64_t now) {
     const uint64_t took = now - stream->marks[first].started;
     // It ended between the last look and this one: that is how exact the time is.
     const uint64_t blind = now - turns->looked;
-    Learn(stream->marks, first, count, expected, took, blind < 200'000 || blind < took / 8);
+    const bool exact = blind < 200'000 || blind < took / 8;
+    if (process.standalone != 0) {
+      // Between the first submission and the end a program may have done other things.
+      const uint64_t most = exact ? 2 * expected : expected;
+      Pay(stream->card, took < most ? took : most, now);
+    }
+    Learn(stream->marks, first, count, expected, took, exact);
     stream->harvested = end;
     stream->first = (first + count) % kMarksInFlight;
     stream->count -= count;
@@ -336,6 +366,10 @@ COLD void Mark(uint32_t at, uint64_t handle) {
     // No mark can be made here, so the work is waited for: it stays little, and its end is known.
     auto* const wait = DriverFunction<abi::CUresult(abi::CUstream)>("cuStreamSynchronize");
     if (wait != nullptr) wait(reinterpret_cast<abi::CUstream>(handle));
+    if (process.standalone != 0) {
+      LockHolder holder(&turns->lock);
+      Pay(stream->card, stream->open.nanos, MonotonicNanos());
+    }
     return forget();
   }
   uint32_t number = 0;
@@ -527,6 +561,7 @@ COLD bool Enter(GateFrame* frame) {
     GoInside(lane, place.card);
     const uint32_t word = __atomic_load_n(gate, __ATOMIC_SEQ_CST);
     bool room = false;
+    uint64_t ahead = 0;  // without a node: to be waited for
     if ((word & wire::kGateGranted) != 0) {
       LockHolder holder(&turns->lock);
       if (lane != nullptr) Settle(lane);
@@ -537,8 +572,8 @@ COLD bool Enter(GateFrame* frame) {
       frame->nanos = turns->costs[frame->cost].nanos;
       if (lane != nullptr && !call.waits) lane->kinds[Home(kind)] = {kind, frame->index + 1, tag};
       const InFlight& marks = turns->marks[place.card];
-      if (marks.count != 0 &&
-          (marks.nanos + frame->nanos > window || marks.count >= kMarksInFlight)) {
+      if (marks.count != 0 && (marks.nanos + frame->nanos > window ||
+                               marks.count >= kMarksInFlight || process.standalone != 0)) {
         Harvest(MonotonicNanos());
       }
       // Work longer than the window has one behind it all the same, so that the card need not
@@ -548,6 +583,12 @@ COLD bool Enter(GateFrame* frame) {
       if (marks.count >= units) frame->most = marks.nanos < window ? window - marks.nanos : 0;
       room = marks.count == 0 || (frame->stream < wire::kMarksMax && frame->nanos <= frame->most &&
                                   turns->streams[frame->stream].count < kMarksInFlight);
+      if (room && process.standalone != 0) {
+        ahead = PaidAhead(place.card, MonotonicNanos());
+        room = ahead == 0;
+        // Its end is looked for as below, and then there is nothing to look for.
+        if (marks.count != 0 && ahead > kWindowLookNanos) ahead = kWindowLookNanos;
+      }
     }
     if (room) return true;
     GoOutside(lane);
@@ -575,7 +616,7 @@ COLD bool Enter(GateFrame* frame) {
     // The window is full. Nobody wakes us when the card gets on, so look now and then; when the
     // turn ends meanwhile, the wait ends at once.
     const uint64_t now = MonotonicNanos();
-    if (stuck == 0) stuck = now;
+    if (stuck == 0 || ahead != 0) stuck = now;
     if (now - stuck > Ledger::kFrozenTotalNanosMax) {
       // A mark that never comes must not stop the program for good.
       LockHolder holder(&turns->lock);
@@ -583,7 +624,7 @@ COLD bool Enter(GateFrame* frame) {
       stuck = 0;
       continue;
     }
-    FutexWait(const_cast<uint32_t*>(gate), word, kWindowLookNanos, true);
+    FutexWait(const_cast<uint32_t*>(gate), word, ahead != 0 ? ahead : kWindowLookNanos, true);
   }
 }
 
