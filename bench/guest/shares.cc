@@ -107,8 +107,11 @@ void Run(ShareRig* rig, const Mix& mix, Worst* worst) {
   const double error_10s = error(whole);
   const double busy =
       (looks.back().busy - looks.front().busy) / (looks.back().at - looks.front().at);
-  std::fprintf(stderr, "%-28s 1s %5.2f points, 10s %5.2f, busy %.3f, jain %.4f, shares", mix.name,
-               error_1s, error_10s, busy, jain);
+  const double switching =
+      (looks.back().switching - looks.front().switching) / (looks.back().at - looks.front().at);
+  std::fprintf(stderr,
+               "%-28s 1s %5.2f points, 10s %5.2f, busy %.3f, switching %.3f, jain %.4f, shares",
+               mix.name, error_1s, error_10s, busy, switching, jain);
   for (const double share : whole) std::fprintf(stderr, " %.3f", share);
   const auto counters = rig->broker().turns();
   std::fprintf(stderr, " (turns %llu unclaimed %llu overdue %llu wakes %llu)\n",

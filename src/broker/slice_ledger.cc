@@ -241,9 +241,10 @@ void SliceLedger::Recount() {
     for (wire::StreamMarks& stream : slot.marks) {
       wire::Store(&stream.submitted, 0);
       wire::Store(&stream.completed, 0);
+      wire::Store(&stream.unmarked_nanos, 0);
     }
+    for (wire::GateLane& lane : slot.lanes) wire::Store(&lane.state, 0);
     wire::Store(&slot.inside, 0);
-    wire::Store(&slot.unmarked_nanos, 0);
     wire::Store(&slot.launches, 0);
     wire::Store(&slot.gate_wait_nanos, 0);
     wire::Store(&slot.start_time, 0);

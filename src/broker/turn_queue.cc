@@ -108,11 +108,38 @@ std::int64_t TurnQueue::TurnNanos(const Tenant& tenant, std::int64_t now) {
   return nanos;
 }
 
-std::optional<TurnQueue::Pick> TurnQueue::Next(std::int64_t now, std::int64_t* look_again) {
+void TurnQueue::SetLed(const std::string& id, bool led) {
+  if (const auto at = tenants_.find(id); at != tenants_.end()) at->second.led = led;
+}
+
+bool TurnQueue::MayBeCalled(const std::string& id, std::int64_t now) {
+  const auto at = tenants_.find(id);
+  if (at == tenants_.end() || !MayGo(&at->second, now)) return false;
+  const Tenant& mine = at->second;
+  return std::none_of(tenants_.begin(), tenants_.end(), [&](auto& entry) {
+    Tenant& other = entry.second;
+    if (&other == &mine || other.led || !MayGo(&other, now)) return false;
+    if (other.terms.priority_class != mine.terms.priority_class) {
+      return other.terms.priority_class > mine.terms.priority_class;
+    }
+    return other.virtual_time + OneTurn(mine) < mine.virtual_time;
+  });
+}
+
+void TurnQueue::CatchUp(const std::string& id) {
+  if (const auto at = tenants_.find(id); at != tenants_.end()) {
+    Tenant& tenant = at->second;
+    tenant.virtual_time = std::max(tenant.virtual_time, virtual_now_ - OneTurn(tenant));
+  }
+}
+
+std::optional<TurnQueue::Pick> TurnQueue::Next(std::int64_t now, std::int64_t* look_again,
+                                               const std::string& without) {
   *look_again = kNever;
   const std::string* best_id = nullptr;
   Tenant* best = nullptr;
   for (auto& [id, tenant] : tenants_) {
+    if (tenant.led || id == without) continue;
     if (!MayGo(&tenant, now)) {
       if (!tenant.backlogged) continue;
       const auto cap = static_cast<std::int64_t>(tenant.terms.cap_permille);
@@ -132,8 +159,9 @@ std::optional<TurnQueue::Pick> TurnQueue::Next(std::int64_t now, std::int64_t* l
 }
 
 bool TurnQueue::Contended(const std::string& id, std::int64_t now) {
-  return std::any_of(tenants_.begin(), tenants_.end(),
-                     [&](auto& entry) { return entry.first != id && MayGo(&entry.second, now); });
+  return std::any_of(tenants_.begin(), tenants_.end(), [&](auto& entry) {
+    return entry.first != id && !entry.second.led && MayGo(&entry.second, now);
+  });
 }
 
 bool TurnQueue::Outranked(const std::string& id, std::int64_t now) {
@@ -141,7 +169,8 @@ bool TurnQueue::Outranked(const std::string& id, std::int64_t now) {
   if (at == tenants_.end()) return true;
   const std::uint32_t mine = at->second.terms.priority_class;
   return std::any_of(tenants_.begin(), tenants_.end(), [&](auto& entry) {
-    return entry.second.terms.priority_class > mine && MayGo(&entry.second, now);
+    return entry.second.terms.priority_class > mine && !entry.second.led &&
+           MayGo(&entry.second, now);
   });
 }
 

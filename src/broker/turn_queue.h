@@ -11,6 +11,10 @@
 //            time. Below nothing is debt; a tenant goes on when it can pay for kCapTurnNanosMin.
 //            So in any span a tenant is served at most cap * (span + kCapPeriodNanos) and what its
 //            last indivisible work overran, and a busy one gets its cap exactly in the long run.
+//   led      A tenant of several cards has its turns on all of them together, called from one of
+//            them. On the others it is not picked; those say whether it may be called, which is
+//            when it is no further ahead than one turn. Waiting for the other cards earns it no
+//            more than that either.
 //   class    While a higher class has work that its caps allow, no lower one is picked.
 #pragma once
 
@@ -27,7 +31,7 @@ inline constexpr std::int64_t kCapTurnNanosMin = 10'000'000;
 // A turn is kRoundNanos divided by who contends, within these: a round of all stays short.
 inline constexpr std::int64_t kTurnNanosMin = 2'000'000;
 inline constexpr std::int64_t kTurnNanosMax = 10'000'000;
-inline constexpr std::int64_t kRoundNanos = 20'000'000;
+inline constexpr std::int64_t kRoundNanos = 32'000'000;
 inline constexpr std::int64_t kAbsenceNanos = 100'000'000;
 // No single charge counts for more (a card that hung for hours must not stop a tenant for weeks).
 inline constexpr std::int64_t kChargeNanosMax = 10'000'000'000;
@@ -62,12 +66,21 @@ class TurnQueue {
   // The next turn, changing nothing but the caps' accounts; nullopt when nobody may go.
   // `look_again` is then when a cap allows somebody to go, or kNever.
   static constexpr std::int64_t kNever = std::numeric_limits<std::int64_t>::max();
-  std::optional<Pick> Next(std::int64_t now, std::int64_t* look_again);
+  // `without`: one that cannot be picked now.
+  std::optional<Pick> Next(std::int64_t now, std::int64_t* look_again,
+                           const std::string& without = {});
 
   // Whether somebody else could go now: of any class, or of a class above this tenant's.
   bool Contended(const std::string& id, std::int64_t now);
   bool Outranked(const std::string& id, std::int64_t now);
   bool Backlogged(const std::string& id) const;
+
+  // Its turns are called from another card (not: picked here).
+  void SetLed(const std::string& id, bool led);
+  // Whether a turn of a led tenant is fair to the others here.
+  bool MayBeCalled(const std::string& id, std::int64_t now);
+  // It was next and could not be, or it begins after others had the card in its stead.
+  void CatchUp(const std::string& id);
   // Whether several classes are registered: then windows and turns are kept small.
   bool HasClasses() const;
 
@@ -76,6 +89,7 @@ class TurnQueue {
     TurnTerms terms;
     bool backlogged = false;
     bool held = false;  // by its cap, when it was last looked at
+    bool led = false;
     std::int64_t virtual_time = 0;
     std::int64_t left_at = std::numeric_limits<std::int64_t>::min() / 2;
     std::int64_t account = 0;  // nanoseconds * 1000: what the cap allows at once
@@ -86,6 +100,9 @@ class TurnQueue {
   void Fill(Tenant* tenant, std::int64_t now);
   // Backlogged and allowed by its cap. Whoever comes out of its cap's hold starts anew.
   bool MayGo(Tenant* tenant, std::int64_t now);
+  static std::int64_t OneTurn(const Tenant& tenant) {
+    return kTurnNanosMax * kWeightScale / tenant.terms.weight;
+  }
   std::int64_t TurnNanos(const Tenant& tenant, std::int64_t now);
 
   std::map<std::string, Tenant> tenants_;

@@ -14,6 +14,7 @@
 #include <thread>
 
 #include "base/log.h"
+#include "broker/turn_meter.h"
 #include "broker/turn_queue.h"
 #include "os/clock.h"
 
@@ -21,12 +22,11 @@ namespace tessera::broker {
 namespace {
 
 constexpr std::int64_t kLookNanos = 200'000;  // a holder others wait for, or whose cap is counted
-constexpr std::int64_t kLookNanosClose =
-    50'000;  // before the first work of a turn, and after the last
 constexpr std::int64_t kLookNanosOverdue = 10'000'000;
 constexpr std::int64_t kLookNanosMax = 1'000'000'000;
 // Unmarked work is little by the protocol; what a process says beyond this is not believed.
 constexpr std::int64_t kUnmarkedNanosMax = 2'000'000;
+constexpr std::int64_t kOutstandingMicrosMax = 1'000'000;
 // On a kernel without futex_waitv (before 5.16) waiting tenants are looked for this often.
 constexpr std::int64_t kPollNanos = 2'000'000;
 
@@ -52,52 +52,61 @@ TurnTerms TermsOf(const CardLimits& card) {
   return {card.compute_permille, card.compute_permille, card.priority};
 }
 
-// What the processes of a slice say of their work. Any of it may be a lie; it is only compared.
-struct Progress {
-  std::uint64_t activity = 0;  // differs when something was submitted
-  bool pending = false;        // inside the driver, or marks outstanding
-  std::int64_t unmarked = 0;
-};
-
-Progress LookAt(const wire::UsagePage& usage) {
+// What the processes of a slice say of their work on one of its cards.
+Progress LookAt(const wire::UsagePage& usage, std::uint32_t card) {
   Progress progress;
   for (const wire::ProcessSlot& slot : usage.slots) {
     if (wire::Load(&slot.pid) == 0) continue;
-    const std::uint32_t inside = wire::Load(&slot.inside);
-    const std::uint32_t unmarked = wire::Load(&slot.unmarked_nanos);
-    std::uint64_t marks = 0;
+    // Lanes before marks: a thread counts its mark in `submitted` before it says it is outside.
+    std::uint64_t inside = wire::Load(&slot.inside);
+    std::int64_t unmarked = 0;
+    for (const wire::GateLane& lane : slot.lanes) {
+      const std::uint32_t state = wire::Load(&lane.state);
+      if (state == 0 || wire::Load(&lane.card) != card) continue;
+      inside += state & wire::kLaneInside;
+      unmarked += state >> 1;
+    }
     for (const wire::StreamMarks& stream : slot.marks) {
+      if (wire::Load(&stream.card) != card) continue;
       const std::uint32_t completed = wire::Load(&stream.completed);
       const std::uint32_t submitted = wire::Load(&stream.submitted);
-      marks += submitted;
-      progress.pending |= submitted != completed;
+      unmarked += wire::Load(&stream.unmarked_nanos);
+      progress.completed += completed;
+      progress.activity += submitted * std::uint64_t{8191};
+      if (submitted == completed) continue;
+      progress.pending = true;
+      progress.outstanding +=
+          std::min<std::int64_t>(submitted - completed, kOutstandingMicrosMax) * 1000;
     }
-    progress.pending |= inside != 0;
-    progress.unmarked = std::max<std::int64_t>(progress.unmarked, unmarked);
-    progress.activity +=
-        wire::Load(&slot.launches) * 1'000'003 + marks * 8'191 + unmarked * 131 + inside;
+    progress.inside |= inside != 0;
+    progress.unmarked = std::max(progress.unmarked, unmarked);
+    progress.activity += wire::Load(&slot.launches) * 1'000'003 +
+                         static_cast<std::uint64_t>(unmarked) * 131 + inside;
   }
+  progress.pending |= progress.inside;
   progress.unmarked = std::min(progress.unmarked, kUnmarkedNanosMax);
   return progress;
 }
 
 }  // namespace
 
+// One card. Everything but the thread's own loop is called with the lock held.
 class Turns::CardTurns {
  public:
-  CardTurns() = default;
+  explicit CardTurns(Turns* turns) : turns_(turns) {}
   ~CardTurns() {
-    {
-      const std::lock_guard lock(mutex_);
-      stopping_ = true;
-      Ring();
-    }
-    if (thread_.joinable()) thread_.join();
     for (auto& [id, tenant] : tenants_) Open(&tenant);
+  }
+  void Stop() {
+    stopping_ = true;
+    Ring();
+  }
+  // Without the lock.
+  void Join() {
+    if (thread_.joinable()) thread_.join();
   }
 
   void Add(const std::string& id, SlicePages* pages, std::uint32_t card, const TurnTerms& terms) {
-    const std::lock_guard lock(mutex_);
     if (tenants_.size() >= kCardSlicesMax) return;
     Tenant tenant;
     tenant.pages = pages;
@@ -109,9 +118,22 @@ class Turns::CardTurns {
     queue_.Set(id, terms, Now());
     Changed();
   }
+  // The slice has other cards too.
+  void Join(const std::string& id, const Gang* gang) {
+    if (const auto at = tenants_.find(id); at != tenants_.end()) at->second.gang = gang;
+    Changed();
+  }
+  bool Has(const std::string& id) const { return tenants_.contains(id); }
+  // It is about to be removed from all of them.
+  void Part(const std::string& id) {
+    const auto at = tenants_.find(id);
+    if (at == tenants_.end() || at->second.gang == nullptr) return;
+    Abandon(*at->second.gang);
+    at->second.gang = nullptr;
+    queue_.SetLed(id, false);
+  }
 
   void Change(const std::string& id, const TurnTerms& terms) {
-    const std::lock_guard lock(mutex_);
     const auto at = tenants_.find(id);
     if (at == tenants_.end()) return;
     at->second.terms = terms;
@@ -120,31 +142,29 @@ class Turns::CardTurns {
   }
 
   void Remove(const std::string& id) {
-    const std::lock_guard lock(mutex_);
     const auto at = tenants_.find(id);
     if (at == tenants_.end()) return;
     Open(&at->second);
     tenants_.erase(at);
     queue_.Remove(id);
     if (holder_ == id) Forget();
+    if (tail_ == id) tail_.clear();
     Changed();
   }
 
-  TurnCounters counters() const {
-    const std::lock_guard lock(mutex_);
-    return counters_;
-  }
+  const TurnCounters& counters() const { return counters_; }
 
   TurnService Service(const std::string& id) const {
-    const std::lock_guard lock(mutex_);
     TurnService service;
     service.now = Now();
     const auto at = tenants_.find(id);
     if (at == tenants_.end()) return service;
     service.served_nanos = at->second.served;
     if (holder_ == id) {
-      service.served_nanos +=
-          static_cast<std::uint64_t>(served_ + (parked_ ? service.now - looked_ : 0));
+      const CardTurns* const looks = led_ ? LeaderOf(*at->second.gang) : this;
+      service.served_nanos += static_cast<std::uint64_t>(
+          looks->meter_.served() +
+          (looks->parked_ ? service.now - looks->meter_.looked() : std::int64_t{0}));
     }
     service.gated_since = at->second.gated ? at->second.gated_since : 0;
     return service;
@@ -155,15 +175,18 @@ class Turns::CardTurns {
     SlicePages* pages = nullptr;
     std::uint32_t card = 0;
     TurnTerms terms;
+    const Gang* gang = nullptr;
     bool gated = false;
     std::int64_t gated_since = 0;
     std::uint64_t served = 0;
     std::uint32_t turn = 0;
     std::uint32_t heard = 0;
+    std::uint32_t arrivals = 0;     // heard when its turn began
     std::int64_t overdue_from = 0;  // not 0: its last turn has not ended yet
 
     wire::ControlCard& control() const { return pages->control().cards[card]; }
     wire::UsageCard& usage() const { return pages->usage().cards[card]; }
+    Progress Look() const { return LookAt(pages->usage(), card); }
   };
 
   static std::int64_t Now() { return os::RealClock().MonotonicNanos(); }
@@ -171,7 +194,7 @@ class Turns::CardTurns {
   // ---- gates ----
 
   void Write(Tenant* tenant, std::uint32_t word) {
-    __atomic_store_n(&tenant->control().gate, word, __ATOMIC_SEQ_CST);
+    __atomic_exchange_n(&tenant->control().gate, word, __ATOMIC_SEQ_CST);
     WakeAll(&tenant->control().gate);
   }
   void Open(Tenant* tenant) {
@@ -221,17 +244,25 @@ class Turns::CardTurns {
     return true;
   }
 
-  // Lock held.
   void Changed() {
-    const bool needed = Needed() && HaveThread();
-    if (!needed) Forget();
+    for (auto& [id, tenant] : tenants_) {
+      if (tenant.gang != nullptr) Abandon(*tenant.gang);
+    }
+    gated_ = Needed() && HaveThread();
+    if (!gated_) Forget();
     const std::uint32_t window = queue_.HasClasses() ? kWindowNanosClasses : kWindowNanosAlike;
     for (auto& [id, tenant] : tenants_) {
       wire::Store(&tenant.control().window_nanos, window);
-      if (!needed) {
+      if (!gated_) {
         Open(&tenant);
       } else if (!tenant.gated) {
         Shut(&tenant);
+      }
+    }
+    for (auto& [id, tenant] : tenants_) {
+      if (tenant.gang == nullptr) continue;
+      for (CardTurns* card : tenant.gang->cards) {
+        card->queue_.SetLed(id, IsGang(*tenant.gang) && LeaderOf(*tenant.gang) != card);
       }
     }
     Ring();
@@ -239,12 +270,87 @@ class Turns::CardTurns {
 
   void Forget() {
     holder_.clear();
-    parked_ = false;
+    led_ = parked_ = reserved_ = false;
   }
 
   void Ring() {
     __atomic_fetch_add(&bell_, 1u, __ATOMIC_SEQ_CST);
     WakeAll(&bell_);
+  }
+
+  // ---- gangs ----
+
+  // Only cards that are shared have turns.
+  static bool IsGang(const Gang& gang) {
+    return std::count_if(gang.cards.begin(), gang.cards.end(),
+                         [](const CardTurns* card) { return card->gated_; }) > 1;
+  }
+  static CardTurns* LeaderOf(const Gang& gang) {
+    const auto at = std::find_if(gang.cards.begin(), gang.cards.end(),
+                                 [](const CardTurns* card) { return card->gated_; });
+    return at == gang.cards.end() ? nullptr : *at;
+  }
+  // The cards a turn of this tenant is on, in their order.
+  std::vector<CardTurns*> CardsOf(const std::string& id) {
+    const Tenant& tenant = tenants_.at(id);
+    if (tenant.gang == nullptr || !IsGang(*tenant.gang)) return {this};
+    std::vector<CardTurns*> cards;
+    for (CardTurns* card : tenant.gang->cards) {
+      if (card->gated_) cards.push_back(card);
+    }
+    return cards;
+  }
+  bool Called() const {
+    return turns_->called_ != nullptr && gated_ &&
+           std::find(turns_->called_->cards.begin(), turns_->called_->cards.end(), this) !=
+               turns_->called_->cards.end();
+  }
+
+  // Ends a gang's call or turn, where the cards it stands on change.
+  void Abandon(const Gang& gang) {
+    if (turns_->called_ == &gang) {
+      turns_->called_ = nullptr;
+      for (CardTurns* card : gang.cards) card->reserved_ = false;
+    }
+    for (CardTurns* card : gang.cards) {
+      if (card->holder_ == gang.id && !card->led_) card->Close(Now());
+      card->Ring();
+    }
+  }
+
+  // Makes this card free for the gang that is called, as soon as it can be. Returns whether it is.
+  bool Reserve(std::int64_t now) {
+    if (reserved_) return true;
+    if (!holder_.empty()) {
+      CardTurns* const ends = led_ ? LeaderOf(*tenants_.at(holder_).gang) : this;
+      if (ends->parked_) ends->Unpark(now);
+      if (!ends->HandsOver()) ends->Close(now);
+    }
+    reserved_ = holder_.empty() && MayFollow(turns_->called_->id, now);
+    return reserved_;
+  }
+
+  // Reserves what is free; the last one grants. Returns whether the turn has begun.
+  bool Assemble(std::int64_t now) {
+    const Gang& gang = *turns_->called_;
+    const std::vector<CardTurns*> cards = CardsOf(gang.id);
+    bool all = true;
+    for (CardTurns* card : cards) {
+      const bool before = card->reserved_;
+      all &= card->Reserve(now);
+      if (card != this && !before) card->Ring();
+    }
+    if (!all) return false;
+    const std::int64_t nanos = turns_->called_nanos_;
+    turns_->called_ = nullptr;
+    for (CardTurns* card : cards) {
+      card->reserved_ = false;
+      card->queue_.CatchUp(gang.id);
+      card->Begin(gang.id, nanos, now);
+      card->led_ = card != cards.front();
+      card->Ring();
+    }
+    return true;
   }
 
   // ---- the thread ----
@@ -287,7 +393,12 @@ class Turns::CardTurns {
       if (arrivals == tenant.heard) continue;
       tenant.heard = arrivals;
       wire::Store(&tenant.control().heard, arrivals);
-      queue_.Arrive(id, now);
+      for (CardTurns* card : CardsOf(id)) {
+        card->queue_.Arrive(id, now);
+        if (card != this) card->Ring();
+      }
+      // Whether anybody waits here is the business of the card that looks at the turn.
+      if (led_) LeaderOf(*tenants_.at(holder_).gang)->Ring();
     }
   }
 
@@ -298,28 +409,72 @@ class Turns::CardTurns {
       if (tenant.overdue_from == 0) continue;
       queue_.Charge(id, now - tenant.overdue_from, now);
       tenant.served += static_cast<std::uint64_t>(now - tenant.overdue_from);
-      tenant.overdue_from = LookAt(tenant.pages->usage()).pending ? now : 0;
+      tenant.overdue_from = tenant.Look().pending ? now : 0;
       any |= tenant.overdue_from != 0;
     }
     return any;
   }
 
+  // One look at what is left of the turn before; returns how much of the time since the last one
+  // that took.
+  std::int64_t LookAtTail(std::int64_t now) {
+    if (tail_.empty()) return 0;
+    Tenant& tenant = tenants_.at(tail_);
+    const std::int64_t expected = tail_meter_.ExpectedEnd();
+    std::int64_t took = tail_meter_.Look(tenant.Look(), now);
+    const bool late = now - closed_ > kDrainNanosMax;
+    if (!holder_.empty() && meter_.claimed() && now > expected + kHandOverNanos) {
+      // By now the card does the work of both.
+      tail_meter_.Return(took - took / 2);
+      took /= 2;
+    }
+    if (tail_meter_.busy() && !late) return took;
+    const std::int64_t served = tail_meter_.Take();
+    queue_.Charge(tail_, served, now);
+    tenant.served += static_cast<std::uint64_t>(served);
+    if (tail_meter_.busy()) {
+      ++counters_.overdue;
+      tenant.overdue_from = now;
+    }
+    tail_.clear();
+    return took;
+  }
+
+  // Whether this tenant's work may come behind what is left of the turn before.
+  bool MayFollow(const std::string& id, std::int64_t now) {
+    if (tail_.empty()) return true;
+    if (tail_ == id) return false;
+    // Its own work is short and must not wait for a wake-up; what stands before it is a window.
+    if (tenants_.at(id).terms.priority_class > tenants_.at(tail_).terms.priority_class) return true;
+    return !tail_meter_.inside() && tail_meter_.ExpectedEnd() - now <= kHandOverNanos;
+  }
+
   void Run() {
-    std::unique_lock lock(mutex_);
+    std::unique_lock lock(turns_->mutex_);
     std::int64_t overdue_look = kLookNanosOverdue;
     while (!stopping_) {
       const std::int64_t now = Now();
-      if (!Needed()) {
+      if (!gated_) {
         Sleep(&lock, TurnQueue::kNever, false);
         continue;
       }
       if (parked_) Unpark(now);
       Hear(now);
       const bool overdue = ChargeOverdue(now);
+      const std::int64_t others = LookAtTail(now);
+      const std::int64_t close = tail_.empty() ? TurnQueue::kNever : now + kLookNanosClose;
+      if (Called() && !reserved_ && (holder_.empty() || holder_ != turns_->called_->id)) {
+        if (!holder_.empty() && !led_) (void)meter_.Look(ProgressOf(holder_), now, others);
+        if (!Assemble(now)) Sleep(&lock, reserved_ ? close : now + kLookNanosClose, true);
+        continue;
+      }
+      if (reserved_ || led_) {
+        Sleep(&lock, close, true);
+        continue;
+      }
       if (holder_.empty()) {
         std::int64_t look_again = TurnQueue::kNever;
-        if (const auto next = queue_.Next(now, &look_again)) {
-          Begin(next->id, next->turn_nanos, now);
+        if (Pick(now, &look_again)) {
           overdue_look = kLookNanosOverdue;
           continue;
         }
@@ -327,149 +482,210 @@ class Turns::CardTurns {
           look_again = std::min(look_again, now + overdue_look);
           overdue_look = std::min(2 * overdue_look, kLookNanosMax);
         }
-        Sleep(&lock, look_again, true);
+        Sleep(&lock, std::min(look_again, close), true);
         continue;
       }
-      const std::int64_t until = Turn(now);
-      if (!holder_.empty()) Sleep(&lock, until, !draining_);
+      const std::int64_t until = Turn(now, others);
+      if (!holder_.empty()) Sleep(&lock, std::min(until, close), true);
     }
+  }
+
+  // Begins the next turn or calls for it. False: not now.
+  bool Pick(std::int64_t now, std::int64_t* look_again) {
+    auto next = queue_.Next(now, look_again);
+    if (!next) return false;
+    const std::vector<CardTurns*> cards = CardsOf(next->id);
+    if (cards.size() > 1) {
+      if (turns_->called_ != nullptr) {
+        *look_again = now + kLookNanosClose;
+        return false;
+      }
+      if (std::all_of(cards.begin(), cards.end(), [&](CardTurns* card) {
+            // Who has a card to himself is charged when he is looked at.
+            if (card->parked_) card->Unpark(now);
+            card->Ring();
+            return card->queue_.MayBeCalled(next->id, now);
+          })) {
+        turns_->called_ = tenants_.at(next->id).gang;
+        turns_->called_nanos_ = next->turn_nanos;
+        return true;
+      }
+      // Others have to be served on its other cards first; here, that is nobody's loss but its own.
+      queue_.CatchUp(next->id);
+      next = queue_.Next(now, look_again, next->id);
+      *look_again = now + kLookNanos;
+      if (!next) return false;
+    }
+    if (!MayFollow(next->id, now)) return false;
+    Begin(next->id, next->turn_nanos, now);
+    return true;
   }
 
   void Begin(const std::string& id, std::int64_t nanos, std::int64_t now) {
     Tenant& tenant = tenants_.at(id);
     holder_ = id;
-    draining_ = false;
     parked_ = false;
-    claimed_ = false;
-    begun_ = looked_ = now;
+    meter_.Begin(ProgressOf(id), now);
     end_ = now + nanos;
-    active_ = now;
-    was_busy_ = false;
-    idle_from_ = 0;
-    served_ = 0;
-    arrivals_ = tenant.heard;
-    activity_ = LookAt(tenant.pages->usage()).activity;
+    tenant.arrivals = tenant.heard;
     ++counters_.turns;
     Grant(&tenant);
+  }
+
+  // Of all cards of its turns.
+  Progress ProgressOf(const std::string& id) {
+    Progress all;
+    for (CardTurns* card : CardsOf(id)) {
+      const Progress one = card->tenants_.at(id).Look();
+      all.activity += one.activity;
+      all.completed += one.completed;
+      all.inside |= one.inside;
+      all.pending |= one.pending;
+      all.unmarked = std::max(all.unmarked, one.unmarked);
+      all.outstanding = std::max(all.outstanding, one.outstanding);
+    }
+    return all;
+  }
+
+  // Whether, on any card of the holder, there is work of the turn before.
+  bool HandsOver() {
+    const std::vector<CardTurns*> cards = CardsOf(holder_);
+    return std::any_of(cards.begin(), cards.end(),
+                       [](const CardTurns* card) { return !card->tail_.empty(); });
   }
 
   // The holder had the card to itself and was not looked at; from now on its time counts again.
   void Unpark(std::int64_t now) {
     parked_ = false;
-    queue_.ServeAlone(holder_, now - looked_, now);
-    tenants_.at(holder_).served += static_cast<std::uint64_t>(now - looked_);
-    claimed_ = true;
-    was_busy_ = false;
-    looked_ = end_ = now;
-    idle_from_ = now - kIdleNanosAlone;
+    for (CardTurns* card : CardsOf(holder_)) {
+      card->queue_.ServeAlone(holder_, now - meter_.looked(), now);
+      card->tenants_.at(holder_).served += static_cast<std::uint64_t>(now - meter_.looked());
+    }
+    meter_.Resume(ProgressOf(holder_), now);
+    end_ = now;
   }
 
   // One look at who has the turn; returns when to look again, unless the turn is over.
-  std::int64_t Turn(std::int64_t now) {
-    Tenant& tenant = tenants_.at(holder_);
-    const Progress progress = LookAt(tenant.pages->usage());
-    const bool moved = progress.activity != activity_;
-    activity_ = progress.activity;
-    if (moved) active_ = now;
-    const bool busy = progress.pending || moved || (claimed_ && now - active_ < progress.unmarked);
-    // Time counts from the first look that finds work: what the waking took is nobody's.
-    // Work that ended between two looks ended, for all we know, in the middle.
-    const std::int64_t passed = now - looked_;
-    if (claimed_ && busy) served_ += passed;
-    if (claimed_ && !busy && was_busy_)
-      served_ += std::max(passed / 2, std::min(passed, kLookNanosClose));
-    if (busy) {
-      claimed_ = true;
-      idle_from_ = 0;
-    } else if (idle_from_ == 0) {
-      idle_from_ = now;
-    }
-    was_busy_ = busy;
-    looked_ = now;
+  std::int64_t Turn(std::int64_t now, std::int64_t others) {
+    const std::vector<CardTurns*> cards = CardsOf(holder_);
+    const auto on_any = [&](auto holds) { return std::any_of(cards.begin(), cards.end(), holds); };
+    (void)meter_.Look(ProgressOf(holder_), now, others);
 
-    if (draining_) {
-      const bool late = now - closed_ > kDrainNanosMax;
-      if (busy && !late) return now + kLookNanosClose;
-      Charge(now);
-      if (busy) {
-        ++counters_.overdue;
-        tenant.overdue_from = now;
-      }
-      Forget();
-      return now;
-    }
-
-    const bool contended = queue_.Contended(holder_, now);
-    const bool counted = tenant.terms.Capped();
+    const bool contended =
+        on_any([&](CardTurns* card) { return card->queue_.Contended(holder_, now); });
+    const bool counted = tenants_.at(holder_).terms.Capped();
     if (!contended && !counted) {
+      if (HandsOver()) return now + kLookNanosClose;
       parked_ = true;
+      const std::int64_t served = meter_.Take();
+      for (CardTurns* card : cards) {
+        card->tenants_.at(holder_).served += static_cast<std::uint64_t>(served);
+      }
       // Somebody may be held by a cap, and comes back without an arrival.
       std::int64_t look_again = TurnQueue::kNever;
-      (void)queue_.Next(now, &look_again);
+      for (CardTurns* card : cards) {
+        std::int64_t again = TurnQueue::kNever;
+        (void)card->queue_.Next(now, &again);
+        look_again = std::min(look_again, again);
+      }
       return look_again;
     }
     const std::int64_t idle = contended ? kIdleNanosContended : kIdleNanosAlone;
-    bool close = queue_.Outranked(holder_, now);
-    if (!claimed_) {
-      if (now - begun_ > kClaimNanosMax) {
+    bool close = on_any([&](CardTurns* card) { return card->queue_.Outranked(holder_, now); });
+    if (!meter_.claimed()) {
+      if (now - meter_.begun() > kClaimNanosMax) {
         ++counters_.unclaimed;
         close = true;
       }
-    } else if (!busy && now - idle_from_ >= idle) {
+    } else if (!meter_.busy() && now - meter_.idle_from() >= idle) {
       close = true;
     } else if (now >= end_ && !close) {
       // Goes on without a break when it would be its turn again.
       Charge(now);
       std::int64_t ignored = 0;
       const auto next = queue_.Next(now, &ignored);
-      if (next && next->id == holder_) {
+      const bool fair = cards.size() == 1 || !on_any([&](CardTurns* card) {
+                          return !card->queue_.MayBeCalled(holder_, now);
+                        });
+      if (next && next->id == holder_ && fair) {
         end_ = now + next->turn_nanos;
       } else {
         close = true;
       }
     }
+    // One turn is handed over at a time.
+    if (close && HandsOver()) return now + kLookNanosClose;
     if (close) {
-      Shut(&tenant);
-      draining_ = true;
-      closed_ = now;
-      // Whoever still waits has said so since the turn began, or will say so when it meets the
-      // shut gate.
-      if (tenant.heard == arrivals_) queue_.Leave(holder_, now);
+      Close(now);
       return now;
     }
-    if (!claimed_) return now + kLookNanosClose;
+    if (!meter_.claimed()) return now + kLookNanosClose;
     return std::min(std::max(end_, now + kLookNanosClose), now + kLookNanos);
   }
 
-  void Charge(std::int64_t now) {
-    queue_.Charge(holder_, served_, now);
-    tenants_.at(holder_).served += static_cast<std::uint64_t>(served_);
-    served_ = 0;
+  // The holder's turn is over, on all its cards; its work in hand is not.
+  void Close(std::int64_t now) {
+    Charge(now);
+    const std::string id = holder_;
+    const std::vector<CardTurns*> cards = CardsOf(id);
+    // Whoever still waits has said so since the turn began, or will say so when it meets the shut
+    // gate.
+    bool waits = false;
+    for (CardTurns* card : cards) {
+      Tenant& tenant = card->tenants_.at(id);
+      waits |= tenant.heard != tenant.arrivals;
+      card->Shut(&tenant);
+      card->tail_ = id;
+      card->tail_meter_ = meter_;
+      if (cards.size() > 1) card->tail_meter_.Resume(tenant.Look(), now);
+      card->closed_ = now;
+      card->Forget();
+      if (card != this) card->Ring();
+    }
+    for (CardTurns* card : cards) {
+      if (!waits) card->queue_.Leave(id, now);
+    }
   }
 
-  mutable std::mutex mutex_;
+  void Charge(std::int64_t now) {
+    const std::int64_t served = meter_.Take();
+    for (CardTurns* card : CardsOf(holder_)) {
+      card->queue_.Charge(holder_, served, now);
+      card->tenants_.at(holder_).served += static_cast<std::uint64_t>(served);
+    }
+  }
+
+  Turns* const turns_;
   std::thread thread_;
   bool stopping_ = false;
+  bool gated_ = false;
   std::uint32_t bell_ = 0;
   std::map<std::string, Tenant> tenants_;
   TurnQueue queue_;
   TurnCounters counters_;
 
-  // The turn that is on, of the thread.
+  // The turn that is on.
   std::string holder_;  // "": nobody's
-  bool draining_ = false;
+  bool led_ = false;    // by another card, which looks at it and ends it
   bool parked_ = false;
-  bool claimed_ = false;
-  bool was_busy_ = false;
-  std::int64_t begun_ = 0, end_ = 0, closed_ = 0;
-  std::int64_t looked_ = 0, active_ = 0, idle_from_ = 0;
-  std::int64_t served_ = 0;
-  std::uint32_t arrivals_ = 0;
-  std::uint64_t activity_ = 0;
+  TurnMeter meter_;
+  std::int64_t end_ = 0;
+  bool reserved_ = false;  // for the gang that is called
+
+  // The turn before, while its work is still on the card.
+  std::string tail_;  // "": none
+  TurnMeter tail_meter_;
+  std::int64_t closed_ = 0;  // when it ended
 };
 
 Turns::Turns() = default;
-Turns::~Turns() = default;
+Turns::~Turns() {
+  {
+    const std::lock_guard lock(mutex_);
+    for (auto& [uuid, card] : cards_) card->Stop();
+  }
+  for (auto& [uuid, card] : cards_) card->Join();
+}
 
 void Turns::Add(const std::string& id, SlicePages* pages, const std::vector<CardLimits>& cards) {
   const std::lock_guard lock(mutex_);
@@ -484,9 +700,17 @@ void Turns::Add(const std::string& id, SlicePages* pages, const std::vector<Card
   for (std::uint32_t i = 0; i < cards.size(); ++i) {
     uuids.push_back(cards[i].uuid);
     auto& card = cards_[cards[i].uuid];
-    if (card == nullptr) card = std::make_unique<CardTurns>();
+    if (card == nullptr) card = std::make_unique<CardTurns>(this);
     card->Add(id, pages, i, TermsOf(cards[i]));
   }
+  if (cards.size() < 2) return;
+  auto gang = std::make_unique<Gang>();
+  gang->id = id;
+  for (auto& [uuid, card] : cards_) {
+    if (card->Has(id)) gang->cards.push_back(card.get());
+  }
+  for (CardTurns* card : gang->cards) card->Join(id, gang.get());
+  gangs_.insert_or_assign(id, std::move(gang));
 }
 
 void Turns::SetLimits(const std::string& id, const std::vector<CardLimits>& cards) {
@@ -502,7 +726,9 @@ void Turns::Remove(const std::string& id) {
   const std::lock_guard lock(mutex_);
   const auto at = uuids_.find(id);
   if (at == uuids_.end()) return;
+  for (const std::string& uuid : at->second) cards_.at(uuid)->Part(id);
   for (const std::string& uuid : at->second) cards_.at(uuid)->Remove(id);
+  gangs_.erase(id);
   uuids_.erase(at);
 }
 
@@ -522,7 +748,7 @@ TurnCounters Turns::counters() const {
   const std::lock_guard lock(mutex_);
   TurnCounters all;
   for (const auto& [uuid, card] : cards_) {
-    const TurnCounters one = card->counters();
+    const TurnCounters& one = card->counters();
     all.turns += one.turns;
     all.unclaimed += one.unclaimed;
     all.overdue += one.overdue;

@@ -14,7 +14,8 @@ namespace {
 class ShareTest : public testing::Test {
  protected:
   static void SetUpTestSuite() {
-    rig_ = new ShareRig({TESSERA_GUEST_LIBRARY, TESSERA_SIMGPU_FOLDER, TESSERA_SHARE_TENANT});
+    rig_ = new ShareRig({TESSERA_GUEST_LIBRARY, TESSERA_SIMGPU_FOLDER, TESSERA_SHARE_TENANT},
+                        "A100-80,A100-80");
   }
   static void TearDownTestSuite() {
     delete rig_;
@@ -63,6 +64,55 @@ TEST_F(ShareTest, ACapHoldsALoneTenantAndChangesLive) {
   const double more = Measure(2, false)[0];
   EXPECT_LE(more, 0.60 + 0.02);
   EXPECT_GT(more, 0.35) << "the new cap is in force";
+}
+
+TEST_F(ShareTest, AWeightChangesLive) {
+  const auto one = rig_->Start(ShareRig::Terms(500, 500), "kernels", 300);
+  rig_->Start(ShareRig::Terms(500, 500), "graphs", 400);
+  EXPECT_NEAR(Measure(2)[0], 0.5, kTolerance);
+  rig_->SetTerms(one, ShareRig::Terms(500, 125));
+  EXPECT_NEAR(Measure(2)[0], 0.2, kTolerance);
+}
+
+// A kernel that nobody can take off the card: it is given up after kDrainNanosMax, goes on being
+// charged, and the other one is served all the same.
+TEST_F(ShareTest, WorkThatCannotBeCutIsGivenUpAndCharged) {
+  const std::uint64_t before = rig_->broker().turns().overdue;
+  rig_->Start(ShareRig::Terms(500, 500), "kernels", 400'000);
+  rig_->Start(ShareRig::Terms(500, 500), "kernels", 500);
+  const auto shares = Measure(6);
+  EXPECT_GT(rig_->broker().turns().overdue, before) << "it was noticed";
+  EXPECT_GT(shares[1], 0.1) << "and the other one does not wait for its end";
+}
+
+// Two slices of both cards: each has its turns on the two at the same time, or one would wait for
+// the other with half of its work on the card.
+TEST_F(ShareTest, TwoSlicesOfTwoCardsShareBothAndNeitherStands) {
+  rig_->Start(ShareRig::Terms(500, 500), "everywhere", 500, {0, 1});
+  rig_->Start(ShareRig::Terms(500, 500), "everywhere", 300, {1, 0});
+  Pass(0.5);
+  const ShareRig::Served from[] = {rig_->Look(0), rig_->Look(1)};
+  Pass(3);
+  for (const std::uint32_t card : {0u, 1u}) {
+    const auto to = rig_->Look(card);
+    const auto shares = ShareRig::Shares(from[card], to, true);
+    EXPECT_NEAR(shares[0], 0.5, kTolerance) << "card " << card;
+    EXPECT_GT((to.busy - from[card].busy) / (to.at - from[card].at), 0.5) << "card " << card;
+  }
+}
+
+TEST_F(ShareTest, ASliceOfTwoCardsAgainstOneOnEach) {
+  rig_->Start(ShareRig::Terms(500, 500), "everywhere", 500, {0, 1});
+  rig_->Start(ShareRig::Terms(500, 500), "kernels", 500, {0});
+  rig_->Start(ShareRig::Terms(500, 500), "kernels", 300, {1});
+  Pass(0.5);
+  const ShareRig::Served from[] = {rig_->Look(0), rig_->Look(1)};
+  Pass(3);
+  for (const std::uint32_t card : {0u, 1u}) {
+    const auto to = rig_->Look(card);
+    EXPECT_NEAR(ShareRig::Shares(from[card], to, true)[0], 0.5, kTolerance) << "card " << card;
+    EXPECT_GT((to.busy - from[card].busy) / (to.at - from[card].at), 0.5) << "card " << card;
+  }
 }
 
 // The same mix with the gates forced open on purpose: the card's own round robin gives halves, so

@@ -133,6 +133,63 @@ TEST_F(StandaloneTest, NoLimitIsTheWholeCard) {
   EXPECT_GT(tenant.Do("total").a, 14ull << 30);
 }
 
+// What the engine of a card served these programs, as a part of the time that passed.
+double ShareOf(simgpu::State* state, uint32_t card, const std::vector<pid_t>& pids,
+               double seconds) {
+  const auto served = [&](uint64_t* at) {
+    const auto account = state->engine(card).Read();
+    *at = account.at_ns;
+    uint64_t nanos = 0;
+    for (const auto& use : account.uses) {
+      for (const pid_t pid : pids) nanos += use.pid == pid ? use.served_ns : 0;
+    }
+    return static_cast<double>(nanos);
+  };
+  uint64_t from = 0, to = 0;
+  const double before = served(&from);
+  usleep(static_cast<useconds_t>(seconds * 1e6));
+  const double after = served(&to);
+  return (after - before) / static_cast<double>(to - from);
+}
+
+TEST_F(StandaloneTest, AComputeLimitIsHeldWithoutANode) {
+  const struct {
+    const char *limit, *policy, *kind, *micros;
+    double least, most;  // a busy machine serves less, never more
+  } kCases[] = {
+      {"30", "default", "kernels", "500", 0.15, 0.32},
+      {"30", "force", "kernels", "50", 0.15, 0.32},
+      {"60", "default", "graphs", "2000", 0.3, 0.62},
+      {"30", "disable", "kernels", "500", 0.5, 1},
+  };
+  for (const auto& c : kCases) {
+    SCOPED_TRACE(std::string(c.kind) + " " + c.micros + " at " + c.limit + ", " + c.policy);
+    TestProgram program({TESSERA_SHARE_TENANT, c.kind, c.micros},
+                        With({{"CUDA_DEVICE_SM_LIMIT_0", c.limit},
+                              {"CUDA_DEVICE_SM_LIMIT_1", "50"},
+                              {"GPU_CORE_UTILIZATION_POLICY", c.policy}}));
+    char line[16];
+    ASSERT_NE(std::fgets(line, sizeof(line), program.out()), nullptr);
+    usleep(300'000);
+    const double share = ShareOf(state_, 0, {program.pid()}, 1.5);
+    EXPECT_LE(share, c.most);
+    EXPECT_GE(share, c.least);
+  }
+}
+
+TEST_F(StandaloneTest, TogetherTwoProcessesGetNoMoreThanTheirComputeLimit) {
+  const Environment environment = With({{"CUDA_DEVICE_SM_LIMIT", "40"}});
+  TestProgram first({TESSERA_SHARE_TENANT, "kernels", "300"}, environment);
+  TestProgram second({TESSERA_SHARE_TENANT, "streams", "700"}, environment);
+  char line[16];
+  ASSERT_NE(std::fgets(line, sizeof(line), first.out()), nullptr);
+  ASSERT_NE(std::fgets(line, sizeof(line), second.out()), nullptr);
+  usleep(300'000);
+  const double share = ShareOf(state_, 0, {first.pid(), second.pid()}, 1.5);
+  EXPECT_LE(share, 0.42);
+  EXPECT_GE(share, 0.1);
+}
+
 TEST_F(StandaloneTest, ANodesSliceWins) {
   // A process that was promised a node gets no limits of its own when the node is gone.
   Environment environment = With({{"CUDA_DEVICE_MEMORY_LIMIT", "1g"}});

@@ -73,11 +73,13 @@ class ShareRig {
   }
 
   // A new slice with one program in it; returns its number once the program is ready.
-  std::size_t Start(const broker::CardLimits& terms, const std::string& kind, long micros) {
+  std::size_t Start(const broker::CardLimits& terms, const std::string& kind, long micros,
+                    const std::vector<std::uint32_t>& cards = {0}) {
     EnsureBroker();
     Tenant tenant;
     tenant.slice = "s" + std::to_string(made_++);
-    if (!broker_->CreateSlice(tenant.slice, {Whole(terms)})) std::abort();
+    tenant.cards = cards;
+    if (!broker_->CreateSlice(tenant.slice, Whole(terms, cards))) std::abort();
     int down[2], up[2], go[2];
     if (pipe2(down, O_CLOEXEC) != 0 || pipe2(up, O_CLOEXEC) != 0 || pipe2(go, O_CLOEXEC) != 0) {
       std::abort();
@@ -134,7 +136,8 @@ class ShareRig {
   }
 
   void SetTerms(std::size_t number, const broker::CardLimits& terms) {
-    if (!broker_->SetLimits(tenants_[number].slice, {Whole(terms)})) std::abort();
+    const Tenant& tenant = tenants_[number];
+    if (!broker_->SetLimits(tenant.slice, Whole(terms, tenant.cards))) std::abort();
   }
 
   // Breaks the turns on purpose: from now on a thread keeps the gates of these tenants open, behind
@@ -166,13 +169,15 @@ class ShareRig {
   struct Served {
     double at = 0;
     double busy = 0;
+    double switching = 0;  // from one process to another: the card's own cost
     std::vector<double> by_tenant;
   };
-  Served Look() const {
-    const auto account = state_->engine(0).Read();
+  Served Look(std::uint32_t card = 0) const {
+    const auto account = state_->engine(card).Read();
     Served served;
     served.at = static_cast<double>(account.at_ns);
     served.busy = static_cast<double>(account.busy_ns);
+    served.switching = static_cast<double>(account.switching_ns);
     for (const Tenant& tenant : tenants_) {
       double nanos = 0;
       for (const auto& use : account.uses) {
@@ -208,14 +213,20 @@ class ShareRig {
     pid_t pid = 0;
     int in = -1;
     std::FILE* out = nullptr;
+    std::vector<std::uint32_t> cards;
   };
 
-  broker::CardLimits Whole(broker::CardLimits limits) const {
-    limits.uuid = state_->card(0).uuid;
+  std::vector<broker::CardLimits> Whole(broker::CardLimits limits,
+                                        const std::vector<std::uint32_t>& cards) const {
     limits.limit_bytes = limits.ceiling_bytes = 4ull << 30;
     limits.context_bytes = 0;
     limits.granule_bytes = 2 << 20;
-    return limits;
+    std::vector<broker::CardLimits> all;
+    for (const std::uint32_t card : cards) {
+      limits.uuid = state_->card(card).uuid;
+      all.push_back(limits);
+    }
+    return all;
   }
 
   void EnsureBroker() {

@@ -37,15 +37,34 @@
 //   open: a gate of 0 stops nobody. Any other value is a turn number with kGateGranted or without,
 //   and every change of it wakes the futex.
 //
-//   submit: inside += 1; with a granted turn and room in the window the work is handed to the
-//   driver, and so is, after enough of it, a mark: a command of the same stream that writes the
-//   stream's `completed`. inside -= 1.
+//   submit: say "inside", then look at the gate; with a granted turn and room in the window the
+//   work is handed to the driver, and so is, after enough of it, a mark: a command of the same
+//   stream that writes the stream's `completed`. Then say "not inside". A thread says so in a lane
+//   of its own, which nobody else writes, or adds to `inside` when all lanes are taken. Saying
+//   "inside" is a read-modify-write and the gate is read after it; the node changes the gate by one
+//   and reads the lanes after that. So of a submission and the end of a turn that meet, the thread
+//   sees the shut gate or the node sees the thread. Saying "not inside" is a plain store, made
+//   after the marks that stand for the work are counted in `submitted`.
+//
+//   marks count expected microseconds, at least one each: `submitted` - `completed` of a stream is
+//   what is expected of its unfinished marked work, and 0 when there is none. What is not marked
+//   yet is `unmarked_nanos` of the stream and of the lanes. Expectations say when a hand-over may
+//   begin, never what is charged.
 //
 //   wait: without a turn, arrivals += 1, wake its futex, sleep on the gate. The node repeats the
 //   number in `heard`; a guest whose arrival is not heard concludes that there is no node.
 //
-//   hand-over: the node takes kGateGranted away and waits until nobody is inside and all marks have
-//   completed; what is not marked yet it gives the time the process says that takes.
+//   hand-over: the node takes kGateGranted away. It grants the next turn when nobody is inside and
+//   what is left is expected to end within the time a wake-up takes, so that the card is not idle
+//   meanwhile; until all marks have completed, time is charged to who had the turn before.
+//
+//   several cards: a slice whose cards are shared has its turns on all of them together. Marks and
+//   lanes carry their card.
+//
+//   without a node: a slice that limits itself has a granted turn that never ends, and `paid`, the
+//   monotonic time for which its compute share is used up. A process that measured n nanoseconds of
+//   work on the card raises it, from no earlier than kPaidNanosBehind ago, by n / share, and
+//   submits nothing while it lies ahead of now.
 #pragma once
 
 #include <stddef.h>
@@ -68,6 +87,7 @@ inline constexpr uint32_t kProcessesMax = 256;           // live processes of on
 inline constexpr uint32_t kSliceIdMax = 64;              // bytes with the terminating NUL
 inline constexpr uint32_t kUuidTextMax = 48;  // "GPU-xxxxxxxx-xxxx-xxxx-xxxx-xxxxxxxxxxxx" and NUL
 inline constexpr uint32_t kMarksMax = 32;     // streams of one process that are marked at a time
+inline constexpr uint32_t kLanesMax = 8;      // threads of one process with a lane of their own
 inline constexpr uint64_t kFrozenBit = 1ull << 63;
 inline constexpr uint64_t kFreezeWaitNanosMax =
     50'000'000;  // reaper waits this long for live intents
@@ -78,6 +98,8 @@ inline constexpr uint64_t kFrozenSleepNanosMax =
 inline constexpr uint32_t kGateShut = 1;
 inline constexpr uint32_t kGateGranted = 2;
 inline constexpr uint32_t kGateStep = 4;
+inline constexpr uint64_t kPaidNanosBehind = 10'000'000;
+inline constexpr uint64_t kPaidNanosAheadMax = 60'000'000'000;
 inline constexpr uint64_t kTurnSleepNanosMax = 200'000'000;  // a waiter announces itself this often
 
 // Slice states in ControlPage::state.
@@ -125,16 +147,28 @@ struct UsageCard {
   uint32_t
       arrivals;  // counts announcements of work that waits for a turn; a futex the node sleeps on
   uint32_t reserved0;
-  uint64_t reserved[4];
+  uint64_t paid;  // without a node
+  uint64_t reserved[3];
 };
 static_assert(sizeof(UsageCard) == 64, "UsageCard is a cache line");
 
-// Progress of one stream of a process: two counts of marks. The process writes the first and the
-// card the second, so equal means that all marked work is done.
+// Progress of one stream of a process, in expected microseconds of marked work. The process writes
+// the first and the card the second, so equal means that all marked work is done.
 struct StreamMarks {
   uint32_t submitted;
   uint32_t completed;
+  uint32_t card;
+  uint32_t unmarked_nanos;  // estimate of what was submitted since the last mark, lanes apart
 };
+
+// One thread's passage through the gate, on a cache line of its own.
+struct GateLane {
+  uint32_t state;  // kLaneInside between the gate and the driver's return, + twice the nanoseconds
+                   // expected of what it submitted and no mark stands for
+  uint32_t card;
+  uint32_t reserved[14];
+};
+inline constexpr uint32_t kLaneInside = 1;
 
 // One live process. The node fills pid and start time when the process attaches (host pid
 // namespace) and clears the slot when it is gone; the process writes the rest.
@@ -145,14 +179,15 @@ struct ProcessSlot {
   uint64_t launches;    // submissions so far; the node samples it for last-kernel age
   uint64_t local_pid;   // what the process calls itself; inside a container NVML names it so. For
                         // views only
-  uint32_t inside;      // threads between the gate and the driver's return
-  uint32_t unmarked_nanos;   // estimate of what was submitted since the last mark
+  uint32_t inside;      // threads without a lane between the gate and the driver's return
+  uint32_t reserved0;
   uint64_t gate_wait_nanos;  // how long its threads have waited for turns, all of them together
   uint64_t reserved[1];
   uint64_t used[kRowsMax];
   StreamMarks marks[kMarksMax];
+  GateLane lanes[kLanesMax];
 };
-static_assert(sizeof(ProcessSlot) == 56 + 8 * kRowsMax + 8 * kMarksMax &&
+static_assert(sizeof(ProcessSlot) == 56 + 8 * kRowsMax + 16 * kMarksMax + 64 * kLanesMax &&
                   sizeof(ProcessSlot) % 64 == 0,
               "ProcessSlot is whole cache lines without padding");
 

@@ -519,6 +519,11 @@ bool FillStandalone(const StandaloneCard* cards, uint32_t count, wire::ControlPa
     card->granule_bytes = kStandaloneGranule;
     const uint64_t share = compute.Of(i);
     card->compute_permille = share == 0 || disabled ? 1000 : static_cast<uint32_t>(share) * 10;
+    if (card->compute_permille < 1000) {
+      card->window_nanos = kStandaloneWindowNanos;
+      card->gate = wire::kGateStep | wire::kGateShut | wire::kGateGranted;
+      ++control->turns;
+    }
     // "force" is a hard cap; otherwise idle compute may be used, ten times as much of it by the one
     // of high priority.
     card->weight = force ? 0 : card->compute_permille * (priority == 0 ? 10 : 1);

@@ -3,6 +3,11 @@
 // itself, and every process of the user that was started with the same settings on the same cards
 // shares them by the protocol of wire/pages.h. This limits whoever agrees to be limited: the pages
 // belong to the user.
+//
+// A compute limit is always held, unless the policy is "disable": nobody tells whether others want
+// the card. One process gets its share of the time the card needs for its work. Several share one
+// account; the time they work at once is counted by each of them, so together they get less than
+// the share, never more. Work of strangers on the card counts as theirs, too.
 #pragma once
 
 #include <stddef.h>
@@ -14,7 +19,8 @@
 
 namespace tessera::guest {
 
-inline constexpr uint64_t kStandaloneGranule = 2 << 20;  // CUDA's page for device memory
+inline constexpr uint64_t kStandaloneGranule = 2 << 20;        // CUDA's page for device memory
+inline constexpr uint32_t kStandaloneWindowNanos = 1'000'000;  // work in flight of a process
 inline constexpr uint64_t kStandaloneLockNanosMax =
     2'000'000'000;  // wait for the user's other processes
 

@@ -19,8 +19,13 @@ struct GateFrame {
   uint64_t handle;  // the stream as the driver takes it
   uint32_t cost;
   uint32_t waited;  // the call itself waits for its work
+  uint64_t key;     // of the stream, among the process's
+  uint32_t most;    // what else this thread may submit is no longer than this
+  uint32_t reserved;
 };
-static_assert(sizeof(GateFrame) == 88);
+static_assert(sizeof(GateFrame) == 104);
+// GateFrame::stream of a launch that only its thread's lane knows of.
+inline constexpr uint32_t kStreamOfLane = UINT32_MAX;
 
 extern "C" {
 // The driver's function, or null; says in the frame whether to jump to it or to call it.

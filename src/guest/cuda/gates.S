@@ -70,7 +70,7 @@ tessera_cuda_wrappers:
 // The gate is not open, or the driver's function is not known yet: index in %eax, the caller's arguments everywhere.
 // The arguments go into a GateFrame (gate.h). What concerns no turn is jumped to as above; a gated call is made from
 // here, because the turn's books are kept on its return. Five arguments at most are on the stack; six words are copied.
-#define FRAME 96
+#define FRAME 112
 #define FRAME_MORE 48
 #define FRAME_CALLED 56
         .text

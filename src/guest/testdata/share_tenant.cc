@@ -8,6 +8,7 @@
 //   graphs       graphs of eight kernels, captured once
 //   cooperative  cooperative launches
 //   mixed        lengths from a quarter to twice the given one, copies and graphs between
+//   everywhere   a kernel on each visible card in turn, all waited for every four rounds
 //   bursts       a kernel, waited for, then a pause of four times its length
 //   idle         a context and nothing else
 //
@@ -89,6 +90,42 @@ CUgraphExec MakeGraph(CUstream stream, uint64_t nanos) {
   return exec;
 }
 
+// One visible card each.
+struct Place {
+  CUcontext context = nullptr;
+  CUfunction kernel = nullptr;
+  CUstream stream = nullptr;
+};
+
+int WorkEverywhere(uint64_t nanos) {
+  int count = 0;
+  Cuda("cuInit", 0u);
+  Cuda("cuDeviceGetCount", &count);
+  std::vector<Place> places(static_cast<size_t>(count));
+  for (int i = 0; i < count; ++i) {
+    Place& place = places[static_cast<size_t>(i)];
+    CUmodule module = nullptr;
+    Cuda("cuDevicePrimaryCtxRetain", &place.context, i);
+    Cuda("cuCtxSetCurrent", place.context);
+    Cuda("cuModuleLoadData", &module, static_cast<const void*>(kModule));
+    Cuda("cuModuleGetFunction", &place.kernel, module, "stated");
+    Cuda("cuStreamCreate", &place.stream, 1u);
+  }
+  std::printf("ready\n");
+  std::fflush(stdout);
+  for (uint64_t i = 1; !Told(); ++i) {
+    for (const Place& place : places) {
+      Cuda("cuCtxSetCurrent", place.context);
+      g_kernel = place.kernel;
+      Launch(place.stream, nanos);
+    }
+    for (const Place& place : places) {
+      if (i % 4 == 0) Cuda("cuStreamSynchronize", place.stream);
+    }
+  }
+  return 0;
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
@@ -97,6 +134,9 @@ int main(int argc, char** argv) {
   const uint64_t nanos = std::strtoull(argv[2], nullptr, 10) * 1000;
   g_cuda = dlopen("libcuda.so.1", RTLD_NOW);
   if (g_cuda == nullptr) return 3;
+  g_launch = reinterpret_cast<LaunchCall>(
+      dlsym(g_cuda, kind == "cooperative" ? "cuLaunchCooperativeKernel" : "cuLaunchKernel"));
+  if (kind == "everywhere") return WorkEverywhere(nanos);
   CUcontext context = nullptr;
   CUmodule module = nullptr;
   CUstream streams[2] = {};
@@ -106,8 +146,6 @@ int main(int argc, char** argv) {
   Cuda("cuModuleLoadData", &module, static_cast<const void*>(kModule));
   Cuda("cuModuleGetFunction", &g_kernel, module, "stated");
   for (CUstream& stream : streams) Cuda("cuStreamCreate", &stream, 1u);
-  g_launch = reinterpret_cast<LaunchCall>(
-      dlsym(g_cuda, kind == "cooperative" ? "cuLaunchCooperativeKernel" : "cuLaunchKernel"));
   CUgraphExec graph = nullptr;
   if (kind == "graphs" || kind == "mixed") graph = MakeGraph(streams[0], nanos);
   CUdeviceptr buffer = 0;
