@@ -2,12 +2,14 @@
 // answer a line: for the tests of the guest on the software GPU.
 #include <dlfcn.h>
 
+#include <atomic>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
 #include <map>
 #include <random>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include "abi/cuda.h"
@@ -32,6 +34,48 @@ unsigned Cuda(const char* name, Arguments... arguments) {
 template <typename... Arguments>
 unsigned Nvml(const char* name, Arguments... arguments) {
   return Call(g_nvml, name, arguments...);
+}
+
+constexpr char kStated[] = R"(
+.version 8.0
+.target sm_70
+.address_size 64
+.visible .entry stated(.param .u64 time) {
+  .pragma "simgpu.time_ns param0";
+  ret;
+}
+)";
+
+// Eight threads make a stream each, launch in it and end it, `rounds` times.
+unsigned Streams(unsigned long long rounds) {
+  CUcontext context = nullptr;
+  CUmodule module = nullptr;
+  CUfunction kernel = nullptr;
+  unsigned worst = Cuda("cuCtxGetCurrent", &context);
+  worst += Cuda("cuModuleLoadData", &module, static_cast<const void*>(kStated));
+  worst += Cuda("cuModuleGetFunction", &kernel, module, "stated");
+  std::atomic<unsigned> wrong = worst;
+  std::vector<std::thread> threads;
+  for (int t = 0; t < 8; ++t) {
+    threads.emplace_back([&, t] {
+      wrong += Cuda("cuCtxSetCurrent", context);
+      for (unsigned long long round = 0; round < rounds; ++round) {
+        CUstream stream = nullptr;
+        wrong += Cuda("cuStreamCreate", &stream, 1u);
+        for (unsigned long long nanos = 5000; nanos < 60'000; nanos += 5000 + 1000 * t) {
+          void* parameters[] = {&nanos};
+          wrong += Cuda("cuLaunchKernel", kernel, 1u, 1u, 1u, 1u, 1u, 1u, 0u, stream,
+                        static_cast<void**>(parameters), static_cast<void**>(nullptr));
+        }
+        wrong += Cuda("cuStreamSynchronize", stream);
+        wrong += Cuda("cuStreamDestroy_v2", stream);
+      }
+    });
+  }
+  for (std::thread& thread : threads) thread.join();
+  wrong += Cuda("cuCtxSynchronize");
+  wrong += Cuda("cuModuleUnload", module);
+  return wrong;
 }
 
 }  // namespace
@@ -107,6 +151,8 @@ int main(int argc, char** argv) {
     } else if (command == "memset") {
       code =
           Cuda("cuMemsetD8_v2", held.back(), static_cast<unsigned char>(1), static_cast<size_t>(n));
+    } else if (command == "streams") {
+      code = Streams(n);
     } else if (command == "stranger") {
       code = Cuda("cuMemFree_v2", CUdeviceptr{n});
     } else if (command == "info") {
