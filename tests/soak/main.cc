@@ -596,6 +596,7 @@ class Soak {
         Fail("walker %d of %s does not come to a stop within %d s, in step %s", walker.pid,
              Plans()[walker.slice].id, kStuckSeconds, kStepNames[LineOf(walker).step]);
         ShowStacks(walker.pid);
+        std::printf("%s\n", Tail(std::to_string(&walker - walkers_.data())).c_str());
         break;
       }
     }

@@ -35,7 +35,8 @@ struct TurnStream {
   uint32_t submitted;  // marks
   uint32_t harvested;  // of them, known to have completed
   uint32_t marking;    // a thread is at it
-  Batch open;          // what is not marked yet
+  uint32_t held;  // threads that are about to count something here; the place stays its stream's
+  Batch open;     // what is not marked yet
   Batch marks[kMarksInFlight];
 };
 

@@ -354,7 +354,8 @@ uint32_t PlaceOf(uint64_t key) {
     const uint32_t at = (home + i) % wire::kMarksMax;
     TurnStream* const stream = &turns->streams[at];
     if (stream->key == key) return at;
-    if (idle == wire::kMarksMax && stream->marking == 0 && stream->submitted == stream->harvested) {
+    if (idle == wire::kMarksMax && stream->marking == 0 && stream->held == 0 &&
+        stream->submitted == stream->harvested) {
       idle = at;
       if (stream->key == 0) break;
     }
@@ -364,6 +365,11 @@ uint32_t PlaceOf(uint64_t key) {
     turns->streams[idle].open = {};
   }
   return idle;
+}
+
+void LetGo(uint32_t at) {
+  LockHolder holder(&process.turns.lock);
+  --process.turns.streams[at].held;
 }
 
 // ---- the turn ----
@@ -445,6 +451,7 @@ bool Enter(GateFrame* frame) {
               kMarksInFlight;
       room = turns->count == 0 ||
              (marks && (turns->count < units || turns->outstanding + frame->nanos <= window));
+      if (room && frame->stream < wire::kMarksMax) ++turns->streams[frame->stream].held;
     }
     if (room) return true;
     __atomic_sub_fetch(&slot->inside, 1, __ATOMIC_SEQ_CST);
@@ -459,8 +466,12 @@ bool Enter(GateFrame* frame) {
       {
         LockHolder holder(&turns->lock);
         at = PlaceOf(KeyOf(frame->handle, place.context));
+        if (at < wire::kMarksMax) ++turns->streams[at].held;
       }
-      if (at < wire::kMarksMax) Mark(at, frame->handle);
+      if (at < wire::kMarksMax) {
+        Mark(at, frame->handle);
+        LetGo(at);
+      }
       if (WaitForTurn(place.card, gate) != Wait::kGo) return false;
       stuck = 0;
       continue;
@@ -494,6 +505,7 @@ void* tessera_gate_enter(GateFrame* frame, uint32_t index) {
       ++depth;
     } else {
       __atomic_sub_fetch(&process.slot->inside, 1, __ATOMIC_SEQ_CST);
+      if (frame->stream < wire::kMarksMax) LetGo(frame->stream);
     }
   }
   return real;
@@ -502,7 +514,9 @@ void* tessera_gate_enter(GateFrame* frame, uint32_t index) {
 void tessera_gate_leave(GateFrame* frame, abi::CUresult result) {
   Turns* const turns = &process.turns;
   bool mark = false;
-  if (result == abi::CUDA_SUCCESS && frame->stream < wire::kMarksMax) {
+  if (frame->stream < wire::kMarksMax && result != abi::CUDA_SUCCESS) {
+    LetGo(frame->stream);
+  } else if (frame->stream < wire::kMarksMax) {
     LockHolder holder(&turns->lock);
     TurnStream* const stream = &turns->streams[frame->stream];
     Batch* const batch = &stream->open;
@@ -517,9 +531,13 @@ void tessera_gate_leave(GateFrame* frame, abi::CUresult result) {
     mark = batch->nanos >= kMarkNanos;
     // Copies that wait themselves are over.
     if (frame->waited != 0 && !mark) *batch = {};
+    if (!mark) --stream->held;
     SayUnmarked();
   }
-  if (mark) Mark(frame->stream, frame->handle);
+  if (mark) {
+    Mark(frame->stream, frame->handle);
+    LetGo(frame->stream);
+  }
   __atomic_sub_fetch(&process.slot->inside, 1, __ATOMIC_SEQ_CST);
   --depth;
 }
