@@ -336,22 +336,28 @@ class Walk {
       if (!early) Do("cuMemRelease", handle);
     });
   }
+  // Arrays are never small: one that shares a granule with linear memory is seen by the ledger only
+  // at the next settlement once that memory is freed (src/guest/README.md).
   void Array() {
     CUarray array = nullptr;
     if (rng_.Chance(500)) {
-      const CUDA_ARRAY_DESCRIPTOR wanted = {1 + rng_.Below(2000), 1 + rng_.Below(1000),
+      const CUDA_ARRAY_DESCRIPTOR wanted = {1024 + rng_.Below(2000), 512 + rng_.Below(1000),
                                             CU_AD_FORMAT_FLOAT, 1};
       if (!Do("cuArrayCreate_v2", &array, &wanted)) return;
     } else {
-      const CUDA_ARRAY3D_DESCRIPTOR wanted = {
-          1 + rng_.Below(128), 1 + rng_.Below(128), 1 + rng_.Below(64), CU_AD_FORMAT_FLOAT, 1, 0};
+      const CUDA_ARRAY3D_DESCRIPTOR wanted = {128 + rng_.Below(128),
+                                              128 + rng_.Below(128),
+                                              32 + rng_.Below(64),
+                                              CU_AD_FORMAT_FLOAT,
+                                              1,
+                                              0};
       if (!Do("cuArray3DCreate_v2", &array, &wanted)) return;
     }
     Hold([array] { Do("cuArrayDestroy", array); });
   }
   void Mipmap() {
     const CUDA_ARRAY3D_DESCRIPTOR wanted = {
-        1 + rng_.Below(1000), 1 + rng_.Below(1000), 0, CU_AD_FORMAT_FLOAT, 1, 0};
+        1024 + rng_.Below(1000), 512 + rng_.Below(1000), 0, CU_AD_FORMAT_FLOAT, 1, 0};
     CUmipmappedArray array = nullptr;
     if (!Do("cuMipmappedArrayCreate", &array, &wanted, 8u)) return;
     Hold([array] { Do("cuMipmappedArrayDestroy", array); });
