@@ -49,7 +49,7 @@ constexpr std::uint64_t kMiB = 1 << 20;
 constexpr int kStuckSeconds = 60;
 constexpr std::uint64_t kRssGrowthMax = 16 * kMiB;
 constexpr int kSampleMillis = 50;
-constexpr int kSettleSecondsMax = 30;  // for the reaper to have counted, at a stop
+constexpr int kSettleSecondsMax = 15;  // for the reaper to have counted, at a stop
 
 struct Flags {
   std::string walker, guest, simgpu, json, spoil;
@@ -715,7 +715,7 @@ class Soak {
       for (std::size_t slice = 0; slice < Plans().size(); ++slice) Unmake(slice);
     }
     // Connections of the dead are closed when the news is read.
-    const double closed_by = Now() + kSettleSecondsMax / 3.0;
+    const double closed_by = Now() + kSettleSecondsMax / 3;
     while (CountFds(node_) > fds_at_rest && Now() < closed_by) SleepMillis(50);
     fds_left_ = CountFds(node_);
     if (fds_left_ > fds_at_rest)
