@@ -13,6 +13,7 @@
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/un.h>
+#include <time.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -89,6 +90,16 @@ int Connect(int folder, const std::string& name) {
   return -1;
 }
 
+// A socket gets its name when it listens: between bind and listen it looks like a stale one.
+constexpr char kUnfinished[] = ".new";
+constexpr time_t kUnfinishedSeconds = 60;  // after which its maker is gone
+
+bool Unfinished(int folder, const std::string& name) {
+  struct stat info{};
+  return name.ends_with(kUnfinished) && fstatat(folder, name.c_str(), &info, 0) == 0 &&
+         time(nullptr) - info.st_mtime > kUnfinishedSeconds;
+}
+
 // Removes sockets nobody listens at.
 void RemoveStale(int folder) {
   const int copy = fcntl(folder, F_DUPFD_CLOEXEC, 0);
@@ -97,7 +108,7 @@ void RemoveStale(int folder) {
   size_t looks = 0;
   while (const dirent* entry = readdir(entries)) {
     const std::string name = entry->d_name;
-    if (!name.ends_with(".sock")) continue;
+    if (!name.ends_with(".sock") && !Unfinished(folder, name)) continue;
     if (++looks > kStaleLooksMax) break;
     const int fd = Connect(folder, name);
     if (fd >= 0) {
@@ -214,11 +225,13 @@ Server* EnsureServer(Driver* driver) {
   RemoveStale(folder);
   server->listener = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0);
   const std::string name = NameOf(server->socket);
-  const sockaddr_un address = AddressOf(folder, name);
+  const std::string unfinished = name + kUnfinished;
+  const sockaddr_un address = AddressOf(folder, unfinished);
   bool ok =
       server->listener >= 0 &&
       bind(server->listener, reinterpret_cast<const sockaddr*>(&address), sizeof address) == 0 &&
-      fchmodat(folder, name.c_str(), 0666, 0) == 0 && listen(server->listener, 64) == 0;
+      fchmodat(folder, unfinished.c_str(), 0666, 0) == 0 && listen(server->listener, 64) == 0 &&
+      renameat(folder, unfinished.c_str(), folder, name.c_str()) == 0;
   if (ok) {
     // Signals are the program's threads' business.
     sigset_t all, before;
@@ -231,6 +244,7 @@ Server* EnsureServer(Driver* driver) {
   }
   if (!ok) {
     Say("IPC: no socket in " + driver->state->folder() + "/ipc: " + strerror(errno));
+    unlinkat(folder, unfinished.c_str(), 0);
     unlinkat(folder, name.c_str(), 0);
     if (server->listener >= 0) close(server->listener);
   }

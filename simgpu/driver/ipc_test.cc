@@ -145,6 +145,40 @@ TEST_F(TwoProcessTest, ImportsGoWithTheirContext) {
 }
 
 // A stream of one process waits for the work of a stream of another.
+// Each process makes its socket at its first export, and looks for stale ones of others then.
+TEST_F(TwoProcessTest, ManyProcessesMayExportForTheFirstTimeAtOnce) {
+  constexpr int kProcesses = 12;
+  for (int round = 0; round < 8; ++round) {
+    int gate[2];
+    ASSERT_EQ(pipe(gate), 0);
+    std::vector<pid_t> pids;
+    for (int i = 0; i < kProcesses; ++i) {
+      pids.push_back(fork());
+      ASSERT_GE(pids.back(), 0);
+      if (pids.back() != 0) continue;
+      close(gate[1]);
+      CUcontext context = nullptr;
+      CUdeviceptr pointer = 0;
+      CUipcMemHandle handle;
+      char never = 0;
+      CUresult result = cuInit(0);
+      if (result == CUDA_SUCCESS) result = cuDevicePrimaryCtxRetain(&context, 0);
+      if (result == CUDA_SUCCESS) result = cuCtxSetCurrent(context);
+      if (result == CUDA_SUCCESS) result = cuMemAlloc_v2(&pointer, kMiBytes);
+      (void)!read(gate[0], &never, 1);
+      if (result == CUDA_SUCCESS) result = cuIpcGetMemHandle(&handle, pointer);
+      _exit(static_cast<int>(result));
+    }
+    close(gate[0]);
+    close(gate[1]);
+    for (const pid_t pid : pids) {
+      int status = 0;
+      ASSERT_EQ(waitpid(pid, &status, 0), pid);
+      EXPECT_EQ(status, 0) << "round " << round << ": CUDA error " << WEXITSTATUS(status);
+    }
+  }
+}
+
 TEST_F(TwoProcessTest, AnEventOrdersStreamsOfTwoProcesses) {
   Converse(
       [](Line line) {

@@ -49,6 +49,8 @@ constexpr char kUsage[] =
     "or holds more\n"
     "                        than its ledger says: report, freeze or evict (default freeze)\n"
     "  --audit-strangers ACTION  the same for processes of no slice (default report)\n"
+    "  --audit-turns ACTION  the same for a slice that uses more of a card's time than its turns "
+    "gave (default report)\n"
     "  --audit-grace SECONDS  from freezing to evicting (0 to 86400, default 30)\n"
     "  --cdi-dir DIR         writes a CDI spec for every slice there (usually /var/run/cdi; "
     "default: "
@@ -117,6 +119,8 @@ Result<Flags> ParseFlags(int argc, char** argv) {
       TRY(flags.audit.members, node::ParseAuditAction(*given, flag));
     } else if (flag == "--audit-strangers") {
       TRY(flags.audit.strangers, node::ParseAuditAction(*given, flag));
+    } else if (flag == "--audit-turns") {
+      TRY(flags.audit.turns, node::ParseAuditAction(*given, flag));
     } else if (flag == "--audit-grace") {
       TRY(const auto seconds, ParseInt(*given, flag, 0, 86'400));
       flags.audit.grace_nanos = seconds * 1'000'000'000;

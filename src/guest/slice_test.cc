@@ -114,6 +114,28 @@ TEST_F(SliceTest, OnlyTheSlicesCardsAreSeenAndUsed) {
   EXPECT_EQ(second.Do("count").a, 0u);
 }
 
+// A stream's place in the page must stay its own while a thread is in the driver with work of it:
+// two streams that count in one place overwrite each other, and a mark that is not seen to complete
+// is charged for good, so that a capped slice never has a turn again.
+TEST_F(SliceTest, EveryMarkOfManyStreamsIsSeenToComplete) {
+  auto node = Node(2048 * kMiB);
+  wire::ControlCard& card = node->control()->cards[0];
+  card.window_nanos = 1'000'000'000;
+  wire::Store(&node->control()->turns, 1u);
+  wire::Store(&card.gate, wire::kGateStep | wire::kGateShut | wire::kGateGranted);
+  Tenant tenant(Socket());
+  ASSERT_EQ(tenant.Code("init"), 0u);
+  ASSERT_EQ(tenant.Code("retain"), 0u);
+  ASSERT_EQ(tenant.Code("launches", 64 * kMiB), 0u);
+  std::uint32_t marks = 0;
+  for (const wire::StreamMarks& stream : node->usage()->slots[0].marks) {
+    marks += wire::Load(&stream.submitted);
+    EXPECT_EQ(wire::Load(&stream.completed), wire::Load(&stream.submitted));
+  }
+  EXPECT_GT(marks, 30u) << "there were marks to be seen";
+  EXPECT_EQ(node->usage()->slots[0].inside, 0u);
+}
+
 TEST_F(SliceTest, WithoutASliceThereIsNoDriver) {
   auto node = Node(1024 * kMiB);
   node->AnswerWith(wire::kStatusNoSlice);

@@ -73,8 +73,9 @@ std::vector<Verdict> Auditor::Judge(const std::vector<CardHolder>& holders, std:
     if (suspect.samples >= kAuditSamples) {
       if (!suspect.reported) verdicts.push_back({holder, *finding, AuditAction::kReport});
       suspect.reported = true;
-      const AuditAction most =
-          *finding == AuditFinding::kStranger ? policy_.strangers : policy_.members;
+      const AuditAction most = *finding == AuditFinding::kStranger    ? policy_.strangers
+                               : *finding == AuditFinding::kOverTurns ? policy_.turns
+                                                                      : policy_.members;
       if (most == AuditAction::kEvict && frozen != frozen_.end() &&
           now - frozen->second.since >= policy_.grace_nanos) {
         verdicts.push_back({holder, *finding, AuditAction::kEvict});

@@ -48,6 +48,9 @@ struct AuditPolicy {
   AuditAction members = AuditAction::kFreeze;  // processes of a slice or instance
   AuditAction strangers =
       AuditAction::kReport;  // everybody else: the card may be the machine owner's as well
+  // Time past the turns: two clocks are compared that were not made to be, so by default it is only
+  // told.
+  AuditAction turns = AuditAction::kReport;
   std::int64_t grace_nanos = 30'000'000'000;
   std::int64_t turns_settle_nanos = kTurnsSettleNanos;
 };

@@ -112,7 +112,7 @@ CardHolder Busy(pid_t pid, std::uint32_t own, std::uint32_t over) {
 }
 
 TEST(AuditorTest, MoreThanTenPointsPastTheTurnsTwiceIsAFinding) {
-  Auditor auditor({.members = AuditAction::kEvict, .grace_nanos = 5 * kSecond});
+  Auditor auditor({.turns = AuditAction::kEvict, .grace_nanos = 5 * kSecond});
   // At ten points it is not yet one, and the process that did little is not the one.
   for (int i = 0; i < 5; ++i) {
     EXPECT_THAT(Words(auditor.Judge({Busy(10, 900, 100), Busy(11, 100, 800)}, 0)), IsEmpty());
@@ -129,8 +129,15 @@ TEST(AuditorTest, MoreThanTenPointsPastTheTurnsTwiceIsAFinding) {
   EXPECT_THAT(Words(auditor.Judge({still}, 8 * kSecond)), ElementsAre("10 over_turns evict"));
 }
 
+TEST(AuditorTest, TimePastTheTurnsIsOnlyToldUnlessAsked) {
+  Auditor auditor({.members = AuditAction::kEvict});
+  auditor.Judge({Busy(10, 900, 900)}, 0);
+  EXPECT_THAT(Words(auditor.Judge({Busy(10, 900, 900)}, 0)), ElementsAre("10 over_turns report"));
+  EXPECT_THAT(Words(auditor.Judge({Busy(10, 900, 900)}, 0)), IsEmpty());
+}
+
 TEST(AuditorTest, AProcessWokenAfterItWasStoppedForItsTurnsIsJudgedAnew) {
-  Auditor auditor({});
+  Auditor auditor({.turns = AuditAction::kFreeze});
   auditor.Judge({Busy(10, 900, 900)}, 0);
   auditor.Judge({Busy(10, 900, 900)}, 0);
   auditor.Frozen({10, 7}, AuditFinding::kOverTurns, 0);
@@ -264,6 +271,7 @@ TEST(NodeAuditTest, AMemberThatIsBusyWithoutATurnIsStopped) {
   for (const bool settled : {false, true}) {
     for (const bool shared : {false, true}) {
       TestNode t;
+      t.audit.turns = AuditAction::kFreeze;
       t.audit.turns_settle_nanos = settled ? 0 : kTurnsSettleNanos;
       ASSERT_TRUE(t.Restart());
       ASSERT_TRUE(t.node->PutSlice("s", 1, {t.Share(0, 4 * kGiB)}));

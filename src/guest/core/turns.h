@@ -51,7 +51,8 @@ struct TurnStream {
   uint32_t first;      // of `marks`, the oldest outstanding one
   uint32_t count;      // outstanding ones
   uint32_t marking;    // a thread is at it
-  Batch open;          // what is not marked yet
+  uint32_t held;  // threads that are about to count something here; the place stays its stream's
+  Batch open;     // what is not marked yet
   Batch marks[kMarksInFlight];
 };
 
@@ -70,7 +71,8 @@ struct LaneKind {
 // One thread's. Only the thread itself reads or writes it, but for `owner`.
 struct Lane {
   const void* owner;   // the thread's `depth`; null: free
-  uint64_t key;        // the stream it is bound to; 0: none
+  uint32_t bound;      // to a stream, whose place it holds
+  uint64_t key;        // the stream
   uint32_t stream;     // its place
   uint32_t allowance;  // nanoseconds it may still submit without a look at the books
   uint32_t most;       // nothing longer

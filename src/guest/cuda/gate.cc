@@ -412,14 +412,21 @@ COLD void Mark(uint32_t at, uint64_t handle) {
 COLD uint32_t PlaceOf(uint64_t key, uint32_t card) {
   Turns* const turns = &process.turns;
   const uint32_t home = static_cast<uint32_t>(Mix(2, key) >> 40) % wire::kMarksMax;
+  // At best a place that was never used, then one whose work is all done, then one with a little
+  // unmarked work, which is forgotten.
   uint32_t idle = wire::kMarksMax;
   for (uint32_t i = 0; i < wire::kMarksMax; ++i) {
     const uint32_t at = (home + i) % wire::kMarksMax;
-    TurnStream* const stream = &turns->streams[at];
-    if (stream->key == key) return at;
-    if (idle == wire::kMarksMax && stream->marking == 0 && stream->count == 0) {
+    const TurnStream& stream = turns->streams[at];
+    if (stream.key == key) return at;
+    if (stream.key == 0) {
       idle = at;
-      if (stream->key == 0) break;
+      break;
+    }
+    if (stream.marking != 0 || stream.held != 0 || stream.count != 0) continue;
+    if (idle == wire::kMarksMax ||
+        (stream.open.nanos == 0 && turns->streams[idle].open.nanos != 0)) {
+      idle = at;
     }
   }
   if (idle != wire::kMarksMax) {
@@ -430,6 +437,12 @@ COLD uint32_t PlaceOf(uint64_t key, uint32_t card) {
     SayUnmarked(idle);
   }
   return idle;
+}
+
+// The place may be another stream's from now on.
+COLD void LetGo(uint32_t at) {
+  LockHolder holder(&process.turns.lock);
+  --process.turns.streams[at].held;
 }
 
 // Time a thread stands before the gate, for the node's metrics. Around what sleeps.
@@ -488,10 +501,11 @@ inline void SayOutside(const Lane* lane) { wire::Store(&Shown()->state, lane->sp
 
 // What the lane added up goes into the books. Lock held.
 COLD void Settle(Lane* lane) {
-  const TurnStream& stream = process.turns.streams[lane->stream];
-  if (lane->spent != 0 && stream.key == lane->key) {
-    Append(lane->stream, lane->spent, lane->costs, lane->cost_count);
+  if (lane->bound != 0) {
+    if (lane->spent != 0) Append(lane->stream, lane->spent, lane->costs, lane->cost_count);
+    --process.turns.streams[lane->stream].held;
   }
+  lane->bound = 0;
   lane->spent = 0;
   lane->cost_count = 0;
   lane->allowance = 0;
@@ -603,6 +617,7 @@ COLD bool Enter(GateFrame* frame) {
         // Its end is looked for as below, and then there is nothing to look for.
         if (marks.count != 0 && ahead > kWindowLookNanos) ahead = kWindowLookNanos;
       }
+      if (room && frame->stream < wire::kMarksMax) ++turns->streams[frame->stream].held;
     }
     if (room) return true;
     GoOutside(lane);
@@ -621,8 +636,12 @@ COLD bool Enter(GateFrame* frame) {
           SayOutside(lane);
         }
         at = PlaceOf(frame->key, place.card);
+        if (at < wire::kMarksMax) ++turns->streams[at].held;
       }
-      if (at < wire::kMarksMax) Mark(at, frame->handle);
+      if (at < wire::kMarksMax) {
+        Mark(at, frame->handle);
+        LetGo(at);
+      }
       {
         const GateWait wait;
         if (WaitForTurn(place.card, gate) != Wait::kGo) return false;
@@ -651,9 +670,12 @@ COLD void Leave(GateFrame* frame, abi::CUresult result) {
   Turns* const turns = &process.turns;
   Lane* const lane = LaneHere();
   bool mark = false;
-  if (result == abi::CUDA_SUCCESS && frame->stream < wire::kMarksMax) {
+  if (frame->stream < wire::kMarksMax && result != abi::CUDA_SUCCESS) {
+    LetGo(frame->stream);
+  } else if (frame->stream < wire::kMarksMax) {
     LockHolder holder(&turns->lock);
-    Batch* const batch = &turns->streams[frame->stream].open;
+    TurnStream* const stream = &turns->streams[frame->stream];
+    Batch* const batch = &stream->open;
     const auto cost = static_cast<uint16_t>(frame->cost);
     Append(frame->stream, frame->nanos, &cost, 1);
     mark = batch->nanos >= kMarkNanos;
@@ -661,14 +683,21 @@ COLD void Leave(GateFrame* frame, abi::CUresult result) {
     if (frame->waited != 0 && !mark) {
       *batch = {};
       SayUnmarked(frame->stream);
-    } else if (lane != nullptr && !mark) {
+      --stream->held;
+    } else if (lane == nullptr && !mark) {
+      --stream->held;
+    } else if (!mark) {
+      lane->bound = 1;
       lane->key = frame->key;
       lane->stream = frame->stream;
       lane->allowance = kMarkNanos - batch->nanos;
       lane->most = frame->most;
     }
   }
-  if (mark) Mark(frame->stream, frame->handle);
+  if (mark) {
+    Mark(frame->stream, frame->handle);
+    LetGo(frame->stream);
+  }
   GoOutside(lane);
 }
 
@@ -727,6 +756,7 @@ void* tessera_gate_enter(GateFrame* frame, uint32_t index) {
       ++depth;
     } else {
       GoOutside(LaneHere());
+      if (frame->stream < wire::kMarksMax) LetGo(frame->stream);
     }
   }
   return real;

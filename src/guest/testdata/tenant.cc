@@ -1,13 +1,16 @@
 // A plain CUDA program that knows nothing of Tessera and does what its standard input says, one
 // answer a line: for the tests of the guest on the software GPU.
 #include <dlfcn.h>
+#include <unistd.h>
 
+#include <atomic>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
 #include <map>
 #include <random>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include "abi/cuda.h"
@@ -32,6 +35,55 @@ unsigned Cuda(const char* name, Arguments... arguments) {
 template <typename... Arguments>
 unsigned Nvml(const char* name, Arguments... arguments) {
   return Call(g_nvml, name, arguments...);
+}
+
+constexpr char kStated[] = R"(
+.version 8.0
+.target sm_70
+.address_size 64
+.visible .entry stated(.param .u64 time) {
+  .pragma "simgpu.time_ns param0";
+  ret;
+}
+)";
+
+// One thread is inside a copy of `bytes` for a while; meanwhile another launches one long kernel in
+// each of as many streams as can be marked at a time.
+unsigned LaunchesDuringACopy(unsigned long long bytes) {
+  CUcontext context = nullptr;
+  CUmodule module = nullptr;
+  CUfunction kernel = nullptr;
+  CUdeviceptr to = 0;
+  unsigned wrong = Cuda("cuCtxGetCurrent", &context);
+  wrong += Cuda("cuModuleLoadData", &module, static_cast<const void*>(kStated));
+  wrong += Cuda("cuModuleGetFunction", &kernel, module, "stated");
+  wrong += Cuda("cuMemAlloc_v2", &to, static_cast<size_t>(bytes));
+  std::vector<CUstream> streams(32);
+  for (CUstream& stream : streams) wrong += Cuda("cuStreamCreate", &stream, 1u);
+  const auto launch = [&](CUstream stream) {
+    unsigned long long nanos = 20'000'000;
+    void* parameters[] = {&nanos};
+    wrong += Cuda("cuLaunchKernel", kernel, 1u, 1u, 1u, 1u, 1u, 1u, 0u, stream,
+                  static_cast<void**>(parameters), static_cast<void**>(nullptr));
+  };
+  // The guest learns how long this kernel is, and so lets many of them into its window at a time.
+  for (int i = 0; i < 8; ++i) {
+    launch(streams[0]);
+    wrong += Cuda("cuStreamSynchronize", streams[0]);
+  }
+  const std::vector<char> from(bytes);
+  std::atomic<unsigned> of_copy{0};
+  std::thread copy([&] {
+    of_copy += Cuda("cuCtxSetCurrent", context);
+    of_copy += Cuda("cuMemcpyHtoD_v2", to, static_cast<const void*>(from.data()), from.size());
+  });
+  usleep(3000);
+  for (CUstream stream : streams) launch(stream);
+  copy.join();
+  wrong += of_copy + Cuda("cuCtxSynchronize");
+  for (CUstream stream : streams) wrong += Cuda("cuStreamDestroy_v2", stream);
+  wrong += Cuda("cuMemFree_v2", to) + Cuda("cuModuleUnload", module);
+  return wrong;
 }
 
 }  // namespace
@@ -107,6 +159,8 @@ int main(int argc, char** argv) {
     } else if (command == "memset") {
       code =
           Cuda("cuMemsetD8_v2", held.back(), static_cast<unsigned char>(1), static_cast<size_t>(n));
+    } else if (command == "launches") {
+      code = LaunchesDuringACopy(n);
     } else if (command == "stranger") {
       code = Cuda("cuMemFree_v2", CUdeviceptr{n});
     } else if (command == "info") {
