@@ -49,7 +49,8 @@ constexpr std::uint64_t kMiB = 1 << 20;
 constexpr int kStuckSeconds = 60;
 constexpr std::uint64_t kRssGrowthMax = 16 * kMiB;
 constexpr int kSampleMillis = 50;
-constexpr int kSettleSecondsMax = 15;  // for the reaper to have counted, at a stop
+constexpr double kCloseSecondsMax = 5;  // for the node to have closed what the dead left open
+constexpr int kSettleSecondsMax = 15;   // for the reaper to have counted, at a stop
 
 struct Flags {
   std::string walker, guest, simgpu, json, spoil;
@@ -715,11 +716,11 @@ class Soak {
       for (std::size_t slice = 0; slice < Plans().size(); ++slice) Unmake(slice);
     }
     // Connections of the dead are closed when the news is read.
-    const double closed_by = Now() + kSettleSecondsMax / 3;
+    const double closed_by = Now() + kCloseSecondsMax;
     while (CountFds(node_) > fds_at_rest && Now() < closed_by) SleepMillis(50);
-    fds_left_ = CountFds(node_);
-    if (fds_left_ > fds_at_rest)
-      Fail("the node has %zu descriptors open, %zu before anybody came", fds_left_, fds_at_rest);
+    const std::size_t fds_left = CountFds(node_);
+    if (fds_left > fds_at_rest)
+      Fail("the node has %zu descriptors open, %zu before anybody came", fds_left, fds_at_rest);
     std::error_code error;
     for (const auto& entry : std::filesystem::directory_iterator(folder_ / "run/slices", error)) {
       if (flags_.spoil != "fd") Fail("left behind: %s", entry.path().c_str());
@@ -811,7 +812,6 @@ class Soak {
   std::string answer_;
   std::uint64_t rss_first_ = 0;
   double node_since_ = 0;
-  std::size_t fds_left_ = 0;
   std::vector<wire::UsagePage*> usage_;
   std::vector<Walker> walkers_;
   std::map<pid_t, std::size_t> slice_of_;
