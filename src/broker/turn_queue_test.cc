@@ -188,6 +188,44 @@ TEST(TurnQueue, ManyContendersHaveShortTurns) {
   EXPECT_EQ(card.queue.Next(0, &ignored)->turn_nanos, kTurnNanosMax);
 }
 
+TEST(TurnQueue, ALedTenantIsCalledNotPickedAndBoundsWhatItIsAhead) {
+  Card card;
+  card.Add("gang", {1, 0, 0});
+  card.queue.SetLed("gang", true);
+  std::int64_t look_again = 0;
+  EXPECT_FALSE(card.queue.Next(0, &look_again)) << "another card calls it";
+  EXPECT_FALSE(card.queue.Contended("one", 0));
+  card.Add("one", {1, 0, 0});
+  EXPECT_EQ(card.queue.Next(0, &look_again)->id, "one");
+  EXPECT_TRUE(card.queue.MayBeCalled("gang", 0));
+  card.queue.Charge("gang", kTurnNanosMax, card.now += kTurnNanosMax);
+  EXPECT_TRUE(card.queue.MayBeCalled("gang", card.now)) << "one turn ahead";
+  card.queue.Charge("gang", kTurnNanosMin, card.now += kTurnNanosMin);
+  EXPECT_FALSE(card.queue.MayBeCalled("gang", card.now)) << "and no more";
+  card.RunUntil(card.now + kTurnNanosMax);
+  EXPECT_TRUE(card.queue.MayBeCalled("gang", card.now));
+  // Nothing to do, or a higher class at work: no call.
+  card.Add("high", {1, 0, 1});
+  EXPECT_FALSE(card.queue.MayBeCalled("gang", card.now));
+  card.queue.Leave("high", card.now);
+  card.queue.Leave("gang", card.now);
+  EXPECT_FALSE(card.queue.MayBeCalled("gang", card.now));
+}
+
+TEST(TurnQueue, WaitingForOtherCardsEarnsOneTurnAtMost) {
+  Card card;
+  card.Add("gang", {1, 0, 0});
+  card.Add("one", {1, 0, 0});
+  card.queue.SetLed("gang", true);
+  card.RunUntil(1000 * kMs);
+  EXPECT_EQ(card.served["gang"], 0);
+  card.queue.CatchUp("gang");
+  card.queue.SetLed("gang", false);
+  card.served.clear();
+  card.RunUntil(card.now + 200 * kMs);
+  EXPECT_NEAR(static_cast<double>(card.served["one"]), 100e6, 1.5 * kTurnNanosMax);
+}
+
 // Whatever weights, caps, units and arrivals: over the whole of a busy stretch nobody uncapped
 // strays from its part of what the capped leave by more than a turn and a unit each, no cap is
 // passed, and the card is never idle while somebody may go.

@@ -249,7 +249,10 @@ class Turns::CardTurns {
       if (tenant.gang != nullptr) Abandon(*tenant.gang);
     }
     gated_ = Needed() && HaveThread();
-    if (!gated_) Forget();
+    if (!gated_) {
+      Forget();
+      tail_.clear();
+    }
     const std::uint32_t window = queue_.HasClasses() ? kWindowNanosClasses : kWindowNanosAlike;
     for (auto& [id, tenant] : tenants_) {
       wire::Store(&tenant.control().window_nanos, window);

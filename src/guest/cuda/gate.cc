@@ -723,7 +723,7 @@ inline bool EnterShort(GateFrame* frame) {
     return false;
   }
   SayInside(lane);
-  if ((__atomic_load_n(process.gate, __ATOMIC_RELAXED) & wire::kGateGranted) == 0) {
+  if ((__atomic_load_n(process.gate, __ATOMIC_SEQ_CST) & wire::kGateGranted) == 0) {
     SayOutside(lane);
     return false;
   }
