@@ -57,6 +57,11 @@ Fragmentation::Fragmentation(std::vector<TaskClass> classes) : classes_(std::mov
 }
 
 double Fragmentation::Of(const FragmentView& node) const {
+  return node.mixed == nullptr ? Sum<false>(node) : Sum<true>(node);
+}
+
+template <bool kMixed>
+double Fragmentation::Sum(const FragmentView& node) const {
   // For each size: how many cards hold it, and what lies idle on the others.
   constexpr std::size_t kOnStack = 128;
   std::uint32_t fitting_space[kOnStack];
@@ -90,7 +95,9 @@ double Fragmentation::Of(const FragmentView& node) const {
     const Shape& shape = classes_[c].shape;
     const double weight = classes_[c].weight;
     const bool cpu_fits = node.cpu_left >= shape.cpu_millis;
-    if (node.mixed != nullptr && shape.kinds != 0 && shape.milli != 0) {
+    if (shape.milli == 0) {
+      (cpu_fits ? cpu_only : cpu_only_lacking) += weight * all;
+    } else if (kMixed && shape.kinds != 0) {
       // Cards of other kinds are idle for this class, as cards that are too full are.
       std::uint32_t count = 0;
       std::int64_t idle = 0;
@@ -101,8 +108,6 @@ double Fragmentation::Of(const FragmentView& node) const {
       }
       const bool placeable = count >= shape.cards && cpu_fits;
       lacks_card += weight * (placeable ? static_cast<double>(idle) : all);
-    } else if (shape.milli == 0) {
-      (cpu_fits ? cpu_only : cpu_only_lacking) += weight * all;
     } else if (shape.kinds != 0 && (shape.kinds >> node.kind & 1) == 0) {
       wrong_kind += weight * all;
     } else if (fitting[size_of_[c]] >= shape.cards) {

@@ -58,6 +58,9 @@ class Fragmentation {
   const std::vector<TaskClass>& classes() const { return classes_; }
 
  private:
+  template <bool kMixed>
+  double Sum(const FragmentView& node) const;
+
   std::vector<TaskClass> classes_;
   std::vector<std::uint32_t> sizes_;    // distinct milli of the classes
   std::vector<std::uint32_t> size_of_;  // by class, into sizes_

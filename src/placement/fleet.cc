@@ -205,15 +205,12 @@ Shape Fleet::Measured(const Node& node, const Shape& shape) const {
 }
 
 std::uint16_t Fleet::LeftWith(const Node& node, std::uint32_t i, const Shape& shape) const {
-  if (node.plain) return static_cast<std::uint16_t>(cards(node)[i] - shape.milli);
   if (shape.exclusive) return 0;
   const Card& card = detail(node)[i];
   return MilliLeft(card, card.memory_left - shape.memory_bytes, card.compute_left - shape.compute);
 }
 
 bool Fleet::Alike(const Node& node, std::uint32_t a, std::uint32_t b) const {
-  if (cards(node)[a] != cards(node)[b]) return false;
-  if (node.plain) return true;
   const Card& one = detail(node)[a];
   const Card& other = detail(node)[b];
   return one.memory_left == other.memory_left && one.compute_left == other.compute_left &&

@@ -147,14 +147,13 @@ class Fleet {
     if (node.milli_left < shape.total_milli()) return false;
     const std::uint16_t* left = this->cards(node);
     std::uint64_t fitting = 0;
-    std::uint32_t count = 0;
     for (std::uint32_t i = 0; i < node.cards; ++i) {
-      const std::uint64_t fits = left[i] >= shape.milli ? 1 : 0;
-      fitting |= fits << i;
-      count += static_cast<std::uint32_t>(fits);
+      fitting |= std::uint64_t{left[i] >= shape.milli} << i;
     }
     *cards = fitting;
-    return count >= shape.cards;
+    std::uint32_t missing = shape.cards;
+    for (; fitting != 0 && missing > 0; fitting &= fitting - 1) --missing;
+    return missing == 0;
   }
   bool Fits(const Node& node, const Shape& shape) const {
     std::uint64_t cards = 0;
@@ -162,9 +161,9 @@ class Fleet {
   }
   // The shape with its milli as it weighs on that node.
   Shape Measured(const Node& node, const Shape& shape) const;
-  // Milli left on a card that the (measured) shape is put on.
+  // Milli left on a card that the (measured) shape is put on, of a node that is not plain.
   std::uint16_t LeftWith(const Node& node, std::uint32_t card, const Shape& shape) const;
-  // Whether the shape leaves as much on the one card as on the other.
+  // Whether two cards of a node that is not plain have the same left of everything.
   bool Alike(const Node& node, std::uint32_t a, std::uint32_t b) const;
 
   // On plain nodes.

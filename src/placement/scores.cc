@@ -26,18 +26,21 @@ struct After {
   After(const Fleet& fleet, const Fleet::Node& node, const Shape& shape, const CardSet& cards) {
     const std::uint16_t* before = fleet.cards(node);
     std::copy(before, before + node.cards, left);
-    std::int64_t milli_left = node.milli_left;
+    view = {node.cpu_left - shape.cpu_millis, node.kind, node.cards,
+            node.milli_left - shape.total_milli(), left};
+    if (node.plain) {
+      for (std::uint32_t i = 0; i < cards.count; ++i) {
+        left[cards.index[i]] = static_cast<std::uint16_t>(left[cards.index[i]] - shape.milli);
+      }
+      return;
+    }
+    view.milli_left = node.milli_left;
+    view.mixed = Mixed(fleet, node);
     for (std::uint32_t i = 0; i < cards.count; ++i) {
       const std::uint8_t card = cards.index[i];
       left[card] = fleet.LeftWith(node, card, shape);
-      milli_left -= before[card] - left[card];
+      view.milli_left -= before[card] - left[card];
     }
-    view = {node.cpu_left - shape.cpu_millis,
-            node.kind,
-            node.cards,
-            milli_left,
-            left,
-            Mixed(fleet, node)};
   }
   After(const After&) = delete;
   After& operator=(const After&) = delete;
@@ -51,11 +54,17 @@ FragmentView Before(const Fleet& fleet, const Fleet::Node& node) {
 // The cards among those that fit, each with what the earlier ones do not leave alike.
 template <typename Visit>
 void EachUnlike(const Fleet& fleet, const Fleet::Node& node, std::uint64_t fitting, Visit visit) {
+  const std::uint16_t* left = fleet.cards(node);
   for (std::uint64_t rest = fitting; rest != 0; rest &= rest - 1) {
     const auto i = static_cast<std::uint32_t>(std::countr_zero(rest));
+    if (node.plain) {  // what has as much left fits as well
+      if (std::find(left, left + i, left[i]) == left + i) visit(i);
+      continue;
+    }
     bool seen = false;
     for (std::uint64_t earlier = fitting & ~rest; earlier != 0 && !seen; earlier &= earlier - 1) {
-      seen = fleet.Alike(node, static_cast<std::uint32_t>(std::countr_zero(earlier)), i);
+      const auto other = static_cast<std::uint32_t>(std::countr_zero(earlier));
+      seen = left[other] == left[i] && fleet.Alike(node, other, i);
     }
     if (!seen) visit(i);
   }
@@ -230,7 +239,7 @@ class Filling : public Scorer {
   }
   static std::uint64_t LeftOnCard(const Fleet& fleet, const Fleet::Node& node, std::uint8_t i,
                                   const Shape& shape) {
-    if (node.plain) return fleet.LeftWith(node, i, shape);
+    if (node.plain) return fleet.cards(node)[i] - shape.milli;
     const Fleet::Card& card = fleet.detail(node)[i];
     return Millionths(card.memory_left - shape.memory_bytes, card.memory_bytes) +
            Millionths(card.compute_left - shape.compute, card.compute);

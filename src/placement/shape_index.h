@@ -43,7 +43,7 @@ class ShapeIndex {
   // All the nodes that are as good as the best one, in the order they were added; for who breaks
   // ties otherwise. Looks at every node.
   void Tied(const Shape& shape, std::vector<std::uint32_t>* nodes);
-  // The shape on that node, which holds it on some of these cards.
+  // The shape on that node, which holds it on some of these cards (of a plain node: on all).
   Choice On(std::uint32_t node, const Shape& shape, std::uint64_t allowed = kAllCards);
   // The node's contents changed. A node that is new to the fleet is noticed without this.
   void Changed(std::uint32_t node);
