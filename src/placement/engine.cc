@@ -559,6 +559,7 @@ std::optional<Engine::Found> Engine::ChooseIn(Pool& pool, const Request& request
   if (!request.card_uuid.empty() || !request.cards.empty()) {
     // Only the nodes that have the cards are looked at.
     std::set<std::uint32_t> slots;
+    std::int64_t best = 0;
     const auto add = [&](const std::string& uuid) {
       const auto [from, to] = by_card_.equal_range(uuid);
       for (auto at = from; at != to; ++at) {
@@ -569,15 +570,15 @@ std::optional<Engine::Found> Engine::ChooseIn(Pool& pool, const Request& request
     if (request.card_uuid.empty()) std::for_each(request.cards.begin(), request.cards.end(), add);
     for (const std::uint32_t slot : slots) {
       if (!pool.fleet.Fits(pool.fleet.node(slot), shape) || !accept(slot)) continue;
-      const Choice choice = ordered.index.On(slot, shape, allowed);
+      const std::int64_t score = ordered.index.On(slot, shape).score;
       const auto rank = [&](std::uint32_t one) { return pool.fleet.node(one).rank; };
       if (found.record != nullptr &&
-          (choice.score < found.choice.score ||
-           (choice.score == found.choice.score && rank(slot) > rank(found.choice.node)))) {
+          (score < best || (score == best && rank(slot) > rank(found.choice.node)))) {
         continue;
       }
+      best = score;
       found.record = pool.records[slot];
-      found.choice = choice;
+      found.choice = ordered.index.On(slot, shape, allowed);
     }
     if (found.record == nullptr) return std::nullopt;
     return found;

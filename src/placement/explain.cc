@@ -365,6 +365,7 @@ Explanation Engine::Explain(const Request& request, const std::set<std::string>&
   // In the order in which Place would take them.
   struct Fitting {
     Found found;
+    Choice free;  // of all the cards of the node: what orders the nodes
     bool one_numa_node;
     const Pool* pool;
   };
@@ -372,9 +373,7 @@ Explanation Engine::Explain(const Request& request, const std::set<std::string>&
   const auto better = [](const Fitting& a, const Fitting& b) {
     if (a.pool != b.pool) return a.pool->name < b.pool->name;
     if (a.one_numa_node != b.one_numa_node) return a.one_numa_node;
-    if (a.found.choice.score != b.found.choice.score) {
-      return a.found.choice.score > b.found.choice.score;
-    }
+    if (a.free.score != b.free.score) return a.free.score > b.free.score;
     return a.found.record->name < b.found.record->name;
   };
   for (const auto& [name, record] : nodes_) {
@@ -407,7 +406,8 @@ Explanation Engine::Explain(const Request& request, const std::set<std::string>&
     found.ordered = &OrderOf(pool, request);
     found.shape = pool.fleet.Measured(pool.fleet.node(record->slot), *shape);
     found.choice = found.ordered->index.On(record->slot, *shape, allowed);
-    const Fitting fitting{found, one_numa_node, &pool};
+    const Fitting fitting{found, found.ordered->index.On(record->slot, *shape), one_numa_node,
+                          &pool};
     best.insert(std::upper_bound(best.begin(), best.end(), fitting, better), fitting);
     if (best.size() > kExplainedCandidatesMax) best.pop_back();
   }
@@ -420,9 +420,9 @@ Explanation Engine::Explain(const Request& request, const std::set<std::string>&
       candidate.cards.push_back(found.record->known->cards[found.choice.cards.index[i]].card.uuid);
     }
     const Scorer& scorer = *found.ordered->scorer;
-    candidate.score = static_cast<double>(found.choice.score) * scorer.unit();
+    candidate.score = static_cast<double>(one.free.score) * scorer.unit();
     candidate.parts = scorer.PartsOf(fleet, fleet.node(found.record->slot), found.shape,
-                                     found.choice.cards, found.choice.score);
+                                     one.free.cards, one.free.score);
     explanation.best.push_back(std::move(candidate));
   }
   return explanation;

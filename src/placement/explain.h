@@ -13,16 +13,17 @@ namespace tessera::placement {
 inline constexpr std::size_t kExplainedCandidatesMax = 5;
 
 struct Explanation {
-  // The nodes that one rule took out. A node counts under the first rule that it fails.
+  // The nodes that one rule took out. A node counts under the rule that it misses by most.
   struct Filtered {
     std::string rule;  // "avoid", "model", "cards", "memory", "compute", "cpu", "ram", ...
     std::uint32_t nodes = 0;
     std::string example_node;  // the first by name
     std::string message;       // of that node: what was asked and what it has
   };
-  std::vector<Filtered> filtered;  // in the order in which the rules are asked; one a rule
+  std::vector<Filtered> filtered;  // one a rule, in the order in which they are first met
   // A node that fits, the cards it would give, its score (the highest wins) and the named parts
-  // that add up to it.
+  // that add up to it, before rounding. The score is that of the cards its policy likes best; where
+  // NUMA, links, tenants or named cards rule those out, it gives others.
   struct Candidate {
     std::string node;
     std::vector<std::string> cards;  // uuids
