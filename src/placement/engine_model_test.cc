@@ -474,6 +474,12 @@ void RunWorld(std::uint64_t seed, std::uint64_t length, Tally* tally) {
         if (why.best.size() < kExplainedCandidatesMax) {
           ASSERT_EQ(filtered + why.best.size(), model.nodes.size());
         }
+        for (const auto& one : why.best) {
+          double sum = 0;
+          for (const auto& [part, value] : one.parts) sum += value;
+          ASSERT_GT(sum, one.score - 1e-6) << one.node;
+          ASSERT_LT(sum, one.score + 0.024 + 1e-6) << "but for the last rounding";
+        }
         std::string first = "nothing";
         if (!why.best.empty()) {
           first = why.best[0].node;
