@@ -2,6 +2,7 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <map>
 #include <numeric>
 #include <tuple>
@@ -30,7 +31,7 @@ struct World {
     for (int i = 0; i < 20; ++i) {
       Shape shape;
       shape.cpu_millis = static_cast<std::int64_t>(rng.Between(1, 16)) * 1000;
-      shape.ram_mib = static_cast<std::int64_t>(rng.Between(1, 64)) * 1024;
+      shape.ram_bytes = static_cast<std::int64_t>(rng.Between(1, 64)) * 1024;
       shape.cards = static_cast<std::uint32_t>(rng.Below(4));
       if (shape.cards == 1) shape.milli = static_cast<std::uint32_t>(rng.Between(1, 10)) * 100;
       if (shape.cards > 1) shape.milli = kWholeCardMilli;
@@ -49,7 +50,7 @@ TEST(Fleet, RefusesWhatItCannotHold) {
   Fleet fleet;
   const auto kind = fleet.KindOf("T4");
   ASSERT_TRUE(kind);
-  const Status status = fleet.AddNode("n", 1000, 1024, 17, *kind, 0);
+  const Status status = fleet.AddNode("n", 1000, 1024, kCardsPerNodeMax + 1, *kind, 0);
   ASSERT_FALSE(status);
   EXPECT_EQ(status.error().field(), "cards");
   EXPECT_EQ(fleet.nodes(), 0u);
@@ -69,7 +70,7 @@ TEST(Fleet, FitsLooksAtEveryResource) {
     return fleet.Fits(fleet.node(0), shape);
   };
   EXPECT_FALSE(without([](Shape& s) { s.cpu_millis = 4001; }));
-  EXPECT_FALSE(without([](Shape& s) { s.ram_mib = 4097; }));
+  EXPECT_FALSE(without([](Shape& s) { s.ram_bytes = 4097; }));
   EXPECT_FALSE(without([](Shape& s) { s.cards = 3; }));
   EXPECT_FALSE(without([](Shape& s) { s.kinds = 2; }));
   CardSet first;
@@ -128,6 +129,78 @@ TEST(ShapeIndex, AnswersWhatAPlainScanDoes) {
       for (const auto& [node, shape, cards] : held) world.fleet.Give(node, shape, cards);
       EXPECT_EQ(world.fleet.used_milli(), 0);
     }
+  }
+}
+
+// The same over nodes with memory of their own, cards of several kinds and sizes, that come, go and
+// change; and in the order in which a walk meets them.
+TEST(ShapeIndex, WalksMixedNodesInTheOrderOfAPlainScan) {
+  for (const std::string& name : ScorerNames()) {
+    SCOPED_TRACE(name);
+    Rng rng(99);
+    Fleet fleet;
+    for (const char* model : {"t4", "a10", "a100"}) ASSERT_TRUE(fleet.KindOf(model));
+    const auto scorer = *MakeScorer(name);
+    ShapeIndex index(fleet, *scorer);
+    std::vector<Shape> shapes(12);
+    ClassCounter counter;
+    for (Shape& shape : shapes) {
+      shape.cpu_millis = static_cast<std::int64_t>(rng.Below(8000));
+      shape.cards = static_cast<std::uint32_t>(rng.Between(1, 3));
+      shape.memory_bytes = rng.Between(1, 50'000'000'000);
+      shape.compute = shape.milli = static_cast<std::uint32_t>(rng.Between(1, 1000));
+      if (rng.Chance(300)) shape.kinds = rng.Between(1, 7);
+      counter.Count(shape, "");
+    }
+    std::uint64_t walked = 0;
+    for (std::uint64_t step = 0; step < 300; ++step) {
+      std::uint32_t slot = static_cast<std::uint32_t>(rng.Below(40));
+      const bool fresh = slot >= fleet.nodes();
+      if (fresh) slot = *fleet.AddSlot();
+      if (!fresh && rng.Chance(100)) {
+        fleet.SetAbsent(slot);
+        index.Changed(slot);
+      } else {
+        std::vector<Fleet::Card> cards(rng.Below(5));
+        for (Fleet::Card& card : cards) {
+          card.memory_bytes = card.slice_bytes_max = rng.Between(16, 80) * 1'000'000'000;
+          card.memory_left = rng.Below(card.memory_bytes + 1);
+          card.compute_left = static_cast<std::uint32_t>(rng.Below(1001));
+          card.slices_left = 9;
+          card.kind = static_cast<std::uint8_t>(rng.Below(3));
+          card.modes = 1;
+          card.healthy = !rng.Chance(100);
+        }
+        // Another rank in the same slot is another node.
+        fleet.SetNode(slot, "n", rng.Next(), {64'000, 30'000, 0, 0, 0, 99, 1}, {}, cards);
+        index.Replaced(slot);
+      }
+      if (step % 50 == 10 && scorer->Learn(counter, fleet)) index.Reset();
+      const Shape& shape = shapes[rng.Below(shapes.size())];
+      std::vector<std::tuple<std::int64_t, std::uint64_t, std::uint32_t>> scan;
+      for (std::uint32_t n = 0; n < fleet.nodes(); ++n) {
+        const Fleet::Node& node = fleet.node(n);
+        if (!fleet.Fits(node, shape)) continue;
+        CardSet cards;
+        scan.emplace_back(-scorer->Score(fleet, node, shape, &cards), node.rank, n);
+        ASSERT_EQ(cards.count, shape.cards);
+      }
+      std::sort(scan.begin(), scan.end());
+      std::size_t at = 0;
+      const auto nobody = index.FirstOf(shape, [&](std::uint32_t node) {
+        EXPECT_LT(at, scan.size());
+        if (at < scan.size()) {
+          EXPECT_EQ(node, std::get<2>(scan[at]));
+        }
+        ++at;
+        ++walked;
+        return false;
+      });
+      ASSERT_FALSE(nobody);
+      ASSERT_EQ(at, scan.size());
+      ASSERT_FALSE(testing::Test::HasFailure()) << "step " << step;
+    }
+    EXPECT_GT(walked, 300u);
   }
 }
 

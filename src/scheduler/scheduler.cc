@@ -7,6 +7,7 @@
 #include <mutex>
 #include <set>
 #include <thread>
+#include <utility>
 
 #include "base/check.h"
 #include "base/log.h"
@@ -69,7 +70,9 @@ bool WorthRepeating(Code code) {
 }  // namespace
 
 struct Scheduler::Impl {
-  Impl(Options o, const os::Clock& c) : options(o), clock(c) {}
+  Impl(Options o, const os::Clock& c) : options(std::move(o)), clock(c) {
+    CHECK(engine.SetPolicy("", options.policy).has_value());
+  }
 
   const Options options;
   const os::Clock& clock;
@@ -604,10 +607,10 @@ struct Scheduler::Impl {
 };
 
 Scheduler::Scheduler(Options options, const os::Clock& clock)
-    : impl_(std::make_unique<Impl>(options, clock)) {
+    : impl_(std::make_unique<Impl>(std::move(options), clock)) {
   Impl& s = *impl_;
   if (s.HasThreads()) {
-    for (unsigned i = 0; i < std::max(1u, options.starters); ++i) {
+    for (unsigned i = 0; i < std::max(1u, s.options.starters); ++i) {
       s.starters.emplace_back([&s] { s.StartLoop(); });
     }
   }

@@ -71,6 +71,8 @@ struct Options {
   std::size_t instances_max = 100'000;  // known ones, ended but not forgotten included
   int start_attempts_max = 5;           // of a start that the node answers with an internal error
   unsigned starters = 4;                // threads that start what the queue releases
+  // Of placement, where a request names none: one of placement::ScorerNames().
+  std::string policy{placement::kDefaultPolicy};
 };
 
 // The exit code of an instance that could not be started.

@@ -97,6 +97,20 @@ TEST_F(SchedulerTest, TheSeventhOfSixWaitsAndStartsWhenOneLeaves) {
   ExpectNoDoubles();
 }
 
+TEST_F(SchedulerTest, ThePolicyOfTheOptionsDecides) {
+  AddNode("a", {MakeCard("a1")});
+  AddNode("b", {MakeCard("b1")});
+  for (const std::string policy : {"binpack", "spread"}) {
+    Restart({.period_millis = 0, .policy = policy});
+    scheduler->Tick();
+    const std::string first = Submit(Ask("one-" + policy, kGiB, 100)).placement->node;
+    const std::string second = Submit(Ask("two-" + policy, kGiB, 100)).placement->node;
+    EXPECT_EQ(first == second, policy == "binpack") << first << " and " << second;
+    for (const char* id : {"one-", "two-"}) Must(scheduler->Stop(id + policy, 1));
+    scheduler->Tick();
+  }
+}
+
 TEST_F(SchedulerTest, AnExitFreesThePlaceWhetherOrNotTheNodeFreesItByItself) {
   for (const bool frees : {true, false}) {
     const std::string name = frees ? "f" : "g";
