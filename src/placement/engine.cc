@@ -190,7 +190,7 @@ std::uint64_t Engine::LeftAfter(const NodeView& node, const std::vector<const Ca
   return Millionths(memory_left, memory) + Millionths(permille_left, permille);
 }
 
-Engine::Shortage Engine::Explain(const NodeView& node, const Request& request,
+Engine::Shortage Engine::Lacking(const NodeView& node, const Request& request,
                                  const std::string& model_lower, bool empty) {
   Shortage worst;
   const auto consider = [&](std::string resource, std::uint64_t asked, std::uint64_t available,
@@ -326,12 +326,51 @@ std::variant<Placement, Scarcity> Engine::Consider(const Request& request,
     if (!never && avoid.count(name) != 0) continue;
     // A node that could not hold it when empty is not the one to wait for.
     if (!never && Choose(View(name, node, true), request, model_lower, true).empty()) continue;
-    Shortage shortage = Explain(View(name, node, never), request, model_lower, never);
+    Shortage shortage = Lacking(View(name, node, never), request, model_lower, never);
     if (!closest || shortage.severity < closest->severity) closest = std::move(shortage);
   }
   if (!closest) return avoided;
   closest->scarcity.never = never;
   return closest->scarcity;
+}
+
+Explanation Engine::Explain(const Request& request, const std::set<std::string>& avoid) const {
+  CHECK(Validate(request).has_value());
+  const std::string model_lower = Lower(request.model);
+  Explanation explanation;
+  const auto filter = [&](const std::string& rule, const std::string& node, std::string message) {
+    for (Explanation::Filtered& known : explanation.filtered) {
+      if (known.rule != rule) continue;
+      ++known.nodes;
+      return;
+    }
+    explanation.filtered.push_back({rule, 1, node, std::move(message)});
+  };
+  std::vector<Explanation::Candidate>& best = explanation.best;
+  for (const auto& [name, node] : nodes_) {
+    if (avoid.count(name) != 0) {
+      filter("avoid", name, "avoid: the node is unavailable or kept for others");
+      continue;
+    }
+    const NodeView view = View(name, node, false);
+    const std::vector<const CardView*> chosen = Choose(view, request, model_lower, false);
+    if (chosen.empty()) {
+      const Shortage shortage = Lacking(view, request, model_lower, false);
+      filter(shortage.scarcity.resource, name, shortage.scarcity.message);
+      continue;
+    }
+    Explanation::Candidate candidate;
+    candidate.node = name;
+    for (const CardView* card : chosen) candidate.cards.push_back(card->known->card.uuid);
+    const auto left = static_cast<double>(LeftAfter(view, chosen, request)) / kMillion;
+    candidate.score = request.node_policy == Policy::kBinpack ? -left : left;
+    candidate.parts = {{"left", candidate.score}};
+    const auto at = std::find_if(best.begin(), best.end(),
+                                 [&](const auto& known) { return candidate.score > known.score; });
+    best.insert(at, std::move(candidate));
+    if (best.size() > kExplainedCandidatesMax) best.pop_back();
+  }
+  return explanation;
 }
 
 std::vector<std::string> Engine::CouldHold(const Request& request) const {

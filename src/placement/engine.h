@@ -24,6 +24,7 @@
 
 #include "base/result.h"
 #include "device/card.h"
+#include "placement/explain.h"
 #include "placement/request.h"
 
 namespace tessera::placement {
@@ -99,6 +100,8 @@ class Engine {
   // What Place would answer, without reserving.
   std::variant<Placement, Scarcity> Consider(const Request& request,
                                              const std::set<std::string>& avoid = {}) const;
+  // What Consider looks at: the nodes that each rule filters and the best of those that fit.
+  Explanation Explain(const Request& request, const std::set<std::string>& avoid = {}) const;
   // The nodes that would hold the request if they were empty and healthy, by name.
   std::vector<std::string> CouldHold(const Request& request) const;
   // False when the id holds nothing.
@@ -160,7 +163,7 @@ class Engine {
   // The cards that take the request, best first by its card policy; empty when the node cannot.
   static std::vector<const CardView*> Choose(const NodeView& node, const Request& request,
                                              const std::string& model_lower, bool ignore_health);
-  static Shortage Explain(const NodeView& node, const Request& request,
+  static Shortage Lacking(const NodeView& node, const Request& request,
                           const std::string& model_lower, bool empty);
   static std::uint64_t LeftAfter(const NodeView& node, const std::vector<const CardView*>& chosen,
                                  const Request& request);

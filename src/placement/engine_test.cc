@@ -293,6 +293,43 @@ TEST(Engine, AvoidedNodesArePassedOver) {
   EXPECT_TRUE(engine.CouldHold(Ask("x", 30 * kGiB)).empty());
 }
 
+TEST(Engine, ExplainNamesTheRuleOfEachFilteredNodeAndTheBestFive) {
+  Engine engine;
+  for (const char* name : {"a", "b", "c", "d", "e", "f"}) {
+    ASSERT_TRUE(engine.UpdateNode(MakeNode(name, {MakeCard(std::string(name) + "1")})));
+  }
+  ASSERT_TRUE(engine.UpdateNode(MakeNode("small", {MakeCard("s1", 4 * kGiB)})));
+  ASSERT_TRUE(engine.UpdateNode(MakeNode("small2", {MakeCard("s2", 4 * kGiB)})));
+  ASSERT_TRUE(engine.UpdateNode(MakeNode("poor", {MakeCard("p1")}, 10)));
+  ASSERT_TRUE(engine.UpdateNode(MakeNode("kept", {MakeCard("k1")})));
+  Request first = Ask("first");
+  first.card_uuid = "d1";
+  EXPECT_EQ(Where(engine.Place(first)), "d/d1");
+  const Explanation why = engine.Explain(Ask("x"), {"kept"});
+  ASSERT_EQ(why.filtered.size(), 3u);
+  std::map<std::string, Explanation::Filtered> by_rule;
+  for (const Explanation::Filtered& one : why.filtered) by_rule[one.rule] = one;
+  EXPECT_EQ(by_rule["avoid"].example_node, "kept");
+  EXPECT_EQ(by_rule["memory"].nodes, 2u);
+  EXPECT_EQ(by_rule["memory"].example_node, "small");
+  EXPECT_EQ(by_rule["memory"].message,
+            "memory: asked 8 GiB a card, 4 GiB short on the best card (4 GiB free)");
+  EXPECT_EQ(by_rule["cpu"].example_node, "poor");
+  ASSERT_EQ(why.best.size(), kExplainedCandidatesMax);
+  EXPECT_EQ(why.best[0].node, "d");  // packed: the fullest first
+  EXPECT_EQ(why.best[0].cards, (std::vector<std::string>{"d1"}));
+  EXPECT_EQ(why.best[1].node, "a");
+  EXPECT_GT(why.best[0].score, why.best[1].score);
+  for (const Explanation::Candidate& one : why.best) {
+    double sum = 0;
+    for (const auto& [name, part] : one.parts) sum += part;
+    EXPECT_NEAR(sum, one.score, 1e-6) << one.node;
+  }
+  // It is what Place does, and it reserves nothing.
+  EXPECT_EQ(engine.reservations(), 1u);
+  EXPECT_EQ(Where(engine.Place(Ask("x"), {"kept"})), "d/d1");
+}
+
 TEST(Engine, BadInputIsRefusedByName) {
   Engine engine;
   EXPECT_EQ(engine.UpdateNode(MakeNode("", {})).error().field(), "name");
