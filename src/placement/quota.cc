@@ -179,6 +179,7 @@ void QuotaTree::RemoveOne(const std::string& name, int resource, Wide amount) {
 }
 
 void QuotaTree::Add(const std::string& tenant, const SliceAmount& amount) {
+  if (amount == SliceAmount()) return;
   const auto [found, added] = nodes_.try_emplace(tenant);
   if (added) found->second.quota.name = tenant;
   for (int r = 0; r < kResources; ++r) {
@@ -188,6 +189,7 @@ void QuotaTree::Add(const std::string& tenant, const SliceAmount& amount) {
 }
 
 void QuotaTree::Remove(const std::string& tenant, const SliceAmount& amount) {
+  if (amount == SliceAmount()) return;
   const auto found = nodes_.find(tenant);
   CHECK(found != nodes_.end());
   for (int r = 0; r < kResources; ++r) {
