@@ -43,6 +43,7 @@ struct Queue::Walk {
   Engine& engine;
   const std::int64_t now;
   const std::set<std::string>& unavailable;
+  const std::set<std::string> away;  // unavailable for longer than a moment
   QuotaTree promised;  // what is held, and what those looked at so far wait for a node with
   Decision decision;
   std::size_t ahead = 0;        // of those looked at so far, who wait for nodes
@@ -226,6 +227,12 @@ bool Queue::Remove(const std::string& id) {
   return true;
 }
 
+std::vector<std::string> Queue::Waiting() const {
+  std::vector<std::string> ids;
+  for (const auto& [sequence, id] : waiting_) ids.push_back(id);
+  return ids;
+}
+
 bool Queue::Waits(const std::string& id) const {
   const auto found = entries_.find(id);
   return found != entries_.end() && !found->second.placed;
@@ -299,12 +306,16 @@ std::vector<Queue::Unit> Queue::Units() {
 }
 
 Queue::Decision Queue::Decide(Engine& engine, std::int64_t now_micros,
-                              const std::set<std::string>& unavailable) {
+                              const std::set<std::string>& unavailable,
+                              const std::set<std::string>& unsettled) {
   walked_.clear();
   if (waiting_.empty()) return {};
+  std::set<std::string> away = unavailable;
+  for (const std::string& node : unsettled) away.erase(node);
   Walk walk{.engine = engine,
             .now = now_micros,
             .unavailable = unavailable,
+            .away = std::move(away),
             .promised = policy_.quotas.empty() ? QuotaTree() : quotas_,
             .taken = unavailable};
   for (const auto& [sequence, id] : waiting_) {
@@ -563,6 +574,10 @@ bool Queue::Legal(const Unit& unit, const std::vector<Victim>& victims,
 bool Queue::Preempt(Walk& walk, const Unit& unit, const std::set<std::string>& avoid) {
   if (!policy_.preempt || walk.checks == 0) return false;
   if (preemptible_.empty() && policy_.quotas.empty()) return false;  // nobody could be asked
+  if (walk.away.size() < walk.unavailable.size() &&
+      Fits(walk.engine, walk.promised, unit, walk.away)) {
+    return false;
+  }
   QuotaTree staying = quotas_;
   for (const std::string& id : evicted_) {
     const Order& order = entries_.at(id).order;

@@ -108,11 +108,13 @@ class Queue {
     std::vector<Placement> placed;  // reserved in the engine
     std::vector<Eviction> evictions;
   };
-  // Walks all that wait. Nodes in `unavailable` take nothing now.
-  Decision Decide(Engine& engine, std::int64_t now_micros,
-                  const std::set<std::string>& unavailable);
+  // Walks all that wait. Nodes in `unavailable` take nothing now; those of them that are also in
+  // `unsettled` are about to say what they have, and nobody is stopped for who might fit there.
+  Decision Decide(Engine& engine, std::int64_t now_micros, const std::set<std::string>& unavailable,
+                  const std::set<std::string>& unsettled = {});
 
   std::size_t waiting() const { return waiting_.size(); }
+  std::vector<std::string> Waiting() const;  // in the order in which they came
   bool Waits(const std::string& id) const;
   const Order* Find(const std::string& id) const;  // nullptr: not here
   bool Known(const std::string& id) const;         // false after an Adopt without knowledge
