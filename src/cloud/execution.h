@@ -62,7 +62,7 @@ struct OrderExplanation {
     placement::SliceAmount held;
   };
   ExecutionStatus status;
-  int priority = 0;
+  std::int32_t priority = 0;
   std::size_t position = 0;  // in the queue, 1: the next; 0: it does not wait
   std::size_t waiting = 0;   // all that wait
   std::string rule;          // by which it waits; placement::Standing has the names

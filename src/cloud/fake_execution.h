@@ -115,10 +115,11 @@ class FakeExecution final : public Execution {
     if (found == jobs_.end() || found->second.generation < generation) {
       if (refusal_) return *refusal_;
       last_request_ = request;
-      last_tenant_ = order.tenant;
+      last_tenant_ = order.request.tenant;
       last_workload_ = workload;
       if (found != jobs_.end() && found->second.phase == Phase::kRunning) End(request.id, 137);
-      jobs_[request.id] = Job{.generation = generation, .order = ++order_, .tenant = order.tenant};
+      jobs_[request.id] =
+          Job{.generation = generation, .order = ++order_, .tenant = order.request.tenant};
       Fill();
     } else {
       found->second.adopted = false;
@@ -169,7 +170,6 @@ class FakeExecution final : public Execution {
     const Job& mine = jobs_[instance_id];
     OrderExplanation explanation;
     explanation.status = View(instance_id);
-    explanation.priority = placement::kPriorityDefault;
     for (const auto& [id, job] : jobs_) {
       if (job.phase != Phase::kQueued) continue;
       ++explanation.waiting;

@@ -22,8 +22,8 @@ placement::Order ToOrder(const Instance& instance) {
                       .compute = instance.sku.compute,
                       .cpu_millis = instance.sku.cpu_millis,
                       .ram_bytes = instance.sku.ram_bytes,
-                      .model = instance.sku.model},
-          .tenant = instance.tenant_id};
+                      .model = instance.sku.model,
+                      .tenant = instance.tenant_id}};
 }
 
 runtime::Workload ToWorkload(const Instance& instance) {

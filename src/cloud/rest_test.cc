@@ -53,7 +53,7 @@ TEST(Rest, AnOrderIsExplainedToItsOwnerOnly) {
   EXPECT_EQ(answer.status, 200);
   EXPECT_EQ(answer.body,
             R"x({"instance":")x" + waits + R"x(",)x" + reason +
-                R"x("queue":{"position":3,"waiting":3,"rule":"fit","priority":500,"ahead":[")x" +
+                R"x("queue":{"position":3,"waiting":3,"rule":"fit","priority":0,"ahead":[")x" +
                 first + R"x("],"others_ahead":1},)x" + nodes);
   for (const std::string& secret : {between, other.id, std::string("other-firm")}) {
     EXPECT_EQ(answer.body.find(secret), std::string::npos) << secret;

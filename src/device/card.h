@@ -3,10 +3,19 @@
 
 #include <cstdint>
 #include <string>
+#include <vector>
 
 #include "base/units.h"
 
 namespace tessera::device {
+
+// How well two cards of a node are connected: the higher, the better. Measured by the vendor's
+// adapter; a pair without a link is worth 0.
+struct Link {
+  std::string peer_uuid;
+  std::uint32_t score = 0;
+  bool operator==(const Link&) const = default;
+};
 
 struct Card {
   std::string uuid;    // as the vendor prints it ("GPU-...")
@@ -22,6 +31,7 @@ struct Card {
   bool simulated = false;                  // a simgpu card; every output that shows it says so
   std::uint64_t granule_bytes = 2 * kMiB;  // the driver's page for device memory
   std::uint64_t context_bytes = 0;         // measured at discovery: what one context takes
+  std::vector<Link> links;                 // to other cards of the node, in any order
 };
 
 // A share of one card, as held by a slice.

@@ -9,7 +9,8 @@ void ClassCounter::Count(const Shape& shape, const std::string& type) {
   ++total_;
   const auto same = [&](const TaskClass& known) {
     return known.shape.cpu_millis == shape.cpu_millis && known.shape.cards == shape.cards &&
-           known.shape.milli == shape.milli && known.type == type;
+           known.shape.milli == shape.milli && known.shape.memory_bytes == shape.memory_bytes &&
+           known.shape.compute == shape.compute && known.type == type;
   };
   const auto at = std::find_if(counted_.begin(), counted_.end(), same);
   if (at != counted_.end()) {
@@ -18,7 +19,8 @@ void ClassCounter::Count(const Shape& shape, const std::string& type) {
   }
   if (counted_.size() == kClassesMax) return;
   TaskClass fresh{shape, type, 1};
-  fresh.shape.ram_mib = 0;
+  fresh.shape.ram_bytes = 0;
+  fresh.shape.disk_bytes = 0;
   counted_.push_back(std::move(fresh));
 }
 
@@ -26,7 +28,7 @@ std::vector<TaskClass> ClassCounter::Typical(std::uint32_t permille) const {
   std::vector<TaskClass> sorted = counted_;
   const auto key = [](const TaskClass& c) {
     return std::tuple(c.weight, c.shape.cpu_millis, c.shape.milli, c.shape.cards,
-                      std::string_view(c.type));
+                      c.shape.memory_bytes, c.shape.compute, std::string_view(c.type));
   };
   std::sort(sorted.begin(), sorted.end(),
             [&](const TaskClass& a, const TaskClass& b) { return key(a) > key(b); });
@@ -88,7 +90,18 @@ double Fragmentation::Of(const FragmentView& node) const {
     const Shape& shape = classes_[c].shape;
     const double weight = classes_[c].weight;
     const bool cpu_fits = node.cpu_left >= shape.cpu_millis;
-    if (shape.milli == 0) {
+    if (node.mixed != nullptr && shape.kinds != 0 && shape.milli != 0) {
+      // Cards of other kinds are idle for this class, as cards that are too full are.
+      std::uint32_t count = 0;
+      std::int64_t idle = 0;
+      for (std::uint32_t i = 0; i < node.cards; ++i) {
+        const bool fits = node.left[i] >= shape.milli && node.Allowed(i, shape.kinds);
+        count += fits ? 1 : 0;
+        idle += fits ? 0 : node.left[i];
+      }
+      const bool placeable = count >= shape.cards && cpu_fits;
+      lacks_card += weight * (placeable ? static_cast<double>(idle) : all);
+    } else if (shape.milli == 0) {
       (cpu_fits ? cpu_only : cpu_only_lacking) += weight * all;
     } else if (shape.kinds != 0 && (shape.kinds >> node.kind & 1) == 0) {
       wrong_kind += weight * all;

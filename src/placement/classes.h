@@ -15,7 +15,7 @@ namespace tessera::placement {
 inline constexpr std::size_t kClassesMax = 4096;  // distinct shapes counted
 
 struct TaskClass {
-  Shape shape;       // RAM is not part of a class
+  Shape shape;       // RAM and disk are not part of a class
   std::string type;  // as written in the trace: two spellings of one set are two classes
   double weight = 0;
 };
@@ -42,6 +42,12 @@ struct FragmentView {
   std::uint32_t cards = 0;
   std::int64_t milli_left = 0;
   const std::uint16_t* left = nullptr;
+  const Fleet::Card* mixed = nullptr;  // of a node whose cards are of several kinds
+
+  // Whether a card may hold a class bound to these kinds.
+  bool Allowed(std::uint32_t card, std::uint64_t kinds) const {
+    return kinds == 0 || (kinds >> (mixed != nullptr ? mixed[card].kind : kind) & 1) != 0;
+  }
 };
 
 class Fragmentation {

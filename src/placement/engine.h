@@ -1,41 +1,61 @@
 // The placement engine: which node and which cards a request gets. Pure: no I/O, no clock, no
 // threads, no chance; the same calls in the same order give the same answers on every machine, and
 // the order in which nodes were added does not matter. One owner calls it (the scheduler under its
-// lock, the simulator, the extender); not thread-safe.
+// lock, the simulator, the extender); not thread-safe, const calls included: they refresh the
+// index.
 //
-// What fits: on one node, `slices` different healthy cards (of the asked model or uuid) that each
-// have the asked memory and compute left, and the node's CPU and RAM for the whole request. Left =
-// capacity - what this engine reserved - foreign use.
+// What fits: on one node, `slices` different healthy cards (of the asked models and uuids) that
+// each have the asked memory and compute left, and the node's CPU, RAM, disk and slice count for
+// the whole request. Left = what may be sold - what this engine reserved - foreign use; what may be
+// sold is the capacity times the node's oversell ratio.
 //
-// Which one: binpack takes the node (card) with the least left after placing, spread the one with
-// the most. "Left" is the free share of memory plus the free share of compute, each in millionths,
-// over the node's healthy cards (of the card). Ties go to the smaller node name, then to the
-// smaller card uuid.
+// Which one: the best by the policy of the node's pool (scores.h), or by the request's own: binpack
+// takes the node (card) with the least left after placing, spread the one with the most. "Left" is
+// the free share of memory plus the free share of compute, each in millionths, over the node's
+// healthy cards (of the card). Ties go to the smaller node name, then to the smaller card uuid.
+// What a node's score cannot see (named cards, NUMA, links, tenants) narrows its cards afterwards:
+// nodes are taken in order of score until one has cards that do. The first pool by name that has
+// room is taken: scores of different policies do not compare.
+//
+// Nodes are columns of a Fleet and ordered by a ShapeIndex, as in simulate/: a placement costs what
+// has changed since its shape was asked for last, a refusal looks at every node to say why.
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <map>
+#include <memory>
 #include <optional>
 #include <set>
 #include <string>
+#include <string_view>
 #include <unordered_map>
+#include <unordered_set>
+#include <utility>
 #include <variant>
 #include <vector>
 
 #include "base/result.h"
 #include "device/card.h"
 #include "placement/explain.h"
+#include "placement/fleet.h"
 #include "placement/request.h"
+#include "placement/scores.h"
+#include "placement/shape_index.h"
 
 namespace tessera::placement {
 
-inline constexpr std::uint32_t kSlicesMax = 64;  // of one request
-inline constexpr std::size_t kRequestIdBytesMax = 128;
-inline constexpr std::size_t kCardsPerNodeMax = 256;
 inline constexpr std::uint64_t kCardBytesMax =
     1024 * 1024 * kGiB;  // sums over a node stay in 64 bits
-inline constexpr std::size_t kNodesMax = 16'384;
+inline constexpr std::size_t kNodesMax = 131'072;
 inline constexpr std::size_t kReservationsMax = 1'048'576;
+inline constexpr std::size_t kPoolsMax = 256;
+inline constexpr std::uint32_t kOversellMax = 1800;  // per mille
+inline constexpr std::size_t kSubsetsMax = 20'000;   // of cards, tried for the best connected one
+inline constexpr std::size_t kRefusedIdsMax = 65'536;
+// Policies learn what arrives anew after so many new requests, or as many as the pool has nodes.
+inline constexpr std::uint64_t kLearnEvery = 500;
+inline constexpr std::string_view kDefaultPolicy = "binpack";
 
 // What a node has, reserved or not.
 struct NodeInventory {
@@ -43,6 +63,15 @@ struct NodeInventory {
   std::uint32_t cpu_millis = 0;
   std::uint64_t ram_bytes = 0;
   std::vector<device::Card> cards;
+  std::string pool;  // empty: the default pool
+  std::uint64_t disk_bytes = 0;
+  std::uint32_t slices_per_card_max = 0;  // 0: as many as fit
+  std::uint32_t slices_per_node_max = 0;
+  std::uint8_t isolations = Bit(Isolation::kShim) | Bit(Isolation::kWhole);  // that it can hold
+  // Sellable per mille of each card's memory and compute, 1000 to kOversellMax. One slice is never
+  // larger than its card.
+  Permille oversell_memory{1000};
+  Permille oversell_compute{1000};
 };
 
 // What others hold on a node: slices it reports that this engine did not place. One Share a card,
@@ -72,18 +101,33 @@ struct NodeUse {
   std::vector<CardUse> cards;  // by uuid
 };
 
-// What an instance holds: its placement plus the node's CPU and RAM.
+// What an instance holds: its placement plus the node's CPU, RAM and disk, and what others may not
+// share with it.
 struct Reservation {
   Placement placement;
   std::uint32_t cpu_millis = 0;
   std::uint64_t ram_bytes = 0;
+  std::uint64_t disk_bytes = 0;
+  Isolation isolation = Isolation::kShim;
+  bool exclusive = false;
+  std::string tenant;
+  Apart apart = Apart::kNone;
+  std::vector<std::string> apart_from;
+  std::int32_t priority = 0;
 };
-
-// Whether the request itself makes sense, the wrong field named. Place() requires it.
-Status Validate(const Request& request);
 
 class Engine {
  public:
+  Engine();
+  ~Engine();
+  Engine(const Engine&) = delete;
+  Engine& operator=(const Engine&) = delete;
+
+  // The policy of a pool (a name of ScorerNames(); empty: the default pool), from the next decision
+  // on; what is reserved stays. kInvalidArgument naming "policy" or "pool".
+  Status SetPolicy(const std::string& pool, std::string_view policy);
+  std::string PolicyOf(const std::string& pool) const;
+
   // Adds a node or replaces what is known of it. Reservations on it stay, also when a card shrank
   // or vanished: they are facts that only Release ends. Refuses an empty name, a card uuid given
   // twice, and beyond the bounds above.
@@ -95,8 +139,12 @@ class Engine {
   // placement again.
   // Nodes in `avoid` are passed over; the scarcity is told as if they were not there, unless they
   // are all there is.
+  // `counts`: policies learn from the arrival, once a request; false for a trial that may be taken
+  // back, of which Arrived tells when it is kept.
   std::variant<Placement, Scarcity> Place(const Request& request,
-                                          const std::set<std::string>& avoid = {});
+                                          const std::set<std::string>& avoid = {},
+                                          bool counts = true);
+  void Arrived(const Request& request) { CountArrival(request, true); }
   // What Place would answer, without reserving.
   std::variant<Placement, Scarcity> Consider(const Request& request,
                                              const std::set<std::string>& avoid = {}) const;
@@ -117,61 +165,47 @@ class Engine {
   device::Share ReservedOn(const std::string& node, const std::string& card_uuid) const;
 
  private:
-  struct Amount {
-    std::uint64_t memory_bytes = 0;
-    std::uint64_t permille = 0;
-  };
-  // What this engine reserved on a node; lives as long as it is not empty, whether or not the node
-  // is known.
-  struct Held {
-    std::map<std::string, Amount> cards;
-    std::uint64_t cpu_millis = 0;
-    std::uint64_t ram_bytes = 0;
-    std::size_t reservations = 0;
-  };
-  struct KnownCard {
-    device::Card card;
-    std::string model_lower;
-    Amount foreign;
-  };
-  struct KnownNode {
-    std::uint64_t cpu_millis = 0;
-    std::uint64_t ram_bytes = 0;
-    std::uint64_t foreign_cpu_millis = 0;
-    std::uint64_t foreign_ram_bytes = 0;
-    std::vector<KnownCard> cards;  // by uuid
-  };
-  // A node as a request sees it: what is left of everything.
-  struct CardView {
-    const KnownCard* known = nullptr;
-    std::uint64_t memory_left = 0;
-    std::uint64_t permille_left = 0;
-  };
-  struct NodeView {
-    const std::string* name = nullptr;
-    std::uint64_t cpu_left = 0;
-    std::uint64_t ram_left = 0;
-    std::vector<CardView> cards;
-  };
-  struct Shortage {
-    Scarcity scarcity;
-    std::uint64_t severity =
-        0;  // millionths of what was asked that are missing; above 1'000'000: not that kind
-  };
+  struct Amount;
+  struct Held;
+  struct KnownCard;
+  struct Known;
+  struct Pool;
+  struct Record;
+  struct Asked;
+  struct NodeView;
+  struct Shortage;
+  struct Found;
 
-  NodeView View(const std::string& name, const KnownNode& node, bool empty) const;
-  // The cards that take the request, best first by its card policy; empty when the node cannot.
-  static std::vector<const CardView*> Choose(const NodeView& node, const Request& request,
-                                             const std::string& model_lower, bool ignore_health);
-  static Shortage Lacking(const NodeView& node, const Request& request,
-                          const std::string& model_lower, bool empty);
-  static std::uint64_t LeftAfter(const NodeView& node, const std::vector<const CardView*>& chosen,
-                                 const Request& request);
+  Result<Pool*> PoolOf(const std::string& name);
+  struct Ordered;
+  static Ordered& OrderOf(Pool& pool, const Request& request);
+  void Attach(Record* record, Pool* pool);
+  void Detach(Record* record);
+  static Fleet::Amounts AmountsOf(const Record& record);
+  static Fleet::Card CardOf(const Record& record, std::size_t card);
   void Hold(const Reservation& reservation);
+  void Let(const Reservation& reservation);
+  static void Refresh(const Record& record, const Placement& placement);
+  void Forget(const std::string& name);
 
-  std::map<std::string, KnownNode> nodes_;
-  std::map<std::string, Held> held_;
+  void CountArrival(const Request& request, bool placed);
+  std::optional<Found> Choose(const Request& request, const std::set<std::string>& avoid) const;
+  std::optional<Found> ChooseIn(Pool& pool, const Request& request, const Shape& shape, Numa numa,
+                                const std::set<std::string>& avoid) const;
+  static std::uint64_t AllowedCards(const Record& record, const Request& request,
+                                    const Shape& shape, Numa numa);
+  static std::uint64_t ApartFrom(const Record& record, const Request& request,
+                                 std::uint64_t allowed);
+  static NodeView View(const Record& record, bool empty);
+  static bool Holds(const NodeView& node, const Asked& asked);
+  static Shortage Lacking(const Record& record, const Asked& asked, bool empty, bool tell);
+
+  std::map<std::string, std::unique_ptr<Pool>> pools_;
+  std::map<std::string, std::unique_ptr<Record>> nodes_;  // known, or with reservations
+  std::size_t known_ = 0;
+  std::unordered_multimap<std::string, Record*> by_card_;
   std::unordered_map<std::string, Reservation> reservations_;
+  std::unordered_set<std::string> refused_;  // ids counted as arrivals that hold nothing yet
 };
 
 }  // namespace tessera::placement

@@ -30,7 +30,7 @@ struct World {
     for (int i = 0; i < 20; ++i) {
       Shape shape;
       shape.cpu_millis = static_cast<std::int64_t>(rng.Between(1, 16)) * 1000;
-      shape.ram_mib = static_cast<std::int64_t>(rng.Between(1, 64)) * 1024;
+      shape.ram_bytes = static_cast<std::int64_t>(rng.Between(1, 64)) * 1024;
       shape.cards = static_cast<std::uint32_t>(rng.Below(4));
       if (shape.cards == 1) shape.milli = static_cast<std::uint32_t>(rng.Between(1, 10)) * 100;
       if (shape.cards > 1) shape.milli = kWholeCardMilli;
@@ -49,7 +49,7 @@ TEST(Fleet, RefusesWhatItCannotHold) {
   Fleet fleet;
   const auto kind = fleet.KindOf("T4");
   ASSERT_TRUE(kind);
-  const Status status = fleet.AddNode("n", 1000, 1024, 17, *kind, 0);
+  const Status status = fleet.AddNode("n", 1000, 1024, kCardsPerNodeMax + 1, *kind, 0);
   ASSERT_FALSE(status);
   EXPECT_EQ(status.error().field(), "cards");
   EXPECT_EQ(fleet.nodes(), 0u);
@@ -69,7 +69,7 @@ TEST(Fleet, FitsLooksAtEveryResource) {
     return fleet.Fits(fleet.node(0), shape);
   };
   EXPECT_FALSE(without([](Shape& s) { s.cpu_millis = 4001; }));
-  EXPECT_FALSE(without([](Shape& s) { s.ram_mib = 4097; }));
+  EXPECT_FALSE(without([](Shape& s) { s.ram_bytes = 4097; }));
   EXPECT_FALSE(without([](Shape& s) { s.cards = 3; }));
   EXPECT_FALSE(without([](Shape& s) { s.kinds = 2; }));
   CardSet first;

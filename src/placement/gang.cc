@@ -18,7 +18,7 @@ class Attempt {
   ~Attempt() { GiveBack(); }
 
   std::optional<Scarcity> Place(const Request& request, const std::set<std::string>& avoid) {
-    auto answer = engine_.Place(request, avoid);
+    auto answer = engine_.Place(request, avoid, false);
     if (auto* scarcity = std::get_if<Scarcity>(&answer)) return std::move(*scarcity);
     placed_.push_back(std::get<Placement>(std::move(answer)));
     return std::nullopt;

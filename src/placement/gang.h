@@ -16,7 +16,8 @@ inline constexpr std::uint32_t kGangSizeMax = 1024;
 // Trial placements that one decision about a gang may make to learn what every node could take.
 inline constexpr std::size_t kGangProbesMax = 65'536;
 
-// Reserves a place for every member, or for none. The members ask for the same thing. Every node
+// Reserves a place for every member, or for none, as a trial: who keeps it tells
+// Engine::Arrived. The members ask for the same thing. Every node
 // that gets one gets at least `node_min` of them. Nodes of one rack are preferred (`racks` says
 // which rack a node stands in; nodes without one count as their own), then few nodes, then the
 // engine's choice. A node is taken to hold as many members as the engine itself puts there one

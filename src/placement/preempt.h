@@ -15,9 +15,9 @@
 
 namespace tessera::placement {
 
-// What stopping costs, compared in this order: the sum of the victims' priorities, then of the
-// time they have run, then their number. Every victim adds to it, so the cheapest set has nobody
-// in it who is not needed.
+// What stopping costs, compared in this order: the sum of the victims' priorities (a negative one
+// counts as 0), then of the time they have run, then their number. Every victim adds to it, so the
+// cheapest set has nobody in it who is not needed.
 struct VictimCost {
   std::uint64_t priority = 0;
   std::uint64_t lost_micros = 0;

@@ -19,10 +19,7 @@ SliceAmount& operator+=(SliceAmount& a, const SliceAmount& b) {
 // Whether two requests ask for the same, but for their ids.
 bool Alike(Request a, const Request& b) {
   a.id = b.id;
-  return a.slices == b.slices && a.memory_bytes == b.memory_bytes && a.compute == b.compute &&
-         a.cpu_millis == b.cpu_millis && a.ram_bytes == b.ram_bytes && a.model == b.model &&
-         a.card_uuid == b.card_uuid && a.node_policy == b.node_policy &&
-         a.card_policy == b.card_policy;
+  return a == b;
 }
 
 SliceAmount FleetOf(const Engine& engine) {
@@ -59,7 +56,7 @@ Status Queue::SetPolicy(const QueuePolicy& policy) {
   TRY(QuotaTree quotas, QuotaTree::Make(policy.quotas));
   for (const auto& [id, entry] : entries_) {
     if (entry.placed && entry.known) {
-      quotas.Add(entry.order.tenant, AmountOf(entry.order.request));
+      quotas.Add(entry.order.request.tenant, AmountOf(entry.order.request));
     }
   }
   policy_ = policy;
@@ -77,17 +74,9 @@ void Queue::SetRack(const std::string& node, const std::string& rack) {
 
 Status Queue::Check(const Order& order) const {
   TRY_STATUS(Validate(order.request));
-  if (order.priority < 0 || order.priority > kPriorityMax) {
-    return Error::Field("priority", "expected 0 to " + std::to_string(kPriorityMax) + ", got " +
-                                        std::to_string(order.priority));
-  }
   if (order.run_micros > kRunMicrosMax) {
     return Error::Field("run_micros",
                         "expected at most run_micros_max (" + std::to_string(kRunMicrosMax) + ")");
-  }
-  if (order.tenant.size() > kQuotaNameBytesMax) {
-    return Error::Field("tenant",
-                        "expected at most " + std::to_string(kQuotaNameBytesMax) + " bytes");
   }
   if (order.gang.empty()) {
     if (order.gang_size != 0) {
@@ -112,9 +101,8 @@ Status Queue::Check(const Order& order) const {
   const auto gang = gangs_.find(GangKey(order));
   if (gang == gangs_.end()) return {};
   const Order& member = entries_.at(*gang->second.begin()).order;
-  if (member.gang_size != order.gang_size || member.priority != order.priority ||
-      member.preemptible != order.preemptible || member.gang_node_min != order.gang_node_min ||
-      !Alike(member.request, order.request)) {
+  if (member.gang_size != order.gang_size || member.preemptible != order.preemptible ||
+      member.gang_node_min != order.gang_node_min || !Alike(member.request, order.request)) {
     return Error::Field(
         "gang", "expected the shape, priority and size of the gang's member " + member.request.id);
   }
@@ -130,16 +118,16 @@ void Queue::Hold(Entry& entry, bool holds) {
   const Order& order = entry.order;
   const SliceAmount amount = AmountOf(order.request);
   if (holds) {
-    quotas_.Add(order.tenant, amount);
+    quotas_.Add(order.request.tenant, amount);
     if (order.run_micros > 0) ending_.insert(order.request.id);
-    if (order.preemptible) preemptible_.insert(order.priority);
+    if (order.preemptible) preemptible_.insert(order.request.priority);
     return;
   }
-  quotas_.Remove(order.tenant, amount);
+  quotas_.Remove(order.request.tenant, amount);
   ending_.erase(order.request.id);
   evicted_.erase(order.request.id);
   if (order.preemptible && !entry.evicted) {
-    preemptible_.erase(preemptible_.find(order.priority));
+    preemptible_.erase(preemptible_.find(order.request.priority));
   }
   entry.evicted = false;
 }
@@ -148,7 +136,7 @@ void Queue::Evict(const std::string& id) {
   Entry& entry = entries_.at(id);
   entry.evicted = true;
   evicted_.insert(id);
-  if (entry.order.preemptible) preemptible_.erase(preemptible_.find(entry.order.priority));
+  if (entry.order.preemptible) preemptible_.erase(preemptible_.find(entry.order.request.priority));
 }
 
 Status Queue::Add(const Order& order) {
@@ -164,7 +152,7 @@ Status Queue::Add(const Order& order) {
   const std::uint64_t members = std::max<std::uint64_t>(1, order.gang_size);
   ask.card_millis *= members;
   ask.memory_bytes *= members;
-  if (const auto denial = quotas_.Check(order.tenant, ask); denial && denial->never) {
+  if (const auto denial = quotas_.Check(order.request.tenant, ask); denial && denial->never) {
     return Error(Code::kFailedPrecondition, denial->message);
   }
   Entry entry;
@@ -299,8 +287,9 @@ std::vector<Queue::Unit> Queue::Units() {
   }
   for (auto& [key, unit] : gangs) units.push_back(std::move(unit));
   std::sort(units.begin(), units.end(), [](const Unit& a, const Unit& b) {
-    return a.order->priority != b.order->priority ? a.order->priority > b.order->priority
-                                                  : a.sequence < b.sequence;
+    return a.order->request.priority != b.order->request.priority
+               ? a.order->request.priority > b.order->request.priority
+               : a.sequence < b.sequence;
   });
   return units;
 }
@@ -329,9 +318,9 @@ Queue::Decision Queue::Decide(Engine& engine, std::int64_t now_micros,
   const SliceAmount fleet = FleetOf(engine);
   for (std::size_t begin = 0; begin < units.size();) {
     std::map<std::string, std::deque<Unit>> by_tenant;
-    const int priority = units[begin].order->priority;
-    for (; begin < units.size() && units[begin].order->priority == priority; ++begin) {
-      by_tenant[units[begin].order->tenant].push_back(std::move(units[begin]));
+    const int priority = units[begin].order->request.priority;
+    for (; begin < units.size() && units[begin].order->request.priority == priority; ++begin) {
+      by_tenant[units[begin].order->request.tenant].push_back(std::move(units[begin]));
     }
     while (!by_tenant.empty()) {
       // Down from the root: at each level the quota whose tree holds the least for its weight.
@@ -386,22 +375,29 @@ std::variant<std::vector<Placement>, Scarcity> Queue::Place(
   return PlaceGang(engine, members, unit.node_min, racks_, avoid);
 }
 
+std::optional<Scarcity> Queue::Consider(Engine& engine, const Unit& unit,
+                                        const std::set<std::string>& avoid) const {
+  if (unit.ids.size() == 1) {
+    auto answer = engine.Consider(unit.order->request, avoid);
+    if (auto* scarcity = std::get_if<Scarcity>(&answer)) return std::move(*scarcity);
+    return std::nullopt;
+  }
+  auto answer = Place(engine, unit, avoid);
+  if (auto* scarcity = std::get_if<Scarcity>(&answer)) return std::move(*scarcity);
+  for (const Placement& placement : std::get<std::vector<Placement>>(answer)) {
+    engine.Release(placement.request_id);
+  }
+  return std::nullopt;
+}
+
 bool Queue::Fits(Engine& engine, const QuotaTree& quotas, const Unit& unit,
                  const std::set<std::string>& avoid) const {
-  if (quotas.Check(unit.order->tenant, unit.ask)) return false;
-  if (unit.ids.size() == 1) {
-    return std::holds_alternative<Placement>(engine.Consider(unit.order->request, avoid));
-  }
-  const auto answer = Place(engine, unit, avoid);
-  const auto* placed = std::get_if<std::vector<Placement>>(&answer);
-  if (placed == nullptr) return false;
-  for (const Placement& placement : *placed) engine.Release(placement.request_id);
-  return true;
+  return !quotas.Check(unit.order->request.tenant, unit.ask) && !Consider(engine, unit, avoid);
 }
 
 // Whether its quota admits the unit; says why not.
 Queue::Admission Queue::CheckQuota(Walk& walk, const Unit& unit) {
-  const std::string& tenant = unit.order->tenant;
+  const std::string& tenant = unit.order->request.tenant;
   if (!quotas_.Limits(tenant)) return Admission::kAdmitted;
   if (walk.short_of_quota.count(tenant) != 0) {
     Wait(unit, "quota", "quota: an earlier order of this tenant waits for quota");
@@ -447,7 +443,7 @@ void Queue::Look(Walk& walk, const Unit& unit) {
   if (admission == Admission::kShort) {
     if (WaitsForEvictions(walk, unit, *avoid) || Preempt(walk, unit, *avoid)) {
       // What is freed for it is kept for it, so nothing else needs to be held back.
-      walk.short_of_quota.erase(unit.order->tenant);
+      walk.short_of_quota.erase(unit.order->request.tenant);
       Claim(walk, unit);
     }
     return;
@@ -456,30 +452,23 @@ void Queue::Look(Walk& walk, const Unit& unit) {
   if (auto* placed = std::get_if<std::vector<Placement>>(&answer)) {
     for (Placement& placement : *placed) {
       Entry& entry = entries_.at(placement.request_id);
+      if (unit.ids.size() > 1) walk.engine.Arrived(entry.order.request);
       waiting_.erase(entry.sequence);
       entry.placed = true;
       entry.placed_micros = walk.now;
       Hold(entry, true);
-      walk.promised.Add(entry.order.tenant, AmountOf(entry.order.request));
+      walk.promised.Add(entry.order.request.tenant, AmountOf(entry.order.request));
       walk.decision.placed.push_back(std::move(placement));
     }
     return;
   }
   const Scarcity& scarcity = std::get<Scarcity>(answer);
-  const Scarcity* told = &scarcity;
-  std::variant<std::vector<Placement>, Scarcity> with_all;
   if (Fits(walk.engine, quotas_, unit, walk.unavailable)) {
     Wait(unit, "queue",
          "queue: " + std::to_string(walk.ahead) + " earlier request(s) wait for the same nodes");
   } else {
-    with_all = Place(walk.engine, unit, {});
-    if (const auto* placed = std::get_if<std::vector<Placement>>(&with_all)) {
-      for (const Placement& placement : *placed) walk.engine.Release(placement.request_id);
-      Wait(unit, "node", scarcity.message);
-    } else {
-      told = &std::get<Scarcity>(with_all);
-      Wait(unit, "fit", told->message);
-    }
+    const auto why = Consider(walk.engine, unit, {});
+    Wait(unit, why ? "fit" : "node", why ? why->message : scarcity.message);
   }
   if (!WaitsForEvictions(walk, unit, *avoid)) Preempt(walk, unit, *avoid);
   Claim(walk, unit);
@@ -492,7 +481,7 @@ bool Queue::WaitsForEvictions(Walk& walk, const Unit& unit, const std::set<std::
     Absence absence(walk.engine, walk.promised);
     for (const std::string& id : evicted_) {
       const Order& order = entries_.at(id).order;
-      absence.Take(id, order.tenant, AmountOf(order.request));
+      absence.Take(id, order.request.tenant, AmountOf(order.request));
     }
     fits = Fits(walk.engine, walk.promised, unit, avoid);
   }
@@ -506,26 +495,27 @@ bool Queue::WaitsForEvictions(Walk& walk, const Unit& unit, const std::set<std::
 // ---- who must go ----
 
 bool Queue::ByPriority(const Entry& entry, const Unit& unit) {
-  return entry.order.preemptible && entry.order.priority < unit.order->priority;
+  return entry.order.preemptible && entry.order.request.priority < unit.order->request.priority;
 }
 
 // `staying`: what is held by those not told to go yet.
 std::vector<Victim> Queue::Victims(const Walk& walk, const Unit& unit,
                                    const QuotaTree& staying) const {
-  const std::string& tenant = unit.order->tenant;
+  const std::string& tenant = unit.order->request.tenant;
   const bool reclaims = policy_.reclaim != Reclaim::kNever && staying.Limits(tenant) &&
                         !staying.Borrows(tenant, unit.ask);
-  const bool lower = !preemptible_.empty() && *preemptible_.begin() < unit.order->priority;
+  const bool lower = !preemptible_.empty() && *preemptible_.begin() < unit.order->request.priority;
   if (!reclaims && !lower) return {};
   const auto may = [&](const std::string& id, const Entry& entry) {
     if (!entry.known || entry.evicted || walk.engine.Find(id) == nullptr) return false;
     if (ByPriority(entry, unit)) return true;
-    if (!reclaims || entry.order.tenant == tenant) return false;
+    if (!reclaims || entry.order.request.tenant == tenant) return false;
     if (policy_.reclaim == Reclaim::kLowerPriority &&
-        entry.order.priority >= unit.order->priority) {
+        entry.order.request.priority >= unit.order->request.priority) {
       return false;
     }
-    return staying.SameTree(tenant, entry.order.tenant) && staying.Borrows(entry.order.tenant);
+    return staying.SameTree(tenant, entry.order.request.tenant) &&
+           staying.Borrows(entry.order.request.tenant);
   };
   std::map<std::string, Victim> groups;
   std::set<std::string> spared;  // gangs of which one member may not be asked
@@ -539,8 +529,8 @@ std::vector<Victim> Queue::Victims(const Walk& walk, const Unit& unit,
     Victim& victim = groups[key];
     victim.ids.push_back(id);
     const std::int64_t ran = std::max<std::int64_t>(0, walk.now - entry.placed_micros);
-    victim.cost +=
-        {static_cast<std::uint64_t>(entry.order.priority), static_cast<std::uint64_t>(ran), 1};
+    victim.cost += {static_cast<std::uint64_t>(std::max(0, entry.order.request.priority)),
+                    static_cast<std::uint64_t>(ran), 1};
   }
   std::vector<Victim> victims;
   for (auto& [key, victim] : groups) {
@@ -558,7 +548,7 @@ bool Queue::Legal(const Unit& unit, const std::vector<Victim>& victims,
     if (ByPriority(first, unit)) continue;
     SliceAmount amount;
     for (const std::string& id : victims[i].ids) amount += AmountOf(entries_.at(id).order.request);
-    reclaimed[first.order.tenant].push_back(amount);
+    reclaimed[first.order.request.tenant].push_back(amount);
   }
   for (const auto& [tenant, amounts] : reclaimed) {
     for (const SliceAmount& amount : amounts) staying.Remove(tenant, amount);
@@ -581,7 +571,7 @@ bool Queue::Preempt(Walk& walk, const Unit& unit, const std::set<std::string>& a
   QuotaTree staying = quotas_;
   for (const std::string& id : evicted_) {
     const Order& order = entries_.at(id).order;
-    staying.Remove(order.tenant, AmountOf(order.request));
+    staying.Remove(order.request.tenant, AmountOf(order.request));
   }
   const std::vector<Victim> all = Victims(walk, unit, staying);
   if (all.empty()) return false;
@@ -592,7 +582,7 @@ bool Queue::Preempt(Walk& walk, const Unit& unit, const std::set<std::string>& a
     Absence absence(walk.engine, walk.promised);
     const auto take = [&](const std::string& id) {
       const Order& order = entries_.at(id).order;
-      absence.Take(id, order.tenant, AmountOf(order.request));
+      absence.Take(id, order.request.tenant, AmountOf(order.request));
     };
     // Whoever is on his way out frees his place anyway.
     for (const std::string& id : evicted_) take(id);
@@ -623,7 +613,7 @@ bool Queue::Preempt(Walk& walk, const Unit& unit, const std::set<std::string>& a
       best.clear();
       for (const std::size_t i : *found) best.push_back(victims[i]);
     };
-    const bool quota_admits = !walk.promised.Check(unit.order->tenant, unit.ask);
+    const bool quota_admits = !walk.promised.Check(unit.order->request.tenant, unit.ask);
     if (unit.ids.size() > 1 || !quota_admits) {
       search(all, avoid);
     } else {
@@ -669,18 +659,13 @@ void Queue::Claim(Walk& walk, const Unit& unit) {
     // Each node could hold a member, yet perhaps no fleet of them the gang.
     Absence absence(walk.engine, walk.promised);
     for (const auto& [id, entry] : entries_) {
-      if (entry.placed) absence.Take(id, entry.order.tenant, AmountOf(entry.order.request));
+      if (entry.placed) absence.Take(id, entry.order.request.tenant, AmountOf(entry.order.request));
     }
-    const auto answer = Place(walk.engine, unit, {});
-    if (const auto* placed = std::get_if<std::vector<Placement>>(&answer)) {
-      for (const Placement& placement : *placed) walk.engine.Release(placement.request_id);
-    } else {
-      nodes.clear();
-    }
+    if (Consider(walk.engine, unit, {})) nodes.clear();
   }
   if (nodes.empty()) return;
   ++walk.ahead;
-  walk.promised.Add(unit.order->tenant, unit.ask);
+  walk.promised.Add(unit.order->request.tenant, unit.ask);
   const std::int64_t start = CertainStart(walk, unit);
   for (std::string& node : nodes) {
     const bool first = walk.taken.insert(node).second;
@@ -714,7 +699,7 @@ std::int64_t Queue::CertainStart(Walk& walk, const Unit& unit) {
   Absence absence(walk.engine, quotas);
   for (std::size_t i = 0; i < ends.size(); ++i) {
     const Order& order = ends[i].second->order;
-    absence.Take(order.request.id, order.tenant, AmountOf(order.request));
+    absence.Take(order.request.id, order.request.tenant, AmountOf(order.request));
     if (i + 1 < ends.size() && ends[i + 1].first == ends[i].first) continue;
     if (Fits(walk.engine, quotas, unit, walk.unavailable)) return ends[i].first;
   }

@@ -44,16 +44,12 @@
 namespace tessera::placement {
 
 inline constexpr std::size_t kOrdersMax = 1'048'576;  // waiting and placed
-inline constexpr int kPriorityMax = 1000;             // the lowest is 0
-inline constexpr int kPriorityDefault = 500;
 inline constexpr std::uint64_t kRunMicrosMax = 10ULL * 365 * 86'400 * 1'000'000;
 // The first waiting orders get a certain start; behind more than these nobody is back-filled.
 inline constexpr std::size_t kCertainStartsMax = 16;
 
 struct Order {
-  Request request;
-  std::string tenant;  // whose quota it counts against; empty: nobody's
-  int priority = kPriorityDefault;
+  Request request;               // its tenant's quota counts, its priority orders the queue
   bool preemptible = false;      // spot: may be stopped for an order of higher priority
   std::uint64_t run_micros = 0;  // it is gone that long after it was placed; 0: not known
   std::string gang;              // empty: on its own
@@ -153,6 +149,9 @@ class Queue {
   void Wait(const Unit& unit, const std::string& rule, const std::string& message);
   std::variant<std::vector<Placement>, Scarcity> Place(Engine& engine, const Unit& unit,
                                                        const std::set<std::string>& avoid) const;
+  // Why it does not fit, leaving everything as it was; nullopt when it does.
+  std::optional<Scarcity> Consider(Engine& engine, const Unit& unit,
+                                   const std::set<std::string>& avoid) const;
   bool Fits(Engine& engine, const QuotaTree& quotas, const Unit& unit,
             const std::set<std::string>& avoid) const;
   bool WaitsForEvictions(Walk& walk, const Unit& unit, const std::set<std::string>& avoid);
@@ -163,7 +162,9 @@ class Queue {
              const std::vector<std::size_t>& chosen, QuotaTree& staying) const;
   void Claim(Walk& walk, const Unit& unit);
   std::int64_t CertainStart(Walk& walk, const Unit& unit);
-  static std::string GangKey(const Order& order) { return order.tenant + "\n" + order.gang; }
+  static std::string GangKey(const Order& order) {
+    return order.request.tenant + "\n" + order.gang;
+  }
 
   QueuePolicy policy_;
   QuotaTree quotas_;
@@ -174,7 +175,8 @@ class Queue {
   std::vector<std::string> walked_;                     // as the last decision looked at them
   std::set<std::string> evicted_;                       // placed, and told to go
   std::set<std::string> ending_;                        // placed, with an announced end
-  std::multiset<int> preemptible_;  // priorities of those placed that say they may be stopped
+  std::multiset<std::int32_t>
+      preemptible_;  // priorities of those placed that say they may be stopped
   std::uint64_t next_sequence_ = 1;
 };
 

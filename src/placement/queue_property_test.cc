@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <functional>
+#include <memory>
 
 #include "base/rng.h"
 #include "placement/queue.h"
@@ -31,9 +32,9 @@ std::vector<NodeInventory> Fleet(Rng& rng, std::uint64_t nodes_max, std::uint64_
   return fleet;
 }
 
-Engine Build(const std::vector<NodeInventory>& fleet) {
-  Engine engine;
-  for (const NodeInventory& node : fleet) EXPECT_TRUE(engine.UpdateNode(node));
+std::unique_ptr<Engine> Build(const std::vector<NodeInventory>& fleet) {
+  auto engine = std::make_unique<Engine>();
+  for (const NodeInventory& node : fleet) EXPECT_TRUE(engine->UpdateNode(node));
   return engine;
 }
 
@@ -167,8 +168,8 @@ class Story {
     if (what < 45) {
       Order order = Draw(rng_, "o" + std::to_string(next_++));
       static const char* const kTenants[] = {"a", "b", "c", "free", "team"};
-      order.tenant = kTenants[rng_.Below(5)];
-      order.priority = static_cast<int>(rng_.Below(3)) * 100;
+      order.request.tenant = kTenants[rng_.Below(5)];
+      order.request.priority = static_cast<int>(rng_.Below(3)) * 100;
       order.preemptible = rng_.Chance(400);
       if (rng_.Chance(300)) order.run_micros = rng_.Between(1, 20) * kSecond;
       if (rng_.Chance(200)) {
@@ -195,7 +196,7 @@ class Story {
       auto at = placed_.begin();
       std::advance(at, rng_.Below(placed_.size()));
       const std::string id = at->first;
-      engine_.Release(id);
+      engine_->Release(id);
       queue_.PutBack(id);
       waiting_.emplace(id, at->second.order);
       placed_.erase(at);
@@ -223,7 +224,7 @@ class Story {
   }
   void End(const std::string& id) {
     ASSERT_TRUE(queue_.Remove(id));
-    engine_.Release(id);
+    engine_->Release(id);
     placed_.erase(id);
     waiting_.erase(id);
     leaving_.erase(id);
@@ -238,8 +239,8 @@ class Story {
     std::map<std::string, SliceAmount> held;
     for (const auto& [id, entry] : placed) {
       const SliceAmount amount = AmountOf(entry.order.request);
-      held[entry.order.tenant].card_millis += amount.card_millis;
-      held[entry.order.tenant].memory_bytes += amount.memory_bytes;
+      held[entry.order.request.tenant].card_millis += amount.card_millis;
+      held[entry.order.request.tenant].memory_bytes += amount.memory_bytes;
     }
     return {policy_.quotas, held};
   }
@@ -256,7 +257,7 @@ class Story {
     }
     const std::set<std::string> leaving_before = leaving_;
     const std::map<std::string, Held> placed_before = placed_;
-    const Queue::Decision decision = queue_.Decide(engine_, now_, away_);
+    const Queue::Decision decision = queue_.Decide(*engine_, now_, away_);
     std::map<std::string, std::map<std::string, std::uint32_t>> gangs;  // nodes of the new
     for (const Placement& placement : decision.placed) {
       const std::string& id = placement.request_id;
@@ -271,7 +272,8 @@ class Story {
     const QuotaModel after = Model();
     for (const Placement& placement : decision.placed) {
       const Order& order = placed_.at(placement.request_id).order;
-      ASSERT_TRUE(after.Respected(order.tenant)) << placement.request_id << " of " << order.tenant;
+      ASSERT_TRUE(after.Respected(order.request.tenant))
+          << placement.request_id << " of " << order.request.tenant;
       if (order.gang.empty()) continue;
       std::uint32_t members = gang_placed_before[order.gang];
       const bool anew = members == 0;
@@ -292,15 +294,15 @@ class Story {
       ASSERT_EQ(waiting_.count(eviction.asker), 1u);
       const Order& victim = placed_.at(eviction.id).order;
       const Order& asker = waiting_.at(eviction.asker);
-      const bool lower = victim.priority < asker.priority;
+      const bool lower = victim.request.priority < asker.request.priority;
       if (victim.preemptible && lower) continue;
       ASSERT_NE(policy_.reclaim, Reclaim::kNever);
       if (policy_.reclaim == Reclaim::kLowerPriority) {
         ASSERT_TRUE(lower);
       }
-      ASSERT_TRUE(staying.Limited(asker.tenant) && staying.Limited(victim.tenant));
-      ASSERT_NE(asker.tenant, victim.tenant);
-      ASSERT_TRUE(staying.Borrows(victim.tenant)) << eviction.id;
+      ASSERT_TRUE(staying.Limited(asker.request.tenant) && staying.Limited(victim.request.tenant));
+      ASSERT_NE(asker.request.tenant, victim.request.tenant);
+      ASSERT_TRUE(staying.Borrows(victim.request.tenant)) << eviction.id;
       // With what it asks for, the asker would stay within its own.
       std::map<std::string, Held> with = placed_before;
       for (const std::string& id : leaving_before) with.erase(id);
@@ -308,7 +310,7 @@ class Story {
         const bool of_the_gang = !asker.gang.empty() && order.gang == asker.gang;
         if (id == eviction.asker || of_the_gang) with.emplace(id, Held{order, 0, {}});
       }
-      ASSERT_FALSE(ModelOf(with).Borrows(asker.tenant)) << eviction.asker;
+      ASSERT_FALSE(ModelOf(with).Borrows(asker.request.tenant)) << eviction.asker;
     }
     CheckMinimal(decision);
     CheckBooks();
@@ -320,7 +322,7 @@ class Story {
     for (const Eviction& eviction : decision.evictions) {
       const Order& order = waiting_.at(eviction.asker);
       if (!order.gang.empty() || !queue_.Ahead(eviction.asker).empty() ||
-          Model().Limited(order.tenant)) {
+          Model().Limited(order.request.tenant)) {
         continue;
       }
       const std::string gang = placed_.at(eviction.id).order.gang;
@@ -330,23 +332,24 @@ class Story {
         const bool for_another =
             std::any_of(decision.evictions.begin(), decision.evictions.end(),
                         [&](const auto& e) { return e.id == id && e.asker != eviction.asker; });
-        if (!kept && !for_another) gone.push_back(*engine_.Find(id));
+        if (!kept && !for_another) gone.push_back(*engine_->Find(id));
       }
-      for (const Reservation& reservation : gone) engine_.Release(reservation.placement.request_id);
-      const bool fits = std::holds_alternative<Placement>(engine_.Consider(order.request, away_));
-      for (const Reservation& reservation : gone) ASSERT_TRUE(engine_.Restore(reservation));
+      for (const Reservation& reservation : gone)
+        engine_->Release(reservation.placement.request_id);
+      const bool fits = std::holds_alternative<Placement>(engine_->Consider(order.request, away_));
+      for (const Reservation& reservation : gone) ASSERT_TRUE(engine_->Restore(reservation));
       ASSERT_FALSE(fits) << eviction.asker << " did not need " << eviction.id;
     }
   }
 
   void CheckBooks() {
-    ASSERT_EQ(engine_.reservations(), placed_.size());
+    ASSERT_EQ(engine_->reservations(), placed_.size());
     ASSERT_EQ(queue_.waiting(), waiting_.size());
     std::map<std::string, device::Share> sums;
     std::map<std::string, SliceAmount> held;
     for (const auto& [id, entry] : placed_) {
-      ASSERT_NE(engine_.Find(id), nullptr);
-      ASSERT_EQ(engine_.Find(id)->placement.shares, entry.placement.shares);
+      ASSERT_NE(engine_->Find(id), nullptr);
+      ASSERT_EQ(engine_->Find(id)->placement.shares, entry.placement.shares);
       for (const device::Share& share : entry.placement.shares) {
         device::Share& sum = sums[share.card_uuid];
         sum.memory_bytes += share.memory_bytes;
@@ -355,8 +358,8 @@ class Story {
         ASSERT_LE(sum.compute.value, 1000u);
       }
       const SliceAmount amount = AmountOf(entry.order.request);
-      held[entry.order.tenant].card_millis += amount.card_millis;
-      held[entry.order.tenant].memory_bytes += amount.memory_bytes;
+      held[entry.order.request.tenant].card_millis += amount.card_millis;
+      held[entry.order.request.tenant].memory_bytes += amount.memory_bytes;
     }
     for (const char* leaf : {"a", "b", "c", "free"}) {
       ASSERT_EQ(queue_.quotas().Held(leaf), held[leaf]) << leaf;
@@ -378,9 +381,9 @@ class Story {
     for (const auto& [id, order] : waiting_) {
       const auto standing = queue_.StandingOf(id);
       if (standing->rule == "gang") continue;  // members left
-      const Engine empty = Build(fleet_);
+      const auto empty = Build(fleet_);
       if (order.gang.empty()) {
-        ASSERT_TRUE(std::holds_alternative<Scarcity>(empty.Consider(order.request)))
+        ASSERT_TRUE(std::holds_alternative<Scarcity>(empty->Consider(order.request)))
             << id << " starves: " << standing->message;
         continue;
       }
@@ -391,12 +394,12 @@ class Story {
   bool GangFitsEmpty(const Order& order) const {
     std::vector<std::uint32_t> room;
     for (const NodeInventory& node : fleet_) {
-      Engine one = Build({node});
+      const auto one = Build({node});
       std::uint32_t count = 0;
       Request member = order.request;
       for (; count < order.gang_size; ++count) {
         member.id = "m" + std::to_string(count);
-        if (std::holds_alternative<Scarcity>(one.Place(member))) break;
+        if (std::holds_alternative<Scarcity>(one->Place(member))) break;
       }
       room.push_back(count);
     }
@@ -415,7 +418,7 @@ class Story {
 
   Rng rng_;
   std::vector<NodeInventory> fleet_;
-  Engine engine_;
+  std::unique_ptr<Engine> engine_;
   Queue queue_;
   QueuePolicy policy_;
   std::map<std::string, Order> waiting_;
@@ -447,7 +450,8 @@ TEST(QueueProperty, BackfillNeverDelaysTheHead) {
     SCOPED_TRACE("seed " + std::to_string(seed));
     Rng rng(seed);
     const auto fleet = Fleet(rng, 3, 3);
-    Engine engine = Build(fleet);
+    const auto built = Build(fleet);
+    Engine& engine = *built;
     Queue queue;
     struct Life {
       Order order;
@@ -509,15 +513,15 @@ TEST(QueueProperty, BackfillNeverDelaysTheHead) {
       if (head.empty()) continue;
       // The model's own certain start: everything with an announced end leaves at that end.
       std::multimap<std::int64_t, std::string> ends;
-      Engine later = Build(fleet);
+      const auto later = Build(fleet);
       for (const auto& [id, life] : placed) {
         if (life.order.run_micros > 0) ends.emplace(life.ends, id);
-        ASSERT_TRUE(later.Restore(*engine.Find(id)));
+        ASSERT_TRUE(later->Restore(*engine.Find(id)));
       }
       for (auto at = ends.begin(); at != ends.end();) {
         const std::int64_t end = at->first;
-        for (; at != ends.end() && at->first == end; ++at) later.Release(at->second);
-        if (std::holds_alternative<Scarcity>(later.Consider(waiting.at(head).order.request))) {
+        for (; at != ends.end() && at->first == end; ++at) later->Release(at->second);
+        if (std::holds_alternative<Scarcity>(later->Consider(waiting.at(head).order.request))) {
           continue;
         }
         const auto [known, added] = promised.emplace(head, end);
@@ -554,13 +558,14 @@ TEST(QueueProperty, TheVictimsAreTheCheapestSetThereIs) {
     SCOPED_TRACE("seed " + std::to_string(seed));
     Rng rng(seed);
     const auto fleet = Fleet(rng, 3, 2);
-    Engine engine = Build(fleet);
+    const auto built = Build(fleet);
+    Engine& engine = *built;
     Queue queue;
     std::int64_t now = 1000 * kSecond;
     std::map<std::string, std::pair<Order, std::int64_t>> placed;
     for (int i = 0; i < 12; ++i) {
       Order order = Draw(rng, "o" + std::to_string(i));
-      order.priority = static_cast<int>(rng.Below(6)) * 100;
+      order.request.priority = static_cast<int>(rng.Below(6)) * 100;
       order.preemptible = rng.Chance(750);
       if (!queue.Add(order)) continue;
       for (const Placement& placement : queue.Decide(engine, now, {}).placed) {
@@ -573,7 +578,7 @@ TEST(QueueProperty, TheVictimsAreTheCheapestSetThereIs) {
     Queue fresh;
     for (const auto& [id, held] : placed) ASSERT_TRUE(fresh.Adopt(held.first, held.second, true));
     Order asker = Draw(rng, "asker");
-    asker.priority = 400;
+    asker.request.priority = 400;
     const bool gang = rng.Chance(300);
     std::vector<std::string> askers;
     if (gang) {
@@ -604,14 +609,15 @@ TEST(QueueProperty, TheVictimsAreTheCheapestSetThereIs) {
     }
     std::vector<std::string> may;
     for (const auto& [id, held] : placed) {
-      if (held.first.preemptible && held.first.priority < asker.priority) may.push_back(id);
+      if (held.first.preemptible && held.first.request.priority < asker.request.priority)
+        may.push_back(id);
     }
     ASSERT_LE(may.size(), 12u);
     const auto cost_of = [&](const std::set<std::string>& ids) {
       VictimCost cost;
       for (const std::string& id : ids) {
         const auto& [order, since] = placed.at(id);
-        cost += {static_cast<std::uint64_t>(order.priority),
+        cost += {static_cast<std::uint64_t>(order.request.priority),
                  static_cast<std::uint64_t>(now - since), 1};
       }
       return cost;
@@ -624,13 +630,13 @@ TEST(QueueProperty, TheVictimsAreTheCheapestSetThereIs) {
       }
       const VictimCost cost = cost_of(ids);
       if (best && !(cost < *best)) continue;
-      Engine without = Build(fleet);
+      const auto without = Build(fleet);
       for (const auto& [id, held] : placed) {
         if (ids.count(id) == 0) {
-          ASSERT_TRUE(without.Restore(*engine.Find(id)));
+          ASSERT_TRUE(without->Restore(*engine.Find(id)));
         }
       }
-      if (fits(without)) best = cost;
+      if (fits(*without)) best = cost;
     }
     std::set<std::string> chosen;
     for (const Eviction& eviction : decision.evictions) chosen.insert(eviction.id);

@@ -13,6 +13,7 @@ Request Ask(std::string id, std::uint64_t gib = 24, std::uint32_t permille = 100
   request.id = std::move(id);
   request.memory_bytes = gib * kGiB;
   request.compute = {permille};
+  request.priority = 500;
   return request;
 }
 
@@ -147,7 +148,7 @@ TEST(QuotaTest, TheWholeSetIsRefusedWithTheFieldNamed) {
 TEST_F(QueueTest, PriorityThenFirstCome) {
   AddNode("n", 1);
   Order low = Plain("low");
-  low.priority = 100;
+  low.request.priority = 100;
   Add(low);
   Add(Plain("first"));
   Add(Plain("second"));
@@ -170,12 +171,12 @@ TEST_F(QueueTest, FairShareServesWhoHoldsTheLeastForItsWeight) {
   ASSERT_TRUE(queue.SetPolicy(policy));
   for (int i = 0; i < 6; ++i) {
     Order order = Plain("a" + std::to_string(i));
-    order.tenant = "a";
+    order.request.tenant = "a";
     Add(order);
   }
   for (int i = 0; i < 6; ++i) {
     Order order = Plain("b" + std::to_string(i));
-    order.tenant = "b";
+    order.request.tenant = "b";
     Add(order);
   }
   // b may hold twice what a holds.
@@ -188,24 +189,25 @@ TEST_F(QueueTest, QuotaRefusesNamesTheLimitAndHoldsUpNobodyElse) {
   policy.quotas = {MakeQuota("a", "", 1)};
   ASSERT_TRUE(queue.SetPolicy(policy));
   Order order = Plain("a0");
-  order.tenant = "a";
+  order.request.tenant = "a";
   Add(order);
   order.request.id = "a1";
   Add(order);
   Order other = Plain("b0");
-  other.tenant = "b";
+  other.request.tenant = "b";
   Add(other);
   EXPECT_EQ(Decide(), (Ids{"a0", "b0"}));
   EXPECT_EQ(Why("a1"),
             "quota|quota: compute: asked 1 card, 0 cards left under the nominal quota (nominal 1 "
             "card, held 1 card)");
-  order.request = Ask("a2");
+  order.request.id = "a2";
   order.request.slices = 2;
   const Status never = queue.Add(order);
   ASSERT_FALSE(never);
   EXPECT_EQ(never.error().code(), Code::kFailedPrecondition);
   // A small one of the same tenant does not slip past the one that waits.
   order.request = Ask("a3", 1, 10);
+  order.request.tenant = "a";
   Add(order);
   End("a0");
   EXPECT_EQ(Decide(), Ids{"a1"});
@@ -218,7 +220,7 @@ TEST_F(QueueTest, ChangingThePolicyKeepsWhatIsPlaced) {
   ASSERT_TRUE(queue.SetPolicy(policy));
   for (int i = 0; i < 3; ++i) {
     Order order = Plain("a" + std::to_string(i));
-    order.tenant = "a";
+    order.request.tenant = "a";
     Add(order);
   }
   EXPECT_EQ(Decide().size(), 3u);
@@ -227,7 +229,7 @@ TEST_F(QueueTest, ChangingThePolicyKeepsWhatIsPlaced) {
   EXPECT_EQ(engine.reservations(), 3u);
   EXPECT_EQ(queue.quotas().Held("a"), Cards(3));
   Order order = Plain("a3");
-  order.tenant = "a";
+  order.request.tenant = "a";
   Add(order);
   End("a0");
   EXPECT_TRUE(Decide().empty());  // two are held, two are allowed
@@ -252,7 +254,7 @@ TEST_F(QueueTest, AnAdoptedOrderCountsOnceItIsDescribed) {
   EXPECT_FALSE(queue.Known("old"));
   EXPECT_EQ(queue.quotas().Held("a"), SliceAmount());
   Order order = Plain("old");
-  order.tenant = "a";
+  order.request.tenant = "a";
   EXPECT_TRUE(queue.Describe(order));
   EXPECT_FALSE(queue.Describe(order));
   EXPECT_EQ(queue.quotas().Held("a"), Cards(1));
@@ -393,7 +395,7 @@ TEST_F(QueueTest, MembersMustBeAlike) {
   order.gang_size = 2;
   EXPECT_EQ(queue.Add(order).error().field(), "gang_size");
   order = Plain("x");
-  order.priority = kPriorityMax + 1;
+  order.request.priority = kPriorityMax + 1;
   EXPECT_EQ(queue.Add(order).error().field(), "priority");
   EXPECT_EQ(queue.Add(Plain("g0")).error().code(), Code::kAlreadyExists);
 }
@@ -405,7 +407,7 @@ TEST_F(QueueTest, TheCheapestGoesAndTheAskerStartsWhenItIsGone) {
   AddNode("b", 1);
   AddNode("c", 1);
   Order spot = Plain("old-spot");
-  spot.priority = 100;
+  spot.request.priority = 100;
   spot.preemptible = true;
   Add(spot);
   Decide();
@@ -413,7 +415,7 @@ TEST_F(QueueTest, TheCheapestGoesAndTheAskerStartsWhenItIsGone) {
   spot.request.id = "young-spot";
   Add(spot);
   Order guaranteed = Plain("guaranteed");
-  guaranteed.priority = 50;
+  guaranteed.request.priority = 50;
   Add(guaranteed);
   EXPECT_EQ(Decide().size(), 2u);
   now += kSecond;
@@ -440,7 +442,7 @@ TEST_F(QueueTest, NeverForAnEqualNorForWhatWouldNotHelp) {
   spot.preemptible = true;  // of the same priority as the asker
   Add(spot);
   Order lower = Plain("lower");
-  lower.priority = 1;  // did not say that it may be stopped
+  lower.request.priority = 1;  // did not say that it may be stopped
   Add(lower);
   Decide();
   Add(Plain("asker"));
@@ -475,14 +477,14 @@ TEST_F(QueueTest, AGangGoesWholeAndComesWhole) {
       Order order = Plain(name + std::to_string(i));
       order.gang = name;
       order.gang_size = size;
-      order.priority = priority;
+      order.request.priority = priority;
       order.preemptible = priority < 500;
       Add(order);
     }
   };
   gang("g", 3, 100);
   Order spot = Plain("spot");
-  spot.priority = 301;
+  spot.request.priority = 301;
   spot.preemptible = true;
   Add(spot);
   EXPECT_EQ(Decide().size(), 4u);
@@ -506,7 +508,7 @@ TEST_F(QueueTest, AnOwnerTakesBackWhatOthersBorrowed) {
   ASSERT_TRUE(queue.SetPolicy(policy));
   for (int i = 0; i < 4; ++i) {
     Order order = Plain("a" + std::to_string(i));
-    order.tenant = "a";
+    order.request.tenant = "a";
     Add(order);
     Decide();
     now += kSecond;
@@ -514,7 +516,7 @@ TEST_F(QueueTest, AnOwnerTakesBackWhatOthersBorrowed) {
   EXPECT_EQ(engine.reservations(), 4u);
   for (int i = 0; i < 3; ++i) {
     Order order = Plain("b" + std::to_string(i));
-    order.tenant = "b";
+    order.request.tenant = "b";
     Add(order);
   }
   // One after the other, the youngest first; a third would make b the borrower.
@@ -537,18 +539,18 @@ TEST_F(QueueTest, ReclaimOnlyFromLowerPriorityUnlessToldOtherwise) {
   ASSERT_TRUE(queue.SetPolicy(policy));
   for (int i = 0; i < 2; ++i) {
     Order order = Plain("a" + std::to_string(i));
-    order.tenant = "a";
+    order.request.tenant = "a";
     Add(order);
   }
   Decide();
   Order order = Plain("b0");
-  order.tenant = "b";
+  order.request.tenant = "b";
   Add(order);
   Decide();
   EXPECT_TRUE(last.evictions.empty());
   EXPECT_EQ(queue.StandingOf("b0")->rule, "quota");
   order.request.id = "b1";
-  order.priority = 501;
+  order.request.priority = 501;
   Add(order);
   Decide();
   EXPECT_EQ(last.evictions.size(), 1u);

@@ -1,7 +1,9 @@
 #include "placement/scores.h"
 
 #include <algorithm>
+#include <bit>
 #include <cmath>
+#include <map>
 
 namespace tessera::placement {
 namespace {
@@ -12,33 +14,58 @@ constexpr double kMilliMax = 8'000;
 
 double Logistic(double x) { return 1.0 / (1.0 + std::exp(-x)); }
 
+const Fleet::Card* Mixed(const Fleet& fleet, const Fleet::Node& node) {
+  return (node.kinds & (node.kinds - 1)) != 0 ? fleet.detail(node) : nullptr;
+}
+
 // The node after the shape was placed on the cards.
 struct After {
   FragmentView view;
-  std::uint16_t left[kFleetCardsPerNodeMax];
+  std::uint16_t left[kCardsPerNodeMax];
 
   After(const Fleet& fleet, const Fleet::Node& node, const Shape& shape, const CardSet& cards) {
     const std::uint16_t* before = fleet.cards(node);
     std::copy(before, before + node.cards, left);
+    std::int64_t milli_left = node.milli_left;
     for (std::uint32_t i = 0; i < cards.count; ++i) {
-      left[cards.index[i]] = static_cast<std::uint16_t>(left[cards.index[i]] - shape.milli);
+      const std::uint8_t card = cards.index[i];
+      left[card] = fleet.LeftWith(node, card, shape);
+      milli_left -= before[card] - left[card];
     }
-    view = {node.cpu_left - shape.cpu_millis, node.kind, node.cards,
-            node.milli_left - shape.total_milli(), left};
+    view = {node.cpu_left - shape.cpu_millis,
+            node.kind,
+            node.cards,
+            milli_left,
+            left,
+            Mixed(fleet, node)};
   }
   After(const After&) = delete;
   After& operator=(const After&) = delete;
 };
 
 FragmentView Before(const Fleet& fleet, const Fleet::Node& node) {
-  return {node.cpu_left, node.kind, node.cards, node.milli_left, fleet.cards(node)};
+  return {node.cpu_left,   node.kind,         node.cards,
+          node.milli_left, fleet.cards(node), Mixed(fleet, node)};
+}
+
+// The cards among those that fit, each with what the earlier ones do not leave alike.
+template <typename Visit>
+void EachUnlike(const Fleet& fleet, const Fleet::Node& node, std::uint64_t fitting, Visit visit) {
+  for (std::uint64_t rest = fitting; rest != 0; rest &= rest - 1) {
+    const auto i = static_cast<std::uint32_t>(std::countr_zero(rest));
+    bool seen = false;
+    for (std::uint64_t earlier = fitting & ~rest; earlier != 0 && !seen; earlier &= earlier - 1) {
+      seen = fleet.Alike(node, static_cast<std::uint32_t>(std::countr_zero(earlier)), i);
+    }
+    if (!seen) visit(i);
+  }
 }
 
 class BestFit : public Scorer {
  public:
   std::int64_t ScoreWith(const NodeWorth&, const Fleet& fleet, const Fleet::Node& node,
-                         const Shape& shape, CardSet* cards) const override {
-    *cards = TightestFit(fleet, node, shape);
+                         const Shape& shape, std::uint64_t fitting, CardSet* cards) const override {
+    *cards = TightestFit(fleet, node, shape, fitting);
     double score = 0;
     score += static_cast<double>(node.cpu_left - shape.cpu_millis) / kCpuMax * 0.5;
     score += static_cast<double>(node.milli_left - shape.total_milli()) / kMilliMax * 0.5;
@@ -49,8 +76,8 @@ class BestFit : public Scorer {
 class DotProd : public Scorer {
  public:
   std::int64_t ScoreWith(const NodeWorth&, const Fleet& fleet, const Fleet::Node& node,
-                         const Shape& shape, CardSet* cards) const override {
-    *cards = TightestFit(fleet, node, shape);
+                         const Shape& shape, std::uint64_t fitting, CardSet* cards) const override {
+    *cards = TightestFit(fleet, node, shape, fitting);
     double product = 0;
     product += static_cast<double>(node.cpu_left) / kCpuMax *
                (static_cast<double>(shape.cpu_millis) / kCpuMax);
@@ -64,20 +91,20 @@ class DotProd : public Scorer {
 class Packing : public Scorer {
  public:
   std::int64_t ScoreWith(const NodeWorth&, const Fleet& fleet, const Fleet::Node& node,
-                         const Shape& shape, CardSet* cards) const override {
-    *cards = TightestFit(fleet, node, shape);
+                         const Shape& shape, std::uint64_t fitting, CardSet* cards) const override {
+    *cards = TightestFit(fleet, node, shape, fitting);
     if (shape.cards == 0) return 0;
     const std::uint16_t* left = fleet.cards(node);
-    std::uint16_t sorted[kFleetCardsPerNodeMax];
-    std::copy(left, left + node.cards, sorted);
-    std::sort(sorted, sorted + node.cards);
-    const std::int64_t free = std::count(sorted, sorted + node.cards, kWholeCardMilli);
+    const std::int64_t free = std::count(left, left + node.cards, kWholeCardMilli);
+    std::uint16_t sorted[kCardsPerNodeMax];
+    std::uint32_t count = 0;
+    for (; fitting != 0; fitting &= fitting - 1) sorted[count++] = left[std::countr_zero(fitting)];
+    std::sort(sorted, sorted + count);
     if (free == node.cards) return std::max<std::int64_t>(33 - free, free);
     std::uint32_t wanted = shape.cards;
     std::int64_t opened = 0;
     std::int64_t idle_percent = 0;
-    for (std::uint32_t i = 0; i < node.cards && wanted > 0; ++i) {
-      if (sorted[i] < shape.milli) continue;
+    for (std::uint32_t i = 0; i < count && wanted > 0; ++i) {
       --wanted;
       if (sorted[i] == kWholeCardMilli) ++opened;
       idle_percent += std::int64_t{sorted[i]} * 100 / kWholeCardMilli;
@@ -91,14 +118,14 @@ class Packing : public Scorer {
 class Clustering : public Scorer {
  public:
   std::int64_t ScoreWith(const NodeWorth&, const Fleet& fleet, const Fleet::Node& node,
-                         const Shape& shape, CardSet* cards) const override {
-    *cards = TightestFit(fleet, node, shape);
+                         const Shape& shape, std::uint64_t fitting, CardSet* cards) const override {
+    *cards = TightestFit(fleet, node, shape, fitting);
     if (shape.cards == 0) return 0;
     const std::int64_t used =
         25 * (8000 - node.milli_left) / 8000;  // of the largest node, in its own quarter
     const auto groups =
         std::count_if(node.groups.begin(), node.groups.end(), [](auto n) { return n > 0; });
-    const bool same = node.groups[shape.shared() ? 0 : shape.cards] > 0;
+    const bool same = node.groups[shape.group()] > 0;
     if (same) return used + (groups == 1 ? 75 : 50);
     return used + (groups == 0 ? 25 : 0);
   }
@@ -112,15 +139,15 @@ std::int64_t LeastAllocatedScore(const Fleet::Node& node, const Shape& shape) {
     return capacity > 0 ? left * 100 / capacity : 0;
   };
   return (percent(node.cpu_left - shape.cpu_millis, node.cpu_millis) +
-          percent(node.ram_left - shape.ram_mib, node.ram_mib)) /
+          percent(node.ram_left - shape.ram_bytes, node.ram_bytes)) /
          2;
 }
 
 class LeastAllocated : public Scorer {
  public:
   std::int64_t ScoreWith(const NodeWorth&, const Fleet& fleet, const Fleet::Node& node,
-                         const Shape& shape, CardSet* cards) const override {
-    *cards = TightestFit(fleet, node, shape);
+                         const Shape& shape, std::uint64_t fitting, CardSet* cards) const override {
+    *cards = TightestFit(fleet, node, shape, fitting);
     return LeastAllocatedScore(node, shape);
   }
 };
@@ -131,12 +158,15 @@ class LeastAllocated : public Scorer {
 class Hami : public Scorer {
  public:
   std::int64_t ScoreWith(const NodeWorth&, const Fleet& fleet, const Fleet::Node& node,
-                         const Shape& shape, CardSet* cards) const override {
-    *cards = LowestFree(fleet, node, shape);
+                         const Shape& shape, std::uint64_t fitting, CardSet* cards) const override {
+    *cards = LowestFree(fitting, shape);
     if (shape.cards == 0) return LeastAllocatedScore(node, shape);
     if (shape.shared()) {
       const std::uint16_t* left = fleet.cards(node);
-      cards->index[0] = static_cast<std::uint8_t>(std::max_element(left, left + node.cards) - left);
+      for (std::uint64_t rest = fitting; rest != 0; rest &= rest - 1) {
+        const auto i = static_cast<std::uint8_t>(std::countr_zero(rest));
+        if (left[i] > left[cards->index[0]]) cards->index[0] = i;
+      }
     }
     std::int64_t slots = node.groups[0];
     for (std::uint32_t k = 1; k < node.groups.size(); ++k)
@@ -152,17 +182,115 @@ class Hami : public Scorer {
   static constexpr double kSlotsPerCard = 10;
 };
 
+// The node (card) with the least or the most left after placing: free share of memory plus free
+// share of compute, in millionths, over the node's healthy cards (of the card). A plain node's
+// milli stand for both.
+class Filling : public Scorer {
+ public:
+  Filling(bool pack_nodes, bool pack_cards) : pack_nodes_(pack_nodes), pack_cards_(pack_cards) {}
+
+  std::int64_t ScoreWith(const NodeWorth&, const Fleet& fleet, const Fleet::Node& node,
+                         const Shape& shape, std::uint64_t fitting, CardSet* cards) const override {
+    std::pair<std::uint64_t, std::uint8_t> order[kCardsPerNodeMax];
+    std::uint32_t count = 0;
+    for (; fitting != 0; fitting &= fitting - 1) {
+      const auto i = static_cast<std::uint8_t>(std::countr_zero(fitting));
+      order[count++] = {LeftOnCard(fleet, node, i, shape), i};
+    }
+    const auto first = [this](const auto& a, const auto& b) {
+      if (a.first == b.first) return a.second < b.second;
+      return pack_cards_ ? a.first < b.first : a.first > b.first;
+    };
+    std::partial_sort(order, order + std::min(count, shape.cards), order + count, first);
+    *cards = {};
+    for (; cards->count < std::min(count, shape.cards); ++cards->count) {
+      cards->index[cards->count] = order[cards->count].second;
+    }
+    const auto [memory, compute] = LeftOnNode(fleet, node, shape, *cards);
+    const auto left = static_cast<std::int64_t>(memory + compute);
+    return pack_nodes_ ? -left : left;
+  }
+  double unit() const override { return 1.0 / kMillion; }
+  Parts PartsOf(const Fleet& fleet, const Fleet::Node& node, const Shape& shape,
+                const CardSet& cards, std::int64_t) const override {
+    const auto [memory, compute] = LeftOnNode(fleet, node, shape, cards);
+    const double sign = pack_nodes_ ? -unit() : unit();
+    return {{"memory left", sign * static_cast<double>(memory)},
+            {"compute left", sign * static_cast<double>(compute)}};
+  }
+
+ private:
+  __extension__ typedef unsigned __int128 Wide;
+  static constexpr std::uint64_t kMillion = 1'000'000;
+
+  static std::uint64_t Millionths(std::uint64_t part, std::uint64_t whole) {
+    if (whole == 0) return 0;
+    if (part < ~std::uint64_t{0} / kMillion) return part * kMillion / whole;
+    return static_cast<std::uint64_t>(Wide{part} * kMillion / whole);
+  }
+  static std::uint64_t LeftOnCard(const Fleet& fleet, const Fleet::Node& node, std::uint8_t i,
+                                  const Shape& shape) {
+    if (node.plain) return fleet.LeftWith(node, i, shape);
+    const Fleet::Card& card = fleet.detail(node)[i];
+    return Millionths(card.memory_left - shape.memory_bytes, card.memory_bytes) +
+           Millionths(card.compute_left - shape.compute, card.compute);
+  }
+  static std::pair<std::uint64_t, std::uint64_t> LeftOnNode(const Fleet& fleet,
+                                                            const Fleet::Node& node,
+                                                            const Shape& shape,
+                                                            const CardSet& cards) {
+    if (node.plain) {
+      const auto left = static_cast<std::uint64_t>(node.milli_left - shape.total_milli());
+      return {0, Millionths(left, std::uint64_t{node.cards} * kWholeCardMilli)};
+    }
+    const Fleet::Room& room = fleet.room(node);
+    std::uint64_t memory = 0;
+    std::uint64_t compute = 0;
+    for (std::uint32_t i = 0; i < cards.count; ++i) {
+      const Fleet::Card& card = fleet.detail(node)[cards.index[i]];
+      memory += shape.exclusive ? card.memory_left : shape.memory_bytes;
+      compute += shape.exclusive ? card.compute_left : shape.compute;
+    }
+    return {Millionths(room.memory_left - memory, room.memory_bytes),
+            Millionths(room.compute_left - compute, room.compute)};
+  }
+
+  bool pack_nodes_;
+  bool pack_cards_;
+};
+
+// Classes with memory of their own as they weigh on the fleet's most common card: where cards
+// differ in size, a class has one weight for all of them.
+std::vector<TaskClass> Measured(std::vector<TaskClass> classes, const Fleet& fleet) {
+  std::map<std::uint64_t, std::pair<std::uint64_t, std::uint32_t>> common;  // cards, first node
+  for (std::uint32_t n = 0; n < fleet.nodes(); ++n) {
+    const Fleet::Node& node = fleet.node(n);
+    if (node.plain || node.cards == 0) continue;
+    auto& [cards, first] =
+        common.emplace(fleet.room(node).card_bytes, std::pair{0, n}).first->second;
+    cards += node.cards;
+  }
+  const auto most = std::max_element(
+      common.begin(), common.end(),
+      [](const auto& a, const auto& b) { return a.second.first < b.second.first; });
+  if (most == common.end()) return classes;
+  const Fleet::Node& node = fleet.node(most->second.second);
+  for (TaskClass& one : classes) one.shape = fleet.Measured(node, one.shape);
+  return classes;
+}
+
 // Fragmentation gradient descent.
 class Fgd : public Scorer {
  public:
-  void Learn(const ClassCounter& arrived, const Fleet&) override {
-    fragmentation_ = Fragmentation(arrived.Typical(kTypicalPermille));
+  bool Learn(const ClassCounter& arrived, const Fleet& fleet) override {
+    fragmentation_ = Fragmentation(Measured(arrived.Typical(kTypicalPermille), fleet));
+    return true;
   }
   NodeWorth Worth(const Fleet& fleet, const Fleet::Node& node) const override {
     return {fragmentation_.Of(Before(fleet, node)), 0};
   }
   std::int64_t ScoreWith(const NodeWorth& worth, const Fleet& fleet, const Fleet::Node& node,
-                         const Shape& shape, CardSet* cards) const override {
+                         const Shape& shape, std::uint64_t fitting, CardSet* cards) const override {
     const double before = worth.fragments;
     const auto score = [&](const CardSet& set) {
       const After after(fleet, node, shape, set);
@@ -170,22 +298,20 @@ class Fgd : public Scorer {
                                        100.0);
     };
     if (!shape.shared()) {
-      *cards = LowestFree(fleet, node, shape);
+      *cards = LowestFree(fitting, shape);
       return score(*cards);
     }
     std::int64_t best = -1;
-    const std::uint16_t* left = fleet.cards(node);
-    for (std::uint32_t i = 0; i < node.cards; ++i) {
-      // A card with as much left as an earlier one scores the same, and the earlier one is taken.
-      if (left[i] < shape.milli || std::find(left, left + i, left[i]) != left + i) continue;
+    // A card with as much left as an earlier one scores the same, and the earlier one is taken.
+    EachUnlike(fleet, node, fitting, [&](std::uint32_t i) {
       CardSet set;
       set.count = 1;
       set.index[0] = static_cast<std::uint8_t>(i);
       const std::int64_t with = score(set);
-      if (with <= best) continue;
+      if (with <= best) return;
       best = with;
       *cards = set;
-    }
+    });
     return best;
   }
 
@@ -200,12 +326,13 @@ class Fgd : public Scorer {
 // openb trace, none of them one that results are reported on.
 class Tessera : public Scorer {
  public:
-  void Learn(const ClassCounter& arrived, const Fleet& fleet) override {
-    const std::vector<TaskClass> classes = arrived.Typical(kTypicalPermille);
+  bool Learn(const ClassCounter& arrived, const Fleet& fleet) override {
+    const std::vector<TaskClass> classes = Measured(arrived.Typical(kTypicalPermille), fleet);
     fragmentation_ = Fragmentation(classes);
     FindFillable(classes);
     FindScarcity(classes, fleet);
-    FindPrices(arrived.Typical(1000), fleet);
+    FindPrices(Measured(arrived.Typical(1000), fleet), fleet);
+    return true;
   }
 
   NodeWorth Worth(const Fleet& fleet, const Fleet::Node& node) const override {
@@ -213,37 +340,49 @@ class Tessera : public Scorer {
     return {fragmentation_.Of(view), PlacesOf(view)};
   }
   std::int64_t ScoreWith(const NodeWorth& worth, const Fleet& fleet, const Fleet::Node& node,
-                         const Shape& shape, CardSet* cards) const override {
-    const double before = worth.fragments;
-    const double common = NodeTerms(node, shape);
+                         const Shape& shape, std::uint64_t fitting, CardSet* cards) const override {
+    const auto quiet = [](const char*, double) {};
+    const double common = NodeTerms(node, shape, quiet);
     const auto score = [&](const CardSet& set) {
-      const After after(fleet, node, shape, set);
-      const double gradient = (before - fragmentation_.Of(after.view)) / 1000;
-      double sum = common + kLogistic * Logistic(gradient) + kGradient * gradient;
-      sum -= kPlaces * (worth.places - PlacesOf(after.view));
-      if (shape.shared()) sum += CardTerms(fleet.cards(node)[set.index[0]], shape);
-      return static_cast<std::int64_t>(std::floor(sum / kStep));
+      return static_cast<std::int64_t>(
+          std::floor(Sum(worth, fleet, node, shape, set, common, quiet) / kStep));
     };
     if (!shape.shared()) {
-      *cards = LowestFree(fleet, node, shape);
+      *cards = LowestFree(fitting, shape);
       return score(*cards);
     }
-    const std::uint16_t* left = fleet.cards(node);
     bool any = false;
     std::int64_t best = 0;
-    for (std::uint32_t i = 0; i < node.cards; ++i) {
-      // A card with as much left as an earlier one scores the same, and the earlier one is taken.
-      if (left[i] < shape.milli || std::find(left, left + i, left[i]) != left + i) continue;
+    // A card with as much left as an earlier one scores the same, and the earlier one is taken.
+    EachUnlike(fleet, node, fitting, [&](std::uint32_t i) {
       CardSet set;
       set.count = 1;
       set.index[0] = static_cast<std::uint8_t>(i);
       const std::int64_t with = score(set);
-      if (any && with <= best) continue;
+      if (any && with <= best) return;
       any = true;
       best = with;
       *cards = set;
-    }
+    });
     return best;
+  }
+
+  double unit() const override { return kStep; }
+  Parts PartsOf(const Fleet& fleet, const Fleet::Node& node, const Shape& shape,
+                const CardSet& cards, std::int64_t) const override {
+    Parts parts;
+    const auto note = [&](const char* name, double part) {
+      if (part == 0) return;
+      for (auto& [known, sum] : parts) {
+        if (known != name) continue;
+        sum += part;
+        return;
+      }
+      parts.emplace_back(name, part);
+    };
+    const double common = NodeTerms(node, shape, note);
+    Sum(Worth(fleet, node), fleet, node, shape, cards, common, note);
+    return parts;
   }
 
  private:
@@ -269,7 +408,9 @@ class Tessera : public Scorer {
     double price;
   };
 
-  double NodeTerms(const Fleet::Node& node, const Shape& shape) const {
+  // What the score is summed up from, each part told to `note` by name.
+  template <typename Note>
+  double NodeTerms(const Fleet::Node& node, const Shape& shape, Note note) const {
     const double cores = static_cast<double>(node.cpu_left) / 1000;
     const double cards = static_cast<double>(node.milli_left) / 1000;
     const double pod_cores = static_cast<double>(shape.cpu_millis) / 1000;
@@ -278,30 +419,57 @@ class Tessera : public Scorer {
     const double cards_after = cards - pod_cards;
     const auto above = [](double a, double b) { return std::max(0.0, a - b); };
     double sum = 0;
+    const auto add = [&](const char* name, double part) {
+      sum += part;
+      note(name, part);
+    };
     for (int i = 0; i < 3; ++i) {
-      sum -= kStranded[i] * (above(cards_after, cores_after / kCoresPerCard[i]) -
-                             above(cards, cores / kCoresPerCard[i]));
+      add("stranded cards", -(kStranded[i] * (above(cards_after, cores_after / kCoresPerCard[i]) -
+                                              above(cards, cores / kCoresPerCard[i]))));
     }
-    sum -= kStrandedCores *
-           (above(cores_after, kStrandedCoresAt * cards_after) -
-            above(cores, kStrandedCoresAt * cards)) /
-           kStrandedCoresAt;
-    sum += kIdleCards * cards_after - kIdleCores * cores_after;
-    if (node.placed == 0) sum -= kOpenNode;
+    add("stranded cores", -(kStrandedCores *
+                            (above(cores_after, kStrandedCoresAt * cards_after) -
+                             above(cores, kStrandedCoresAt * cards)) /
+                            kStrandedCoresAt));
+    add("idle", kIdleCards * cards_after - kIdleCores * cores_after);
+    if (node.placed == 0) add("opened node", -kOpenNode);
     const double per_card =
         node.cards > 0 ? static_cast<double>(node.cpu_millis) / 1000 / node.cards : 0;
-    if (per_card > 0) sum += kCoresFit * pod_cores / per_card + kCardsFit * pod_cards * per_card;
+    if (per_card > 0) {
+      add("cores to cards", kCoresFit * pod_cores / per_card + kCardsFit * pod_cards * per_card);
+    }
     const double scarcity = node.kind < scarcity_.size() ? scarcity_[node.kind] : 0;
-    sum -= scarcity * (kScarceCards * pod_cards + kScarceCores * pod_cores / 12);
+    add("scarce kind", -(scarcity * (kScarceCards * pod_cards + kScarceCores * pod_cores / 12)));
     return sum;
   }
 
-  double CardTerms(std::uint16_t left, const Shape& shape) const {
-    const std::uint32_t after = left - shape.milli;
+  template <typename Note>
+  double CardTerms(std::uint16_t left, std::uint16_t after, Note note) const {
     double sum = 0;
-    if (after > 0 && after < smallest_) sum -= kSliver * after / 1000.0;
-    sum -= kRemainder * unfillable_[after] / 1000.0;
-    if (left == kWholeCardMilli) sum += kOpenCard;
+    const auto add = [&](const char* name, double part) {
+      sum += part;
+      note(name, part);
+    };
+    if (after > 0 && after < smallest_) add("sliver", -(kSliver * after / 1000.0));
+    add("remainder", -(kRemainder * unfillable_[after] / 1000.0));
+    if (left == kWholeCardMilli) add("opened card", kOpenCard);
+    return sum;
+  }
+
+  // `common`: NodeTerms.
+  template <typename Note>
+  double Sum(const NodeWorth& worth, const Fleet& fleet, const Fleet::Node& node,
+             const Shape& shape, const CardSet& set, double common, Note note) const {
+    const After after(fleet, node, shape, set);
+    const double gradient = (worth.fragments - fragmentation_.Of(after.view)) / 1000;
+    double sum = common + kLogistic * Logistic(gradient) + kGradient * gradient;
+    note("fragmentation", kLogistic * Logistic(gradient) + kGradient * gradient);
+    const double places = kPlaces * (worth.places - PlacesOf(after.view));
+    sum -= places;
+    note("places for large requests", -places);
+    if (shape.shared()) {
+      sum += CardTerms(fleet.cards(node)[set.index[0]], after.left[set.index[0]], note);
+    }
     return sum;
   }
 
@@ -331,7 +499,12 @@ class Tessera : public Scorer {
     double all_supply = 0, all_demand = 0;
     for (std::uint32_t n = 0; n < fleet.nodes(); ++n) {
       const Fleet::Node& node = fleet.node(n);
-      if (node.kind < supply.size()) supply[node.kind] += node.cards;
+      const Fleet::Card* const mixed = Mixed(fleet, node);
+      if (mixed == nullptr) {
+        if (node.kind < supply.size()) supply[node.kind] += node.cards;
+      } else {
+        for (std::uint32_t i = 0; i < node.cards; ++i) supply[mixed[i].kind] += 1;
+      }
       all_supply += node.cards;
     }
     for (const TaskClass& one : classes) {
@@ -355,9 +528,12 @@ class Tessera : public Scorer {
   }
 
   static std::int64_t PlacesFor(const FragmentView& node, const Shape& shape) {
-    if (shape.kinds != 0 && (shape.kinds >> node.kind & 1) == 0) return 0;
+    const bool mixed = node.mixed != nullptr && shape.kinds != 0;
+    if (!mixed && shape.kinds != 0 && (shape.kinds >> node.kind & 1) == 0) return 0;
     std::int64_t fitting = 0;
-    for (std::uint32_t i = 0; i < node.cards; ++i) fitting += node.left[i] >= shape.milli ? 1 : 0;
+    for (std::uint32_t i = 0; i < node.cards; ++i) {
+      fitting += node.left[i] >= shape.milli && (!mixed || node.Allowed(i, shape.kinds)) ? 1 : 0;
+    }
     const std::int64_t by_cards = fitting / shape.cards;
     if (by_cards == 0 || shape.cpu_millis == 0) return by_cards;
     return std::min(by_cards, node.cpu_left / shape.cpu_millis);
@@ -413,11 +589,17 @@ class Tessera : public Scorer {
 
 NodeWorth Scorer::Worth(const Fleet&, const Fleet::Node&) const { return {}; }
 
-void Scorer::Learn(const ClassCounter&, const Fleet&) {}
+bool Scorer::Learn(const ClassCounter&, const Fleet&) { return false; }
+
+Scorer::Parts Scorer::PartsOf(const Fleet&, const Fleet::Node&, const Shape&, const CardSet&,
+                              std::int64_t score) const {
+  return {{"score", static_cast<double>(score) * unit()}};
+}
 
 const std::vector<std::string>& ScorerNames() {
   static const std::vector<std::string> names = {
-      "bestfit", "dotprod", "packing", "clustering", "hami", "least-allocated", "fgd", "tessera"};
+      "bestfit", "dotprod", "packing", "clustering",     "hami",           "least-allocated",
+      "fgd",     "tessera", "binpack", "binpack-spread", "spread-binpack", "spread"};
   return names;
 }
 
@@ -430,6 +612,10 @@ Result<std::unique_ptr<Scorer>> MakeScorer(std::string_view name) {
   if (name == "least-allocated") return std::unique_ptr<Scorer>(new LeastAllocated);
   if (name == "fgd") return std::unique_ptr<Scorer>(new Fgd);
   if (name == "tessera") return std::unique_ptr<Scorer>(new Tessera);
+  if (name == "binpack") return std::unique_ptr<Scorer>(new Filling(true, true));
+  if (name == "binpack-spread") return std::unique_ptr<Scorer>(new Filling(true, false));
+  if (name == "spread-binpack") return std::unique_ptr<Scorer>(new Filling(false, true));
+  if (name == "spread") return std::unique_ptr<Scorer>(new Filling(false, false));
   std::string known;
   for (const std::string& one : ScorerNames()) known.append(known.empty() ? "" : ", ").append(one);
   return Error::Field("policy", "expected one of " + known + "; got " + std::string(name));

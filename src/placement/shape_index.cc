@@ -14,8 +14,11 @@ constexpr std::uint32_t kNobody = std::numeric_limits<std::uint32_t>::max();
 std::size_t ShapeIndex::ShapeHash::operator()(const Shape& shape) const {
   std::uint64_t hash = 0;
   for (const std::uint64_t part :
-       {static_cast<std::uint64_t>(shape.cpu_millis), static_cast<std::uint64_t>(shape.ram_mib),
-        std::uint64_t{shape.cards} << 32 | shape.milli, shape.kinds}) {
+       {static_cast<std::uint64_t>(shape.cpu_millis), static_cast<std::uint64_t>(shape.ram_bytes),
+        std::uint64_t{shape.cards} << 32 | shape.milli, shape.kinds, shape.memory_bytes,
+        static_cast<std::uint64_t>(shape.disk_bytes),
+        std::uint64_t{shape.compute} << 16 | std::uint64_t{shape.mode} << 1 |
+            std::uint64_t{shape.exclusive}}) {
     hash = (hash ^ part) * 0x9e3779b97f4a7c15ull;
     hash ^= hash >> 29;
   }
@@ -36,9 +39,11 @@ const NodeWorth& ShapeIndex::WorthOf(std::uint32_t node) {
 
 std::int64_t ShapeIndex::ScoreOf(const Shape& shape, std::uint32_t node) {
   const Fleet::Node& at = fleet_.node(node);
-  if (!fleet_.Fits(at, shape)) return kUnfit;
+  std::uint64_t fitting = 0;
+  if (!fleet_.Fits(at, shape, &fitting)) return kUnfit;
   CardSet cards;
-  return scorer_.ScoreWith(WorthOf(node), fleet_, at, shape, &cards);
+  if (at.plain) return scorer_.ScoreWith(WorthOf(node), fleet_, at, shape, fitting, &cards);
+  return scorer_.ScoreWith(WorthOf(node), fleet_, at, fleet_.Measured(at, shape), fitting, &cards);
 }
 
 std::uint32_t ShapeIndex::Better(const Entry& entry, std::uint32_t a, std::uint32_t b) const {
@@ -79,54 +84,112 @@ ShapeIndex::Entry& ShapeIndex::Find(const Shape& shape) {
   return *entries_.emplace(shape, std::move(entry)).first->second;
 }
 
-// Scores the node anew and carries what that changes up the tree. A match that the node neither won
-// before nor wins now decides nothing further up.
-void ShapeIndex::Update(Entry* entry, std::uint32_t node) {
+// A match that the node neither won before nor wins now decides nothing further up.
+void ShapeIndex::Update(Entry* entry, std::uint32_t node, bool all) {
   const std::int64_t score = ScoreOf(entry->shape, node);
-  if (score == entry->score[node]) return;
+  if (!all && score == entry->score[node]) return;
   entry->score[node] = score;
   const std::size_t leaves = entry->winner.size() / 2;
   for (std::size_t i = (leaves + node) / 2; i > 0; i /= 2) {
     const std::uint32_t before = entry->winner[i];
     const std::uint32_t now = Better(*entry, entry->winner[2 * i], entry->winner[2 * i + 1]);
-    if (now == before && now != node) return;
+    if (!all && now == before && now != node) return;
     entry->winner[i] = now;
   }
 }
 
 void ShapeIndex::Refresh(Entry* entry) {
   const std::uint64_t end = log_first_ + log_.size();
-  const bool fresh_nodes = entry->score.size() != fleet_.nodes();
-  if (fresh_nodes || entry->seen < log_first_ || end - entry->seen > fleet_.nodes()) {
+  const bool no_leaves = entry->winner.size() / 2 < fleet_.nodes();
+  if (no_leaves || entry->seen < log_first_ || end - entry->seen > fleet_.nodes()) {
     Build(entry);
     return;
   }
+  if (entry->score.size() != fleet_.nodes()) Grow(entry);
   ++clock_;
   stamp_.resize(fleet_.nodes());
   for (std::uint64_t at = entry->seen; at < end; ++at) {
     const std::uint32_t node = log_[at - log_first_];
     if (stamp_[node] == clock_) continue;
     stamp_[node] = clock_;
-    Update(entry, node);
+    Update(entry, node, false);
   }
   entry->seen = end;
 }
 
-std::optional<Choice> ShapeIndex::Best(const Shape& shape) {
+// Nodes were added, and there are leaves for them.
+void ShapeIndex::Grow(Entry* entry) {
+  const std::size_t leaves = entry->winner.size() / 2;
+  const auto before = static_cast<std::uint32_t>(entry->score.size());
+  entry->score.resize(fleet_.nodes(), kUnfit);
+  for (std::uint32_t n = before; n < fleet_.nodes(); ++n) {
+    entry->winner[leaves + n] = n;
+    Update(entry, n, true);
+  }
+}
+
+ShapeIndex::Entry& ShapeIndex::Refreshed(const Shape& shape) {
   Entry& entry = Find(shape);
   Refresh(&entry);
   entry.asked = ++clock_;
+  return entry;
+}
+
+void ShapeIndex::StartWalk() {
+  walk_.clear();
+  if (fleet_.nodes() > 0) walk_.push_back(1);
+}
+
+// The best winner of all subtrees on the heap. Its own subtree makes way for those along the path
+// down to it, which hold everyone else that was in it.
+std::optional<std::uint32_t> ShapeIndex::NextInWalk(const Entry& entry) {
+  if (walk_.empty()) return std::nullopt;
+  const auto worse = [&](std::uint32_t a, std::uint32_t b) {
+    const std::uint32_t first = entry.winner[a];
+    const std::uint32_t second = entry.winner[b];
+    return first != second && Better(entry, first, second) == second;
+  };
+  std::pop_heap(walk_.begin(), walk_.end(), worse);
+  std::uint32_t subtree = walk_.back();
+  walk_.pop_back();
+  const std::uint32_t best = entry.winner[subtree];
+  if (best == kNobody || entry.score[best] == kUnfit) return std::nullopt;
+  const auto leaves = static_cast<std::uint32_t>(entry.winner.size() / 2);
+  const auto add = [&](std::uint32_t other) {
+    const std::uint32_t winner = entry.winner[other];
+    if (winner == kNobody || entry.score[winner] == kUnfit) return;
+    walk_.push_back(other);
+    std::push_heap(walk_.begin(), walk_.end(), worse);
+  };
+  for (std::uint32_t i = leaves + best; i > subtree; i /= 2) add(i ^ 1);
+  return best;
+}
+
+std::optional<Choice> ShapeIndex::Best(const Shape& shape) {
+  Entry& entry = Refreshed(shape);
   if (fleet_.nodes() == 0) return std::nullopt;
   const std::uint32_t best = entry.winner[1];
   if (best == kNobody || entry.score[best] == kUnfit) return std::nullopt;
   return On(best, shape);
 }
 
-Choice ShapeIndex::On(std::uint32_t node, const Shape& shape) {
+Choice ShapeIndex::On(std::uint32_t node, const Shape& shape, std::uint64_t allowed) {
+  const Fleet::Node& at = fleet_.node(node);
   Choice choice;
   choice.node = node;
-  choice.score = scorer_.ScoreWith(WorthOf(node), fleet_, fleet_.node(node), shape, &choice.cards);
+  std::uint64_t fitting = 0;
+  fleet_.Fits(at, shape, &fitting);
+  choice.score =
+      scorer_.ScoreWith(WorthOf(node), fleet_, at, at.plain ? shape : fleet_.Measured(at, shape),
+                        fitting & allowed, &choice.cards);
   return choice;
+}
+
+void ShapeIndex::Replaced(std::uint32_t node) {
+  Changed(node);
+  for (auto& [shape, entry] : entries_) {
+    if (node < entry->score.size()) Update(entry.get(), node, true);
+  }
 }
 
 void ShapeIndex::Tied(const Shape& shape, std::vector<std::uint32_t>* nodes) {

@@ -29,13 +29,26 @@ class ShapeIndex {
   ShapeIndex(const Fleet& fleet, const Scorer& scorer) : fleet_(fleet), scorer_(scorer) {}
   // The best node for the shape, or none.
   std::optional<Choice> Best(const Shape& shape);
+  // The best of the nodes that `accept` (of a node's number) takes; it is asked in the order of
+  // score, from the best on, so each refusal costs one path down the tree.
+  template <typename Accept>
+  std::optional<std::uint32_t> FirstOf(const Shape& shape, Accept accept) {
+    Entry& entry = Refreshed(shape);
+    StartWalk();
+    while (const auto node = NextInWalk(entry)) {
+      if (accept(*node)) return node;
+    }
+    return std::nullopt;
+  }
   // All the nodes that are as good as the best one, in the order they were added; for who breaks
   // ties otherwise. Looks at every node.
   void Tied(const Shape& shape, std::vector<std::uint32_t>* nodes);
-  // The shape on that node, which holds it.
-  Choice On(std::uint32_t node, const Shape& shape);
-  // The node's contents changed.
+  // The shape on that node, which holds it on some of these cards.
+  Choice On(std::uint32_t node, const Shape& shape, std::uint64_t allowed = kAllCards);
+  // The node's contents changed. A node that is new to the fleet is noticed without this.
   void Changed(std::uint32_t node);
+  // Another node with another rank stands there now.
+  void Replaced(std::uint32_t node);
   // Every score may have changed.
   void Reset();
 
@@ -51,9 +64,14 @@ class ShapeIndex {
     std::vector<std::uint32_t> winner;  // tournament tree, the root at 1
   };
   Entry& Find(const Shape& shape);
+  Entry& Refreshed(const Shape& shape);
+  void StartWalk();
+  std::optional<std::uint32_t> NextInWalk(const Entry& entry);
+  void Grow(Entry* entry);
+  // Scores the node anew and plays its matches again, all of them or as far as that changes them.
   void Build(Entry* entry);
   void Refresh(Entry* entry);
-  void Update(Entry* entry, std::uint32_t node);
+  void Update(Entry* entry, std::uint32_t node, bool all);
   std::int64_t ScoreOf(const Shape& shape, std::uint32_t node);
   const NodeWorth& WorthOf(std::uint32_t node);
   std::uint32_t Better(const Entry& entry, std::uint32_t a, std::uint32_t b) const;
@@ -67,6 +85,7 @@ class ShapeIndex {
   std::uint64_t log_first_ = 0;     // position of log_[0]
   std::vector<std::uint64_t> stamp_;
   std::uint64_t clock_ = 0;
+  std::vector<std::uint32_t> walk_;  // a heap of subtrees, the one with the best winner on top
 };
 
 }  // namespace tessera::placement

@@ -892,21 +892,21 @@ Result<OrderExplanation> Scheduler::Explain(const std::string& instance_id) {
   explanation.waiting = s.orders.waiting();
   if (!s.orders.Known(instance_id)) return explanation;
   const placement::Order& order = *s.orders.Find(instance_id);
-  explanation.tenant = order.tenant;
-  explanation.priority = order.priority;
+  explanation.tenant = order.request.tenant;
+  explanation.priority = order.request.priority;
   if (const auto standing = s.orders.StandingOf(instance_id)) {
     explanation.position = standing->position;
     explanation.rule = standing->rule;
     for (const std::string& id : s.orders.Ahead(instance_id)) {
-      explanation.ahead.push_back({id, s.orders.Find(id)->tenant});
+      explanation.ahead.push_back({id, s.orders.Find(id)->request.tenant});
     }
   }
-  if (const auto quota = s.orders.quotas().Find(order.tenant)) {
-    explanation.quota = {*quota, s.orders.quotas().Held(order.tenant)};
+  if (const auto quota = s.orders.quotas().Find(order.request.tenant)) {
+    explanation.quota = {*quota, s.orders.quotas().Held(order.request.tenant)};
   }
   placement::QuotaTree none;
   placement::Absence without(s.engine, none);
-  without.Take(instance_id, order.tenant, {});
+  without.Take(instance_id, order.request.tenant, {});
   explanation.nodes = s.engine.Explain(order.request, s.UnavailableNodes());
   return explanation;
 }

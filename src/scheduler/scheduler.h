@@ -90,7 +90,7 @@ struct OrderExplanation {
   };
   InstanceStatus status;
   std::string tenant;
-  int priority = placement::kPriorityDefault;
+  std::int32_t priority = 0;
   // While it waits: its place (1: the next), the rule it waits by, who was looked at before it.
   std::size_t position = 0;
   std::size_t waiting = 0;  // all that wait

@@ -171,7 +171,7 @@ struct PreemptionStory : Story {
   PreemptionStory(bool frees_on_exit, bool restarts) : Story(frees_on_exit), restarted(restarts) {}
   static placement::Order Spot(int i) {
     placement::Order order{Ask(i)};
-    order.priority = 100;
+    order.request.priority = -100;
     order.preemptible = true;
     return order;
   }

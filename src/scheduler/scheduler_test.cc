@@ -28,6 +28,7 @@ placement::Request Ask(std::string id, std::uint64_t memory = 8 * kGiB,
   request.compute = {permille};
   request.cpu_millis = 1000;
   request.ram_bytes = kGiB;
+  request.priority = 500;
   return request;
 }
 
@@ -524,7 +525,7 @@ TEST_F(SchedulerTest, AReportThatCrossesAStartChangesNothing) {
 
 placement::Order Spot(const placement::Request& request, int priority = 100) {
   placement::Order order{request};
-  order.priority = priority;
+  order.request.priority = priority;
   order.preemptible = true;
   return order;
 }
@@ -557,13 +558,13 @@ TEST_F(SchedulerTest, AStopThatFailsIsRepeatedAndNobodyTakesThePlaceMeanwhile) {
     const std::string asker = when == FakeWorld::When::kBefore ? "first" : "second";
     world.FailCall(0, Code::kDeadlineExceeded, when);
     placement::Order order{Ask(asker, kCardBytes, 1000)};
-    order.priority = when == FakeWorld::When::kBefore ? 200 : 500;
+    order.request.priority = when == FakeWorld::When::kBefore ? 200 : 500;
     order.preemptible = true;
     const InstanceStatus waits = Must(scheduler->Submit(order, 1, Work()));
     EXPECT_EQ(waits.phase, Phase::kQueued);
     EXPECT_EQ(waits.waiting_for, "eviction: waits until 1 order(s) have left");
     placement::Order small{Ask("small-" + asker, kGiB, 10)};
-    small.priority = 50;
+    small.request.priority = 50;
     EXPECT_EQ(Must(scheduler->Submit(small, 1, Work())).phase, Phase::kQueued);
     scheduler->Tick();
     scheduler->Tick();
@@ -599,7 +600,7 @@ TEST_F(SchedulerTest, QuotasChangeWhileEverythingRuns) {
   scheduler->Tick();
   const auto submit = [&](const std::string& id) {
     placement::Order order{Ask(id)};
-    order.tenant = "acme";
+    order.request.tenant = "acme";
     return Must(scheduler->Submit(order, 1, Work()));
   };
   for (int i = 0; i < 4; ++i) EXPECT_EQ(submit("i" + std::to_string(i)).phase, Phase::kRunning);
@@ -649,12 +650,12 @@ TEST_F(SchedulerTest, AnOrderIsExplained) {
   ASSERT_TRUE(scheduler->SetPolicy(policy));
   placement::Order order{Ask("runs", 16 * kGiB)};
   order.request.model = "A10";
-  order.tenant = "acme";
+  order.request.tenant = "acme";
   EXPECT_EQ(Must(scheduler->Submit(order, 1, Work())).placement->node, "a");
   order.request.id = "waits";
   Must(scheduler->Submit(order, 1, Work()));
   order.request.id = "behind";
-  order.tenant = "other";
+  order.request.tenant = "other";
   Must(scheduler->Submit(order, 1, Work()));
   const auto explained = scheduler->Explain("behind");
   ASSERT_TRUE(explained);

@@ -5,6 +5,7 @@
 #include <optional>
 
 #include "base/rng.h"
+#include "base/units.h"
 #include "placement/classes.h"
 #include "placement/fleet.h"
 #include "placement/scores.h"
@@ -113,7 +114,8 @@ Result<ReplayResult> Replay(const std::vector<TraceNode>& nodes, const std::vect
   Fleet fleet;
   for (std::size_t n = 0; n < nodes.size(); ++n) {
     TRY(const std::uint32_t kind, fleet.KindOf(nodes[n].model));
-    TRY_STATUS(fleet.AddNode(nodes[n].name, nodes[n].cpu_millis, nodes[n].ram_mib, nodes[n].cards,
+    TRY_STATUS(fleet.AddNode(nodes[n].name, nodes[n].cpu_millis,
+                             nodes[n].ram_mib * static_cast<std::int64_t>(kMiB), nodes[n].cards,
                              kind, order.ranks[n]));
   }
   if (fleet.capacity_milli() == 0) return Error::Field("nodes", "expected at least one card");
@@ -121,8 +123,8 @@ Result<ReplayResult> Replay(const std::vector<TraceNode>& nodes, const std::vect
   std::vector<Shape> shapes;
   placement::ClassCounter all;
   for (const TracePod& pod : pods) {
-    shapes.push_back({pod.cpu_millis, pod.ram_mib, pod.cards, pod.milli,
-                      pod.cards > 0 ? KindsOf(fleet, pod.models) : 0});
+    shapes.push_back({pod.cpu_millis, pod.ram_mib * static_cast<std::int64_t>(kMiB), pod.cards,
+                      pod.milli, pod.cards > 0 ? KindsOf(fleet, pod.models) : 0});
     all.Count(shapes.back(), pod.models);
   }
   // Fragmentation is reported against the whole trace, whatever the policy knows.

@@ -98,7 +98,7 @@ Result<std::vector<TraceNode>> ReadNodes(const std::string& path) {
     if (node.name.empty()) return table.Wrong("sn", "a name");
     TRY(node.cpu_millis, table.Number(fields, 1, kCpuMillisMax));
     TRY(node.ram_mib, table.Number(fields, 2, kRamMibMax));
-    TRY(const std::int64_t cards, table.Number(fields, 3, placement::kFleetCardsPerNodeMax));
+    TRY(const std::int64_t cards, table.Number(fields, 3, placement::kCardsPerNodeMax));
     node.cards = static_cast<std::uint32_t>(cards);
     node.model = fields[4];
     nodes.push_back(std::move(node));
@@ -117,7 +117,7 @@ Result<std::vector<TracePod>> ReadPods(const std::string& path) {
     pod.name = fields[0];
     TRY(pod.cpu_millis, table.Number(fields, 1, kCpuMillisMax));
     TRY(pod.ram_mib, table.Number(fields, 2, kRamMibMax));
-    TRY(const std::int64_t cards, table.Number(fields, 3, placement::kFleetCardsPerNodeMax));
+    TRY(const std::int64_t cards, table.Number(fields, 3, placement::kCardsPerNodeMax));
     TRY(const std::int64_t milli, table.Number(fields, 4, 1'000'000));
     pod.cards = static_cast<std::uint32_t>(cards);
     // The published simulator caps the share at one card and reads the models of GPU pods only.

@@ -52,8 +52,8 @@ TEST_F(TraceTest, SaysWhereAFileIsWrong) {
       {"sn,cpu_milli,memory_mib,gpu,model\na,1,1\n", ":2: line: expected at least 5 columns"},
       {"sn,cpu_milli,memory_mib,gpu,model\na,x,1,1,T4\n", ":2: cpu_milli: expected a whole number"},
       {"sn,cpu_milli,memory_mib,gpu,model\na,-1,1,1,T4\n", ":2: cpu_milli: expected"},
-      {"sn,cpu_milli,memory_mib,gpu,model\na,1,1,17,T4\n",
-       ":2: gpu: expected a whole number of 0 to 16"},
+      {"sn,cpu_milli,memory_mib,gpu,model\na,1,1,65,T4\n",
+       ":2: gpu: expected a whole number of 0 to 64"},
       {"sn,cpu_milli,memory_mib,gpu,model\n,1,1,1,T4\n", ":2: sn: expected a name"},
   };
   for (const Case& one : cases) {
