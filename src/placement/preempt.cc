@@ -12,9 +12,9 @@ using Chosen = std::vector<std::size_t>;
 class Search {
  public:
   Search(const std::vector<Victim>& victims, const std::function<bool(const Chosen&)>& fits,
-         const std::function<bool(const Chosen&)>& legal, std::optional<VictimCost> below,
+         const std::function<bool(const Chosen&)>& legal, const std::optional<VictimCost>& below,
          std::size_t* checks)
-      : victims_(victims), fits_(fits), legal_(legal), below_(std::move(below)), checks_(checks) {
+      : victims_(victims), fits_(fits), legal_(legal), below_(below), checks_(checks) {
     for (std::size_t i = 0; i < victims.size(); ++i) order_.push_back(i);
     std::sort(order_.begin(), order_.end(), [&](std::size_t a, std::size_t b) {
       return victims[a].cost != victims[b].cost ? victims[a].cost < victims[b].cost
@@ -36,8 +36,7 @@ class Search {
     return chosen;
   }
   bool Fits(const Chosen& chosen) {
-    if (*checks_ == 0) return false;
-    --*checks_;
+    if (*checks_ > 0) --*checks_;
     return fits_(chosen);
   }
   bool TooDear(const VictimCost& cost) const { return below_ && cost >= *below_; }
@@ -56,7 +55,8 @@ class Search {
       with.push_back(i);
       if (!legal_(Sorted(with))) continue;
       chosen = std::move(with);
-      if ((fits = Fits(Sorted(chosen)))) break;
+      fits = Fits(Sorted(chosen));
+      if (fits) break;
     }
     if (!fits) return;
     for (std::size_t at = chosen.size(); at-- > 0;) {
@@ -80,7 +80,7 @@ class Search {
         return;
       }
     }
-    if (at == order_.size()) return;
+    if (at == order_.size() || *checks_ == 0) return;
     Chosen all = chosen;
     all.insert(all.end(), order_.begin() + static_cast<std::ptrdiff_t>(at), order_.end());
     if (!Fits(Sorted(std::move(all)))) return;

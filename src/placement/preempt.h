@@ -37,8 +37,9 @@ struct Victim {
   VictimCost cost;
 };
 
-// How often one search asks `fits`, all nodes together. A search that reaches it keeps the best
-// set found, which is minimal though perhaps not the cheapest.
+// How often the searches of one decision ask `fits`, beyond the twice a victim that a minimal set
+// takes. A search that reaches it keeps the best set found: minimal, though perhaps not the
+// cheapest.
 inline constexpr std::size_t kFitChecksMax = 4096;
 
 // Indices into `victims` of the cheapest set that `fits` and is `legal`, in rising order; nullopt

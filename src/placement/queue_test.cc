@@ -532,6 +532,61 @@ TEST_F(QueueTest, AnOwnerTakesBackWhatOthersBorrowed) {
   EXPECT_EQ(queue.StandingOf("b2")->rule, "quota");
 }
 
+TEST_F(QueueTest, NoMoreIsTakenBackThanIsBorrowed) {
+  AddNode("n", 4);
+  QueuePolicy policy;
+  policy.quotas = {MakeQuota("all", "", 0), MakeQuota("a", "all", 2), MakeQuota("b", "all", 3)};
+  policy.reclaim = Reclaim::kAny;
+  ASSERT_TRUE(queue.SetPolicy(policy));
+  for (int i = 0; i < 3; ++i) {
+    Order order = Plain("a" + std::to_string(i));
+    order.request.tenant = "a";
+    Add(order);
+  }
+  EXPECT_EQ(Decide().size(), 3u);
+  // Two of a's would have to go, and a borrows one: what is its own is not b's to take.
+  Order order = Plain("b0");
+  order.request.tenant = "b";
+  order.request.slices = 3;
+  Add(order);
+  Decide();
+  EXPECT_TRUE(last.evictions.empty());
+  End("b0");
+  order.request.id = "b1";
+  order.request.slices = 2;
+  Add(order);
+  Decide();
+  EXPECT_EQ(last.evictions.size(), 1u);
+}
+
+// A search that runs out of checks still stops nobody who is not needed.
+TEST(CheapestVictims, OutOfChecksTheSetIsMinimal) {
+  std::vector<Victim> victims;
+  std::vector<std::uint64_t> frees;
+  for (std::uint64_t i = 0; i < 20; ++i) {
+    victims.push_back({{"v" + std::to_string(100 + i)}, {i, 0, 1}});
+    frees.push_back(i);
+  }
+  const auto fits = [&](const std::vector<std::size_t>& chosen) {
+    std::uint64_t sum = 0;
+    for (const std::size_t i : chosen) sum += frees[i];
+    return sum >= 31;
+  };
+  const auto legal = [](const std::vector<std::size_t>&) { return true; };
+  std::size_t checks = 1;
+  const auto found = CheapestVictims(victims, fits, legal, std::nullopt, &checks);
+  ASSERT_TRUE(found);
+  for (const std::size_t kept : *found) {
+    std::vector<std::size_t> without = *found;
+    std::erase(without, kept);
+    EXPECT_FALSE(fits(without)) << victims[kept].ids[0];
+  }
+  checks = kFitChecksMax;
+  const auto best = CheapestVictims(victims, fits, legal, std::nullopt, &checks);
+  ASSERT_TRUE(best);
+  EXPECT_LT(CostOf(victims, *best), CostOf(victims, *found));
+}
+
 TEST_F(QueueTest, ReclaimOnlyFromLowerPriorityUnlessToldOtherwise) {
   AddNode("n", 2);
   QueuePolicy policy;
