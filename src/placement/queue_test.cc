@@ -213,6 +213,31 @@ TEST_F(QueueTest, QuotaRefusesNamesTheLimitAndHoldsUpNobodyElse) {
   EXPECT_EQ(Decide(), Ids{"a1"});
 }
 
+TEST_F(QueueTest, WhatWaitsForANodeKeepsItsQuota) {
+  AddNode("a10", 2);
+  AddNode("h200", 2, "H200");
+  QueuePolicy policy;
+  policy.quotas = {MakeQuota("a", "", 2)};
+  ASSERT_TRUE(queue.SetPolicy(policy));
+  Order order = Plain("stranger");
+  order.request.model = "A10";
+  Add(order);
+  Decide();
+  order.request.id = "wide";
+  order.request.tenant = "a";
+  order.request.slices = 2;
+  Add(order);
+  // There is room for it, and its tenant holds nothing; yet then the wide one could not start.
+  order.request.id = "elsewhere";
+  order.request.model = "H200";
+  order.request.slices = 1;
+  Add(order);
+  EXPECT_TRUE(Decide().empty());
+  EXPECT_EQ(Why("elsewhere"), "quota|quota: what is left of it is kept for earlier orders");
+  End("stranger");
+  EXPECT_EQ(Decide(), Ids{"wide"});
+}
+
 TEST_F(QueueTest, ChangingThePolicyKeepsWhatIsPlaced) {
   AddNode("n", 4);
   QueuePolicy policy;
