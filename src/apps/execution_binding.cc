@@ -21,9 +21,9 @@ cloud::ExecutionStatus Convert(const scheduler::InstanceStatus& from) {
   to.generation = from.generation;
   to.phase = PhaseOf(from.phase);
   to.placement = from.placement;
-  // One that could not be started has ended without having run; why is all there is to say about
-  // it.
+  // Why one could not be started, or was stopped for another, is all there is to say about it.
   to.waiting_for = from.phase == scheduler::Phase::kEnded ? from.failure : from.waiting_for;
+  to.adopted = from.adopted;
   to.exit_code = from.exit_code;
   to.started_wall_micros = from.started_wall_micros;
   to.ended_wall_micros = from.ended_wall_micros;
@@ -38,10 +38,10 @@ Result<cloud::ExecutionStatus> Convert(Result<scheduler::InstanceStatus> from) {
 
 }  // namespace
 
-Result<cloud::ExecutionStatus> SchedulerExecution::Submit(const placement::Request& request,
+Result<cloud::ExecutionStatus> SchedulerExecution::Submit(const placement::Order& order,
                                                           std::uint64_t generation,
                                                           const runtime::Workload& workload) {
-  return Convert(scheduler_.Submit(request, generation, workload));
+  return Convert(scheduler_.Submit(order, generation, workload));
 }
 
 Result<cloud::ExecutionStatus> SchedulerExecution::Stop(const std::string& instance_id,
@@ -55,6 +55,22 @@ Status SchedulerExecution::Forget(const std::string& instance_id) {
 
 Result<cloud::ExecutionStatus> SchedulerExecution::Get(const std::string& instance_id) {
   return Convert(scheduler_.Get(instance_id));
+}
+
+Result<cloud::OrderExplanation> SchedulerExecution::Explain(const std::string& instance_id) {
+  TRY(scheduler::OrderExplanation from, scheduler_.Explain(instance_id));
+  cloud::OrderExplanation to;
+  to.status = Convert(from.status);
+  to.priority = from.priority;
+  to.position = from.position;
+  to.waiting = from.waiting;
+  to.rule = std::move(from.rule);
+  for (auto& other : from.ahead) {
+    to.ahead.push_back({std::move(other.instance_id), std::move(other.tenant)});
+  }
+  if (from.quota) to.quota = {from.quota->quota, from.quota->held};
+  to.nodes = std::move(from.nodes);
+  return to;
 }
 
 Result<std::vector<cloud::ExecutionStatus>> SchedulerExecution::List() {

@@ -11,12 +11,13 @@ class SchedulerExecution : public cloud::Execution {
  public:
   explicit SchedulerExecution(scheduler::Scheduler& scheduler) : scheduler_(scheduler) {}
 
-  Result<cloud::ExecutionStatus> Submit(const placement::Request& request, std::uint64_t generation,
+  Result<cloud::ExecutionStatus> Submit(const placement::Order& order, std::uint64_t generation,
                                         const runtime::Workload& workload) override;
   Result<cloud::ExecutionStatus> Stop(const std::string& instance_id,
                                       std::uint64_t generation) override;
   Status Forget(const std::string& instance_id) override;
   Result<cloud::ExecutionStatus> Get(const std::string& instance_id) override;
+  Result<cloud::OrderExplanation> Explain(const std::string& instance_id) override;
   Result<std::vector<cloud::ExecutionStatus>> List() override;
   Result<std::vector<cloud::CardView>> Cards() override;
   Result<std::string> Log(const std::string& instance_id, std::uint64_t offset) override;

@@ -141,6 +141,8 @@ int Main(int argc, const char* const* argv, const std::function<int(const UpFlag
     return command;
   };
   by_id("show", "One instance with its events", [&] { return Show(context, id); });
+  by_id("explain", "Why it waits, or why it is where it is: rules, queue, quota, scores",
+        [&] { return Explain(context, id); });
   bool follow = false;
   by_id("logs", "What the program printed", [&] {
     return Logs(context, id, follow);

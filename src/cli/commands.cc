@@ -143,6 +143,74 @@ std::string InstanceLine(const json::value& instance) {
   return line + "\n";
 }
 
+std::string Cards(const json::value* amount) {
+  if (amount == nullptr || Find(*amount, "card_millis") == nullptr) return "-";
+  if (Find(*amount, "card_millis")->is_null()) return "no limit";
+  char text[48];
+  std::snprintf(text, sizeof text, "%.3f cards",
+                static_cast<double>(Number(*amount, "card_millis")) / 1000);
+  return text;
+}
+
+std::string Memory(const json::value* amount) {
+  if (amount == nullptr || Find(*amount, "memory_bytes") == nullptr) return "-";
+  if (Find(*amount, "memory_bytes")->is_null()) return "no limit";
+  return FormatBytes(static_cast<std::uint64_t>(Number(*amount, "memory_bytes")));
+}
+
+std::string ExplanationOf(const json::value& reply) {
+  std::string text = Text(reply, "instance");
+  const std::string waiting = Text(reply, "waiting_for");
+  text += waiting.empty() ? " is placed\n" : " waits: " + waiting + "\n";
+  if (const json::value* queue = Find(reply, "queue"); queue != nullptr && queue->is_object()) {
+    text += "queue: place " + Text(*queue, "position") + " of " + Text(*queue, "waiting") +
+            ", priority " + Text(*queue, "priority") + ", held by rule '" + Text(*queue, "rule") +
+            "'\n";
+    std::string own;
+    for (const json::value& id : Items(*queue, "ahead")) {
+      own += (own.empty() ? "" : ", ") + std::string(id.is_string() ? id.as_string().c_str() : "?");
+    }
+    if (!own.empty()) text += "  ahead, yours: " + own + "\n";
+    if (Number(*queue, "others_ahead") > 0) {
+      text += "  ahead, of others: " + Text(*queue, "others_ahead") + "\n";
+    }
+  }
+  if (const json::value* quota = Find(reply, "quota"); quota != nullptr && quota->is_object()) {
+    Table table({"QUOTA", ">COMPUTE", ">MEMORY"});
+    for (const char* row : {"held", "nominal", "borrowing_limit", "lending_limit"}) {
+      table.Add({row, Cards(Find(*quota, row)), Memory(Find(*quota, row))});
+    }
+    text += "\n" + table.ToString();
+  }
+  if (!Items(reply, "filtered").empty()) {
+    Table table({"FILTERED BY", ">NODES", "FOR EXAMPLE", "WHY"});
+    for (const json::value& rule : Items(reply, "filtered")) {
+      table.Add({Text(rule, "rule"), Text(rule, "nodes"), Text(rule, "example_node"),
+                 Text(rule, "message")});
+    }
+    text += "\n" + table.ToString();
+  }
+  if (!Items(reply, "best").empty()) {
+    Table table({"BEST NODES", ">SCORE", "PARTS", "CARDS"});
+    for (const json::value& candidate : Items(reply, "best")) {
+      std::string parts;
+      for (const json::value& part : Items(candidate, "parts")) {
+        parts += (parts.empty() ? "" : " ") + Text(part, "name") + " " + Text(part, "score");
+      }
+      std::string cards;
+      for (const json::value& card : Items(candidate, "cards")) {
+        cards += (cards.empty() ? "" : " ") +
+                 std::string(card.is_string() ? card.as_string().c_str() : "?");
+      }
+      table.Add({Text(candidate, "node"), Text(candidate, "score"), parts, cards});
+    }
+    text += "\n" + table.ToString();
+  } else {
+    text += "\nno node takes it now\n";
+  }
+  return text;
+}
+
 // One page after another until the cursor ends; bounded so that a broken server cannot hold us for
 // ever.
 Result<json::value> AllPages(const Context& context, const std::string& path,
@@ -307,6 +375,19 @@ int Show(const Context& context, const std::string& id) {
     }
     return text + table.ToString();
   });
+}
+
+int Explain(const Context& context, const std::string& id) {
+  const auto checked = CheckedId(id, "instance");
+  if (!checked) return Report(context, checked.error());
+  return Finish(context, Call(context, "GET", "/v1/instances/" + id + "/explanation"),
+                ExplanationOf);
+}
+
+std::string ExplanationText(const std::string& answer) {
+  boost::system::error_code error;
+  const json::value value = json::parse(answer, error);
+  return error ? error.message() : ExplanationOf(value);
 }
 
 int Logs(const Context& context, const std::string& id, bool follow) {

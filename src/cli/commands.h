@@ -43,6 +43,9 @@ int Skus(const Context& context);
 int Rent(const Context& context, const RentOptions& options);
 int Ps(const Context& context, bool all);
 int Show(const Context& context, const std::string& id);
+int Explain(const Context& context, const std::string& id);
+// What Explain prints of the API's answer when a table is asked for.
+std::string ExplanationText(const std::string& answer);
 int Logs(const Context& context, const std::string& id, bool follow);
 int Exec(const Context& context, const std::string& id, const std::vector<std::string>& command,
          bool read_stdin);

@@ -9,6 +9,8 @@
 #include <vector>
 
 #include "base/result.h"
+#include "placement/explain.h"
+#include "placement/queue.h"
 #include "placement/request.h"
 #include "runtime/workload.h"
 
@@ -21,8 +23,10 @@ struct ExecutionStatus {
   std::uint64_t generation = 0;
   Phase phase = Phase::kQueued;
   std::optional<placement::Placement> placement;  // set once placed
-  std::string waiting_for;                        // kQueued: Scarcity::message
-  int exit_code = 0;                              // kEnded
+  // kQueued: what is scarce or waited for. kEnded: why it never started or was stopped for another.
+  std::string waiting_for;
+  bool adopted = false;  // the plane found it running and does not know whose it is: Submit tells
+  int exit_code = 0;     // kEnded
   std::int64_t started_wall_micros = 0;
   std::int64_t ended_wall_micros =
       0;  // kEnded: kernel's exit time, or the last heartbeat when the node was away
@@ -47,19 +51,46 @@ struct ExecOutput {
   bool truncated = false;
 };
 
+// Why an order is where it is. Names other tenants: the service decides who may see what.
+struct OrderExplanation {
+  struct Other {
+    std::string instance_id;
+    std::string tenant;
+  };
+  struct QuotaUse {
+    placement::Quota quota;
+    placement::SliceAmount held;
+  };
+  ExecutionStatus status;
+  std::int32_t priority = 0;
+  std::size_t position = 0;  // in the queue, 1: the next; 0: it does not wait
+  std::size_t waiting = 0;   // all that wait
+  std::string rule;          // by which it waits; placement::Standing has the names
+  std::vector<Other> ahead;
+  std::optional<QuotaUse> quota;
+  placement::Explanation nodes;  // for one that is placed: as if it were not
+};
+
+// What the owner of an order may know of its explanation.
+struct Explained {
+  OrderExplanation order;              // `ahead` is empty
+  std::vector<std::string> own_ahead;  // the owner's instances that were looked at before it
+  std::size_t others_ahead = 0;
+};
+
 class Execution {
  public:
   virtual ~Execution() = default;
   // Places and starts, or queues. A request that no empty fleet could hold is kFailedPrecondition
   // with the scarce thing named; a full queue is kResourceExhausted with the bound's name.
-  virtual Result<ExecutionStatus> Submit(const placement::Request& request,
-                                         std::uint64_t generation,
+  virtual Result<ExecutionStatus> Submit(const placement::Order& order, std::uint64_t generation,
                                          const runtime::Workload& workload) = 0;
   // Ends a running instance or takes a queued one out of the queue. Returns the final status.
   virtual Result<ExecutionStatus> Stop(const std::string& instance_id,
                                        std::uint64_t generation) = 0;
   virtual Status Forget(const std::string& instance_id) = 0;
   virtual Result<ExecutionStatus> Get(const std::string& instance_id) = 0;
+  virtual Result<OrderExplanation> Explain(const std::string& instance_id) = 0;
   // All instances the plane knows, including ones that ended since the last Forget.
   virtual Result<std::vector<ExecutionStatus>> List() = 0;
   virtual Result<std::vector<CardView>> Cards() = 0;

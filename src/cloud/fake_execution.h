@@ -77,6 +77,26 @@ class FakeExecution final : public Execution {
     const std::lock_guard lock(mutex_);
     return jobs_.size();
   }
+  // The plane starts anew and finds what runs, without knowing whose it is.
+  void Adopt() {
+    const std::lock_guard lock(mutex_);
+    for (auto& [id, job] : jobs_) job.adopted = job.phase == Phase::kRunning;
+  }
+  std::size_t Adopted() {
+    const std::lock_guard lock(mutex_);
+    return static_cast<std::size_t>(std::count_if(
+        jobs_.begin(), jobs_.end(), [](const auto& job) { return job.second.adopted; }));
+  }
+  // A running instance is stopped for another.
+  void Evict(const std::string& id, const std::string& reason) {
+    const std::lock_guard lock(mutex_);
+    jobs_.at(id).eviction = reason;
+    End(id, 143);
+  }
+  std::string LastTenant() {
+    const std::lock_guard lock(mutex_);
+    return last_tenant_;
+  }
   placement::Request LastRequest() {
     const std::lock_guard lock(mutex_);
     return last_request_;
@@ -86,18 +106,23 @@ class FakeExecution final : public Execution {
     return last_workload_;
   }
 
-  Result<ExecutionStatus> Submit(const placement::Request& request, std::uint64_t generation,
+  Result<ExecutionStatus> Submit(const placement::Order& order, std::uint64_t generation,
                                  const runtime::Workload& workload) override {
+    const placement::Request& request = order.request;
     const std::lock_guard lock(mutex_);
     TRY_STATUS(Before());
     const auto found = jobs_.find(request.id);
     if (found == jobs_.end() || found->second.generation < generation) {
       if (refusal_) return *refusal_;
       last_request_ = request;
+      last_tenant_ = order.request.tenant;
       last_workload_ = workload;
       if (found != jobs_.end() && found->second.phase == Phase::kRunning) End(request.id, 137);
-      jobs_[request.id] = Job{.generation = generation, .order = ++order_};
+      jobs_[request.id] =
+          Job{.generation = generation, .order = ++order_, .tenant = order.request.tenant};
       Fill();
+    } else {
+      found->second.adopted = false;
     }
     TRY_STATUS(After());
     return View(request.id);
@@ -135,6 +160,38 @@ class FakeExecution final : public Execution {
     TRY_STATUS(Before());
     if (!jobs_.contains(instance_id)) return Error(Code::kNotFound, "the plane does not know it");
     return View(instance_id);
+  }
+
+  // First come, first served; two nodes, of which one is too small, and a quota for everybody.
+  Result<OrderExplanation> Explain(const std::string& instance_id) override {
+    const std::lock_guard lock(mutex_);
+    TRY_STATUS(Before());
+    if (!jobs_.contains(instance_id)) return Error(Code::kNotFound, "the plane does not know it");
+    const Job& mine = jobs_[instance_id];
+    OrderExplanation explanation;
+    explanation.status = View(instance_id);
+    for (const auto& [id, job] : jobs_) {
+      if (job.phase != Phase::kQueued) continue;
+      ++explanation.waiting;
+      if (job.order < mine.order && mine.phase == Phase::kQueued) {
+        explanation.ahead.push_back({id, job.tenant});
+      }
+    }
+    if (mine.phase == Phase::kQueued) {
+      explanation.position = explanation.ahead.size() + 1;
+      explanation.rule = "fit";
+    }
+    OrderExplanation::QuotaUse quota;
+    quota.quota.name = mine.tenant;
+    quota.quota.nominal = {4000, 320 * kGiB};
+    quota.quota.borrowing_limit = {1000, placement::kUnlimited};
+    quota.held = {333, 26 * kGiB};
+    explanation.quota = quota;
+    explanation.nodes.filtered.push_back(
+        {"memory", 1, "node-b",
+         "memory: asked 26 GiB a card, 2 GiB short on the best card (24 GiB free)"});
+    explanation.nodes.best.push_back({"node-a", {"GPU-0"}, -0.25, {{"left", -0.25}}});
+    return explanation;
   }
 
   Result<std::vector<ExecutionStatus>> List() override {
@@ -177,6 +234,9 @@ class FakeExecution final : public Execution {
   struct Job {
     std::uint64_t generation = 0;
     std::uint64_t order = 0;
+    std::string tenant;
+    std::string eviction;
+    bool adopted = false;
     Phase phase = Phase::kQueued;
     int exit_code = 0;
     std::int64_t started = 0;
@@ -230,6 +290,8 @@ class FakeExecution final : public Execution {
                            .exit_code = job.exit_code,
                            .started_wall_micros = job.started,
                            .ended_wall_micros = job.ended};
+    status.adopted = job.adopted;
+    if (job.phase == Phase::kEnded) status.waiting_for = job.eviction;
     if (job.phase == Phase::kQueued) {
       status.waiting_for =
           "memory: asked 26 GiB a card, 2 GiB short on the best card (24 GiB free)";
@@ -254,6 +316,7 @@ class FakeExecution final : public Execution {
   std::optional<Error> outage_;
   std::optional<Error> refusal_;
   placement::Request last_request_;
+  std::string last_tenant_;
   runtime::Workload last_workload_;
 };
 

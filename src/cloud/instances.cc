@@ -318,6 +318,30 @@ Result<ExecOutput> Service::Exec(const std::string& tenant_id, const std::string
   return execution_.Exec(id, command, stdin_bytes);
 }
 
+Result<Explained> Service::Explain(const std::string& tenant_id, const std::string& id) {
+  TRY(const Instance instance, SelectOwnInstance(database_, tenant_id, id));
+  if (!instance.Active()) {
+    return Error(Code::kFailedPrecondition, "expected an instance that waits or runs; it is " +
+                                                std::string(commerce::StateName(instance.state)));
+  }
+  auto order = execution_.Explain(id);
+  if (!order) {
+    if (order.error().code() != Code::kNotFound) return order.error();
+    return Error(Code::kUnavailable, "the scheduling plane does not know it yet; try again");
+  }
+  Explained explained;
+  for (const auto& other : order->ahead) {
+    if (other.tenant == tenant_id) {
+      explained.own_ahead.push_back(other.instance_id);
+    } else {
+      ++explained.others_ahead;
+    }
+  }
+  order->ahead.clear();
+  explained.order = *std::move(order);
+  return explained;
+}
+
 Result<std::vector<InstanceEvent>> Service::Events(const std::string& tenant_id,
                                                    const std::string& id) {
   TRY(const Instance instance, SelectOwnInstance(database_, tenant_id, id));

@@ -240,6 +240,14 @@ TEST_F(OpenApi, TheAnswersAreWhatItPromises) {
     Send(acme.key, "POST", "/v1/instances", "", R"({"sku":"third","command":["x"]})",
          "q" + std::to_string(i));
   }
+  Send(acme.key, "GET", "/v1/instances/{id}/explanation", id, "", "");
+  {
+    const auto page = cloud_.Send(acme.key, "GET", "/v1/instances?state=queued");
+    auto queued = http::JsonObject::Parse(page.body)->OptionalArray("instances", 10);
+    ASSERT_TRUE(queued && !queued->empty());
+    const std::string last = *queued->back().Object()->String("id", 64);
+    Send(acme.key, "GET", "/v1/instances/{id}/explanation", last, "", "");
+  }
   Send(acme.key, "GET", "/v1/instances", "", "", "");
   Send(acme.key, "GET", "/v1/instances", "", "", "", "?limit=1&state=running");
   Send(acme.key, "GET", "/v1/instances", "", "", "", "?limit=0");
@@ -256,6 +264,7 @@ TEST_F(OpenApi, TheAnswersAreWhatItPromises) {
   Send(acme.key, "POST", "/v1/instances/{id}/start", id, "", "1");
   Send(acme.key, "DELETE", "/v1/instances/{id}", id, "", "");
   Send(acme.key, "POST", "/v1/instances/{id}/stop", id, "", "");
+  Send(acme.key, "GET", "/v1/instances/{id}/explanation", id, "", "");
   Send(acme.key, "GET", "/v1/instances/{id}/logs", id, "", "");
   Send(acme.key, "GET", "/v1/instances/{id}/events", id, "", "");
   Send(acme.key, "GET", "/v1/bill", "", "", "");
@@ -300,7 +309,8 @@ TEST_F(OpenApi, TheAnswersAreWhatItPromises) {
   for (const char* must :
        {"POST /v1/instances 400", "POST /v1/instances 402", "POST /v1/instances 409",
         "POST /v1/instances 422", "POST /v1/instances 429", "GET /v1/cards 503",
-        "POST /v1/instances/{id}/start 409", "GET /v1/instances/{id}/logs 409"}) {
+        "POST /v1/instances/{id}/start 409", "GET /v1/instances/{id}/logs 409",
+        "GET /v1/instances/{id}/explanation 409"}) {
     EXPECT_TRUE(seen_.contains(must)) << must;
   }
 }

@@ -15,14 +15,15 @@ namespace {
 
 using commerce::State;
 
-placement::Request ToRequest(const Instance& instance) {
-  return {.id = instance.id,
-          .slices = instance.sku.slices,
-          .memory_bytes = instance.sku.memory_bytes,
-          .compute = instance.sku.compute,
-          .cpu_millis = instance.sku.cpu_millis,
-          .ram_bytes = instance.sku.ram_bytes,
-          .model = instance.sku.model};
+placement::Order ToOrder(const Instance& instance) {
+  return {.request = {.id = instance.id,
+                      .slices = instance.sku.slices,
+                      .memory_bytes = instance.sku.memory_bytes,
+                      .compute = instance.sku.compute,
+                      .cpu_millis = instance.sku.cpu_millis,
+                      .ram_bytes = instance.sku.ram_bytes,
+                      .model = instance.sku.model,
+                      .tenant = instance.tenant_id}};
 }
 
 runtime::Workload ToWorkload(const Instance& instance) {
@@ -190,7 +191,7 @@ Status Service::Apply(const ExecutionStatus& status) {
           Finish(*transaction, instance, ended,
                  instance.run_started_micros ? std::optional<std::int64_t>(status.exit_code)
                                              : std::nullopt,
-                 instance.run_started_micros ? "" : "it never started: " + status.waiting_for));
+                 (instance.run_started_micros ? "" : "it never started: ") + status.waiting_for));
       return transaction->Commit();
     }
   }
@@ -234,7 +235,7 @@ Status Service::Refuse(const Instance& asked, const Error& why, bool forget) {
 }
 
 Status Service::Ask(const Instance& instance, bool first) {
-  auto status = execution_.Submit(ToRequest(instance), instance.generation, ToWorkload(instance));
+  auto status = execution_.Submit(ToOrder(instance), instance.generation, ToWorkload(instance));
   if (status) return Apply(*status);
   const Error& why = status.error();
   // A queue that is full now may have room later, but a tenant who is just asking is told at once.
@@ -340,7 +341,10 @@ Status Service::ConvergeOne(const std::string& id, const ExecutionStatus* status
     missing_since_.erase(id);
   }
   if (instance.wanted != "run") return Drive(id);
-  if (known) return {};
+  if (known) {
+    // A plane that started anew knows that it runs, not whose it is.
+    return status->adopted ? Ask(instance, false) : Status();
+  }
   if (!instance.run_started_micros) return Ask(instance, false);
   std::int64_t since = clock_.MonotonicNanos();
   {

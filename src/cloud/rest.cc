@@ -302,6 +302,11 @@ Answer Events(const Call& call) {
   return Json(200, json.Take());
 }
 
+Answer Explanation(const Call& call) {
+  TRY(const Explained explained, call.service.Explain(call.caller.tenant_id, call.Parameter("id")));
+  return Json(200, ToJson(explained));
+}
+
 Answer Bill(const Call& call) {
   TRY(const Tenant tenant, call.service.GetTenant(call.caller.tenant_id));
   TRY(const auto bill, call.service.Bill(tenant.id));
@@ -355,6 +360,7 @@ constexpr Route kRoutes[] = {
     {"GET", "/v1/instances/{id}/logs", Role::kTenant, false, true, Logs},
     {"POST", "/v1/instances/{id}/exec", Role::kTenant, false, false, Exec},
     {"GET", "/v1/instances/{id}/events", Role::kTenant, false, false, Events},
+    {"GET", "/v1/instances/{id}/explanation", Role::kTenant, false, false, Explanation},
     {"GET", "/v1/bill", Role::kTenant, false, false, Bill},
     {"GET", "/v1/ledger", Role::kAdmin, false, false, Ledger},
     {"GET", "/v1/cards", Role::kAny, false, false, Cards},

@@ -19,6 +19,57 @@ constexpr std::int64_t kMinute = 60'000'000;
 const std::string kOrder =
     R"({"name":"train","sku":"third","command":["/bin/train","--fast"],"environment":{"A":"b"}})";
 
+// What the owner of an order sees of why it waits, word for word; of others only their number.
+TEST(Rest, AnOrderIsExplainedToItsOwnerOnly) {
+  Harness cloud;
+  cloud.AddSku();
+  const auto acme = cloud.AddTenant("acme", "50.00");
+  const auto other = cloud.AddTenant("other-firm", "50.00");
+  const std::string order = R"({"sku":"third","command":["x"]})";
+  const auto rent = [&](const std::string& key) {
+    const auto made = cloud.Post(key, "/v1/instances", order);
+    EXPECT_EQ(made.status, 201) << made.body;
+    return Harness::Text(made, "id");
+  };
+  const std::string runs = rent(acme.key);
+  const std::string first = rent(acme.key);
+  const std::string between = rent(other.key);
+  const std::string waits = rent(acme.key);
+  const auto explain = [&](const std::string& key, const std::string& id) {
+    return cloud.Send(key, "GET", "/v1/instances/" + id + "/explanation");
+  };
+  const std::string nodes =
+      R"x("quota":{"held":{"card_millis":333,"memory_bytes":27917287424},)x"
+      R"x("nominal":{"card_millis":4000,"memory_bytes":343597383680},)x"
+      R"x("borrowing_limit":{"card_millis":1000,"memory_bytes":null},)x"
+      R"x("lending_limit":{"card_millis":null,"memory_bytes":null}},)x"
+      R"x("filtered":[{"rule":"memory","nodes":1,"example_node":"node-b",)x"
+      R"x("message":"memory: asked 26 GiB a card, 2 GiB short on the best card (24 GiB free)"}],)x"
+      R"x("best":[{"node":"node-a","cards":["GPU-0"],"score":"-0.250000",)x"
+      R"x("parts":[{"name":"left","score":"-0.250000"}]}]})x";
+  const std::string reason =
+      R"x("waiting_for":"memory: asked 26 GiB a card, 2 GiB short on the best card (24 GiB free)",)x";
+  const auto answer = explain(acme.key, waits);
+  EXPECT_EQ(answer.status, 200);
+  EXPECT_EQ(answer.body,
+            R"x({"instance":")x" + waits + R"x(",)x" + reason +
+                R"x("queue":{"position":3,"waiting":3,"rule":"fit","priority":0,"ahead":[")x" +
+                first + R"x("],"others_ahead":1},)x" + nodes);
+  for (const std::string& secret : {between, other.id, std::string("other-firm")}) {
+    EXPECT_EQ(answer.body.find(secret), std::string::npos) << secret;
+  }
+  EXPECT_EQ(explain(acme.key, runs).body,
+            R"x({"instance":")x" + runs + R"x(","waiting_for":"","queue":null,)x" + nodes);
+  // Somebody else's is as unknown as none.
+  EXPECT_EQ(explain(other.key, waits).status, 404);
+  EXPECT_EQ(explain(other.key, waits).body, explain(other.key, "i-none").body);
+  EXPECT_EQ(explain(cloud.admin, waits).status, 403);
+  cloud.Send(acme.key, "POST", "/v1/instances/" + runs + "/stop");
+  EXPECT_EQ(explain(acme.key, runs).status, 409);
+  cloud.execution.ForgetQueue();
+  EXPECT_EQ(explain(acme.key, waits).status, 503);
+}
+
 TEST(Rest, FromTenantToBill) {
   Harness cloud;
   cloud.AddSku();

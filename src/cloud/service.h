@@ -94,6 +94,9 @@ class Service {
                           std::uint64_t offset);
   Result<ExecOutput> Exec(const std::string& tenant_id, const std::string& id,
                           const std::vector<std::string>& command, const std::string& stdin_bytes);
+  // Why it waits, or why it is where it is; kFailedPrecondition when it does neither. Of others who
+  // are ahead the tenant learns the number only.
+  Result<Explained> Explain(const std::string& tenant_id, const std::string& id);
   Result<std::vector<InstanceEvent>> Events(const std::string& tenant_id, const std::string& id);
   Result<std::vector<CardView>> Cards() { return execution_.Cards(); }
 

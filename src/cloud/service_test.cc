@@ -243,6 +243,29 @@ TEST_F(ServiceTest, ARestartAdoptsWhatRuns) {
   EXPECT_EQ(Get(made.id).generation, 1u);
 }
 
+TEST_F(ServiceTest, APlaneThatStartedAnewIsToldWhoseItIs) {
+  const Instance made = Create("train");
+  EXPECT_EQ(execution_.LastTenant(), tenant_);
+  execution_.Adopt();
+  EXPECT_EQ(execution_.Adopted(), 1u);
+  Pass(kSecond);
+  EXPECT_EQ(execution_.Adopted(), 0u);
+  EXPECT_EQ(Get(made.id).state, State::kRunning);
+  EXPECT_EQ(execution_.Truth().size(), 1u);
+}
+
+TEST_F(ServiceTest, WhoeverIsStoppedForAnotherIsToldWhyAndPaysWhatHeUsed) {
+  const Instance made = Create("spot");
+  clock_.AdvanceMicros(30 * kMinute);
+  execution_.Evict(made.id, "preempted: an order of higher priority needs its place");
+  Pass(kSecond);
+  const Instance ended = Get(made.id);
+  EXPECT_EQ(ended.state, State::kEnded);
+  EXPECT_EQ(ended.reason, "preempted: an order of higher priority needs its place");
+  EXPECT_EQ(service_->Events(tenant_, made.id)->back().reason, ended.reason);
+  EXPECT_EQ(Total(), "2.00");
+}
+
 TEST_F(ServiceTest, AQueueLostByThePlaneIsFilledAgainInOrder) {
   ASSERT_TRUE(service_->Deposit(tenant_, "more", Money{100'000'000}));
   std::vector<std::string> ids;

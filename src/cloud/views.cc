@@ -29,6 +29,28 @@ std::string SecondsText(std::int64_t micros) {
   return text;
 }
 
+// A score is a fraction of the house's own making: six decimals are all that is meant.
+std::string ScoreText(double score) {
+  char text[64];
+  std::snprintf(text, sizeof text, "%.6f", score);
+  return text;
+}
+
+void AmountField(http::JsonWriter& json, std::string_view key,
+                 const placement::SliceAmount& amount) {
+  json.Key(key).BeginObject();
+  for (const auto& [name, value] : {std::pair{"card_millis", amount.card_millis},
+                                    std::pair{"memory_bytes", amount.memory_bytes}}) {
+    json.Key(name);
+    if (value == placement::kUnlimited) {
+      json.Null();
+    } else {
+      json.Value(value);
+    }
+  }
+  json.EndObject();
+}
+
 }  // namespace
 
 std::string FormatTime(std::int64_t wall_micros) {
@@ -46,6 +68,50 @@ std::string FormatTime(std::int64_t wall_micros) {
                 parts.tm_mon + 1, parts.tm_mday, parts.tm_hour, parts.tm_min, parts.tm_sec,
                 static_cast<int>(micros));
   return text;
+}
+
+void Write(http::JsonWriter& json, const Explained& explained) {
+  const OrderExplanation& order = explained.order;
+  const bool waits = order.position != 0;
+  json.BeginObject().Field("instance", order.status.instance_id);
+  json.Field("waiting_for", order.status.phase == Phase::kQueued ? order.status.waiting_for : "");
+  json.Key("queue");
+  if (waits) {
+    json.BeginObject().Field("position", order.position).Field("waiting", order.waiting);
+    json.Field("rule", order.rule).Field("priority", order.priority).Key("ahead").BeginArray();
+    for (const std::string& id : explained.own_ahead) json.Value(id);
+    json.EndArray().Field("others_ahead", explained.others_ahead).EndObject();
+  } else {
+    json.Null();
+  }
+  json.Key("quota");
+  if (order.quota) {
+    json.BeginObject();
+    AmountField(json, "held", order.quota->held);
+    AmountField(json, "nominal", order.quota->quota.nominal);
+    AmountField(json, "borrowing_limit", order.quota->quota.borrowing_limit);
+    AmountField(json, "lending_limit", order.quota->quota.lending_limit);
+    json.EndObject();
+  } else {
+    json.Null();
+  }
+  json.Key("filtered").BeginArray();
+  for (const auto& filtered : order.nodes.filtered) {
+    json.BeginObject().Field("rule", filtered.rule).Field("nodes", filtered.nodes);
+    json.Field("example_node", filtered.example_node).Field("message", filtered.message);
+    json.EndObject();
+  }
+  json.EndArray().Key("best").BeginArray();
+  for (const auto& candidate : order.nodes.best) {
+    json.BeginObject().Field("node", candidate.node).Key("cards").BeginArray();
+    for (const std::string& card : candidate.cards) json.Value(card);
+    json.EndArray().Field("score", ScoreText(candidate.score)).Key("parts").BeginArray();
+    for (const auto& [name, value] : candidate.parts) {
+      json.BeginObject().Field("name", name).Field("score", ScoreText(value)).EndObject();
+    }
+    json.EndArray().EndObject();
+  }
+  json.EndArray().EndObject();
 }
 
 std::vector<std::string> LegalActions(const Instance& instance) {

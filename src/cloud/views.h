@@ -19,6 +19,7 @@ void Write(http::JsonWriter& json, const Sku& sku);
 void Write(http::JsonWriter& json, const Instance& instance);
 void Write(http::JsonWriter& json, const InstanceEvent& event);
 void Write(http::JsonWriter& json, const CardView& card);
+void Write(http::JsonWriter& json, const Explained& explained);
 void Write(http::JsonWriter& json, const LedgerState& ledger);
 void WriteBill(http::JsonWriter& json, const Tenant& tenant, const Purse& purse,
                const commerce::Bill& bill);

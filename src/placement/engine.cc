@@ -638,12 +638,12 @@ void Engine::CountArrival(const Request& request, bool placed) {
 }
 
 std::variant<Placement, Scarcity> Engine::Place(const Request& request,
-                                                const std::set<std::string>& avoid) {
+                                                const std::set<std::string>& avoid, bool counts) {
   CHECK(Validate(request).has_value());
   if (const Reservation* held = Find(request.id)) return held->placement;
   auto answer = Consider(request, avoid);
   const auto* const placement = std::get_if<Placement>(&answer);
-  CountArrival(request, placement != nullptr);
+  if (counts) CountArrival(request, placement != nullptr);
   if (placement == nullptr) return answer;
   if (reservations_.size() >= kReservationsMax) {
     return Scarcity{"cards", request.slices, 0, false,

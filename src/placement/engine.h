@@ -139,8 +139,12 @@ class Engine {
   // placement again.
   // Nodes in `avoid` are passed over; the scarcity is told as if they were not there, unless they
   // are all there is.
+  // `counts`: policies learn from the arrival, once a request; false for a trial that may be taken
+  // back, of which Arrived tells when it is kept.
   std::variant<Placement, Scarcity> Place(const Request& request,
-                                          const std::set<std::string>& avoid = {});
+                                          const std::set<std::string>& avoid = {},
+                                          bool counts = true);
+  void Arrived(const Request& request) { CountArrival(request, true); }
   // What Place would answer, without reserving.
   std::variant<Placement, Scarcity> Consider(const Request& request,
                                              const std::set<std::string>& avoid = {}) const;

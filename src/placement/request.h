@@ -69,6 +69,7 @@ struct Request {
   Apart apart = Apart::kNone;
   std::vector<std::string> apart_from;  // tenants; empty: every other one
   std::int32_t priority = 0;            // the higher, the more important
+  friend bool operator==(const Request&, const Request&) = default;
 };
 
 // Whether the request itself makes sense, the wrong field named. Engine::Place requires it.

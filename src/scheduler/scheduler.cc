@@ -21,17 +21,16 @@ using placement::Scarcity;
 enum class State { kQueued, kStarting, kRunning, kEnded };
 
 struct Instance {
-  placement::Request request;  // an adopted instance has only an id here
   runtime::Workload workload;
   std::uint64_t generation = 0;
   State state = State::kQueued;
-  std::uint64_t sequence = 0;  // place in the queue
-  bool busy = false;           // a call to its node is under way; whoever set it ends it
+  bool busy = false;  // a call to its node is under way; whoever set it ends it
   bool stop_requested = false;
   bool give_back = false;  // ended by itself: the node still has to be told to give the slice back
   std::optional<Placement> placement;
   std::string waiting_for;
   std::string failure;
+  std::string eviction;  // why it is stopped for another; empty: it is not
   int exit_code = 0;
   std::int64_t started = 0;
   std::int64_t ended = 0;
@@ -79,14 +78,14 @@ struct Scheduler::Impl {
 
   mutable std::mutex mutex;
   std::condition_variable changed;      // an instance stopped being busy
-  std::condition_variable start_ready;  // to_start has work, or stopping
+  std::condition_variable start_ready;  // to_start or to_stop has work, or stopping
   std::condition_variable poll_ready;   // stopping or a node was removed
   placement::Engine engine;
   std::map<std::string, Instance> instances;
-  std::map<std::uint64_t, std::string> queue;  // by sequence
+  placement::Queue orders;  // whatever waits or holds something
   std::map<std::string, std::shared_ptr<NodeEntry>> nodes;
   std::deque<std::string> to_start;  // placed and busy; bounded by the cards there are
-  std::uint64_t next_sequence = 1;
+  std::deque<std::string> to_stop;   // to go for another; bounded likewise
   bool stopping = false;
   std::map<std::string, std::thread> pollers;
   std::vector<std::thread> starters;
@@ -105,6 +104,7 @@ struct Scheduler::Impl {
     status.placement = instance.placement;
     if (status.phase == Phase::kQueued) status.waiting_for = instance.waiting_for;
     status.failure = instance.failure;
+    status.adopted = instance.state != State::kEnded && !orders.Known(id);
     status.exit_code = instance.exit_code;
     status.started_wall_micros = instance.started;
     status.ended_wall_micros = instance.ended;
@@ -160,11 +160,12 @@ struct Scheduler::Impl {
   }
 
   void Finish(const std::string& id, Instance& instance, int exit_code, std::int64_t ended) {
-    queue.erase(instance.sequence);
+    orders.Remove(id);
     instance.state = State::kEnded;
     instance.exit_code = exit_code;
     instance.ended = ended;
     instance.stop_requested = false;
+    if (!instance.eviction.empty()) instance.failure = std::exchange(instance.eviction, {});
     instance.waiting_for.clear();
     instance.workload = {};
     engine.Release(id);
@@ -179,7 +180,6 @@ struct Scheduler::Impl {
   }
 
   void MarkRunning(Instance& instance, const RunStatus& status, std::int64_t seen) {
-    queue.erase(instance.sequence);
     instance.state = State::kRunning;
     instance.started = status.started_wall_micros;
     instance.seen = std::max(instance.seen, seen);
@@ -187,60 +187,62 @@ struct Scheduler::Impl {
     instance.waiting_for.clear();
   }
 
-  // Walks the queue in order and places what fits; placed ones are busy and stand in to_start.
-  void Decide() {
-    const std::size_t missing = NodesNotReported();
+  std::set<std::string> UnavailableNodes() const {
     std::set<std::string> unavailable;
     for (const auto& [name, node] : nodes) {
       if (!node->available || node->refused) unavailable.insert(name);
     }
-    std::set<std::string> claimed;
-    std::size_t ahead = 0;
-    for (auto next = queue.begin(); next != queue.end();) {
-      const auto current = next++;
-      const std::string id = current->second;
-      Instance& instance = instances.at(id);
-      if (missing > 0) {
-        instance.waiting_for = "nodes: " + std::to_string(missing) + " of " +
-                               std::to_string(nodes.size()) +
-                               " have not reported since the scheduler began";
-        continue;
-      }
-      std::set<std::string> avoid = claimed;
-      avoid.insert(unavailable.begin(), unavailable.end());
-      auto answer = engine.Place(instance.request, avoid);
-      if (auto* placement = std::get_if<Placement>(&answer)) {
-        queue.erase(current);
-        instance.state = State::kStarting;
-        instance.placement = std::move(*placement);
-        instance.waiting_for = "starting on its node";
-        BeginOperation(instance, *nodes.at(instance.placement->node));
-        to_start.push_back(id);
-        continue;
-      }
-      instance.waiting_for =
-          Explain(instance.request, std::get<Scarcity>(answer), unavailable, ahead);
-      for (std::string& name : engine.CouldHold(instance.request)) claimed.insert(std::move(name));
-      ++ahead;
-    }
-    if (!to_start.empty()) start_ready.notify_all();
+    return unavailable;
   }
 
-  std::string Explain(const placement::Request& request, const Scarcity& scarcity,
-                      const std::set<std::string>& unavailable, std::size_t ahead) const {
-    const auto without_queue = engine.Consider(request, unavailable);
-    if (std::holds_alternative<Placement>(without_queue)) {
-      return "queue: " + std::to_string(ahead) + " earlier request(s) wait for the same nodes";
+  // Does what the queue decides: placed ones are busy and stand in to_start, those that go for
+  // another in to_stop.
+  void Decide() {
+    if (const std::size_t missing = NodesNotReported(); missing > 0) {
+      for (const std::string& id : orders.Waiting()) {
+        instances.at(id).waiting_for = "nodes: " + std::to_string(missing) + " of " +
+                                       std::to_string(nodes.size()) +
+                                       " have not reported since the scheduler began";
+      }
+      return;
     }
-    const auto with_all = engine.Consider(request);
-    if (std::holds_alternative<Placement>(with_all)) {
+    const std::set<std::string> unavailable = UnavailableNodes();
+    std::set<std::string> unsettled;
+    for (const auto& [name, node] : nodes) {
+      if (node->available && node->refused) unsettled.insert(name);
+    }
+    placement::Queue::Decision decision =
+        orders.Decide(engine, clock.WallMicros(), unavailable, unsettled);
+    for (Placement& placement : decision.placed) {
+      const std::string id = placement.request_id;
+      Instance& instance = instances.at(id);
+      instance.state = State::kStarting;
+      instance.placement = std::move(placement);
+      instance.waiting_for = "starting on its node";
+      BeginOperation(instance, *nodes.at(instance.placement->node));
+      to_start.push_back(id);
+    }
+    for (placement::Eviction& eviction : decision.evictions) {
+      Instance& victim = instances.at(eviction.id);
+      victim.stop_requested = true;
+      victim.eviction = std::move(eviction.reason);
+      to_stop.push_back(eviction.id);
+      tessera::Log(LogLevel::kInfo, "scheduler.evicted",
+                   {{"instance", eviction.id}, {"for", eviction.asker}});
+    }
+    for (const std::string& id : orders.Waiting()) {
+      const placement::Standing standing = *orders.StandingOf(id);
+      Instance& instance = instances.at(id);
+      instance.waiting_for = standing.message;
+      if (standing.rule != "node") continue;
       for (const std::string& name : unavailable) {
         const NodeEntry& node = *nodes.at(name);
-        if (!node.error.empty()) return "node: " + name + " " + node.error;
+        if (node.error.empty()) continue;
+        instance.waiting_for = "node: " + name + " " + node.error;
+        break;
       }
     }
-    const auto* plain = std::get_if<Scarcity>(&with_all);
-    return plain != nullptr ? plain->message : scarcity.message;
+    if (!to_start.empty() || !to_stop.empty()) start_ready.notify_all();
   }
 
   // ---- starting ----
@@ -279,10 +281,15 @@ struct Scheduler::Impl {
       node->refused = true;
       node->error = "refused: " + error.message();
       engine.Release(id);
+      orders.PutBack(id);
       instance.placement.reset();
       instance.state = State::kQueued;
       instance.waiting_for = "node: " + node->name + " " + node->error;
-      queue.emplace(instance.sequence, id);
+      if (!instance.eviction.empty()) {
+        // It was to go for another while it was starting, and holds nothing now.
+        instance.eviction.clear();
+        instance.stop_requested = false;
+      }
       tessera::Log(LogLevel::kInfo, "scheduler.node_refused",
                    {{"instance", id}, {"node", node->name}, {"error", error.message()}});
       return {};
@@ -304,14 +311,40 @@ struct Scheduler::Impl {
     return error;
   }
 
-  // Without threads of its own, the scheduler starts what it placed right here.
-  void DrainStarts(Lock& lock) {
-    while (!to_start.empty()) {
+  // Stops one that goes for another. What cannot be done now is done at a poll of its node.
+  void StopOne(Lock& lock, const std::string& id) {
+    const auto found = instances.find(id);
+    if (found == instances.end() || found->second.busy || found->second.eviction.empty()) return;
+    const std::shared_ptr<NodeEntry> node = NodeOf(found->second);
+    CHECK(node != nullptr);  // RemoveNode refuses while an instance is on it
+    if (const Status stopped = StopOnNode(lock, id, found->second, node); !stopped) {
+      tessera::Log(LogLevel::kWarn, "scheduler.eviction_repeated",
+                   {{"instance", id}, {"node", node->name}, {"error", stopped.error().message()}});
+    }
+  }
+
+  // Does the next thing that was decided; false when there is none. Stops come first: somebody
+  // waits for what they free.
+  bool DoNext(Lock& lock) {
+    if (!to_stop.empty()) {
+      const std::string id = std::move(to_stop.front());
+      to_stop.pop_front();
+      StopOne(lock, id);
+    } else if (!to_start.empty()) {
       const std::string id = std::move(to_start.front());
       to_start.pop_front();
       // The error is in the instance's status.
       [[maybe_unused]] const Status started = StartOne(lock, id);
-      if (to_start.empty()) Decide();
+    } else {
+      return false;
+    }
+    return true;
+  }
+
+  // Without threads of its own, the scheduler does what it decided right here.
+  void Drain(Lock& lock) {
+    while (DoNext(lock)) {
+      if (to_start.empty() && to_stop.empty()) Decide();
     }
   }
 
@@ -375,8 +408,12 @@ struct Scheduler::Impl {
              std::int64_t asked) {
     const std::string& id = status.instance_id;
     Instance& instance = instances[id];
-    if (instance.sequence == 0) instance.sequence = next_sequence++;
-    instance.request.id = id;
+    // One that was queued after a restart has said whose it is.
+    placement::Order order;
+    order.request.id = id;
+    const bool told = orders.Known(id) && instance.generation == status.generation;
+    if (told) order = *orders.Find(id);
+    orders.Remove(id);
     instance.generation = status.generation;
     instance.placement = Placement{id, node.name, status.shares};
     instance.last_operation = operations_before;
@@ -387,10 +424,13 @@ struct Scheduler::Impl {
         status.state == RunState::kRunning
             ? engine.Restore({*instance.placement, status.cpu_millis, status.ram_bytes})
             : Status();
+    const std::int64_t since = status.started_wall_micros != 0 ? status.started_wall_micros : asked;
+    const Status adopted = orders.Adopt(order, since, told);
     MarkRunning(instance, status, asked);
-    if (!restored) {
+    for (const Status* done : {&restored, &adopted}) {
+      if (*done) continue;
       tessera::Log(LogLevel::kError, "scheduler.reservation_not_restored",
-                   {{"instance", id}, {"node", node.name}, {"error", restored.error().ToString()}});
+                   {{"instance", id}, {"node", node.name}, {"error", done->error().ToString()}});
     }
     if (status.state == RunState::kExited) {
       FinishFrom(id, instance, status);
@@ -594,11 +634,8 @@ struct Scheduler::Impl {
   void StartLoop() {
     Lock lock(mutex);
     while (true) {
-      start_ready.wait(lock, [&] { return stopping || !to_start.empty(); });
-      if (to_start.empty()) return;  // stopping: what was decided is still started
-      const std::string id = std::move(to_start.front());
-      to_start.pop_front();
-      [[maybe_unused]] const Status started = StartOne(lock, id);
+      start_ready.wait(lock, [&] { return stopping || !to_start.empty() || !to_stop.empty(); });
+      if (!DoNext(lock)) return;  // stopping: what was decided is still done
       Decide();
     }
   }
@@ -674,9 +711,18 @@ Status Scheduler::RemoveNode(const std::string& name) {
   return {};
 }
 
-Result<InstanceStatus> Scheduler::Submit(const placement::Request& request,
-                                         std::uint64_t generation,
+Status Scheduler::SetPolicy(const placement::QueuePolicy& policy) {
+  Impl& s = *impl_;
+  Impl::Lock lock(s.mutex);
+  TRY_STATUS(s.orders.SetPolicy(policy));
+  s.Decide();
+  if (!s.HasThreads()) s.Drain(lock);
+  return {};
+}
+
+Result<InstanceStatus> Scheduler::Submit(const placement::Order& order, std::uint64_t generation,
                                          const runtime::Workload& workload) {
+  const placement::Request& request = order.request;
   TRY_STATUS(placement::Validate(request));
   Impl& s = *impl_;
   Impl::Lock lock(s.mutex);
@@ -685,7 +731,10 @@ Result<InstanceStatus> Scheduler::Submit(const placement::Request& request,
   Instance fresh;
   if (const auto found = s.instances.find(id); found != s.instances.end()) {
     const Instance& known = found->second;
-    if (known.generation == generation) return s.View(id, known);
+    if (known.generation == generation) {
+      if (known.state != State::kEnded) s.orders.Describe(order);
+      return s.View(id, known);
+    }
     if (known.generation > generation) {
       return Error(Code::kAborted, "instance " + id + " is at generation " +
                                        std::to_string(known.generation) + ", got the older " +
@@ -733,17 +782,15 @@ Result<InstanceStatus> Scheduler::Submit(const placement::Request& request,
       s.instances.erase(id);
     }
   };
-  fresh.request = request;
   fresh.workload = workload;
   fresh.generation = generation;
-  fresh.sequence = s.next_sequence++;
-  s.queue.emplace(fresh.sequence, id);
+  TRY_STATUS(s.orders.Add(order));
   s.instances[id] = std::move(fresh);
   s.Decide();
   Instance& instance = s.instances.at(id);
-  if (instance.state == State::kQueued && s.queue.size() > s.options.queue_max) {
+  if (instance.state == State::kQueued && s.orders.waiting() > s.options.queue_max) {
     const std::string scarce = instance.waiting_for;
-    s.queue.erase(instance.sequence);
+    s.orders.Remove(id);
     take_back();
     return Error(Code::kResourceExhausted,
                  "queue_max (" + std::to_string(s.options.queue_max) + ") is reached; " + scarce);
@@ -757,11 +804,11 @@ Result<InstanceStatus> Scheduler::Submit(const placement::Request& request,
       const bool unchanged = !s.instances.at(id).give_back;
       if (unchanged) take_back();
       s.Decide();
-      if (!s.HasThreads()) s.DrainStarts(lock);
+      if (!s.HasThreads()) s.Drain(lock);
       return started.error();
     }
   }
-  if (!s.HasThreads()) s.DrainStarts(lock);
+  if (!s.HasThreads()) s.Drain(lock);
   const auto now = s.instances.find(id);
   if (now == s.instances.end())
     return Error(Code::kAborted, "instance " + id + " was forgotten meanwhile");
@@ -791,7 +838,7 @@ Result<InstanceStatus> Scheduler::Stop(const std::string& instance_id, std::uint
   }
   const InstanceStatus status = s.View(instance_id, *instance);
   s.Decide();
-  if (!s.HasThreads()) s.DrainStarts(lock);
+  if (!s.HasThreads()) s.Drain(lock);
   return status;
 }
 
@@ -835,6 +882,35 @@ Result<InstanceStatus> Scheduler::Get(const std::string& instance_id) const {
   const auto found = impl_->instances.find(instance_id);
   if (found == impl_->instances.end()) return impl_->Unknown(instance_id);
   return impl_->View(instance_id, found->second);
+}
+
+Result<OrderExplanation> Scheduler::Explain(const std::string& instance_id) {
+  Impl& s = *impl_;
+  const std::lock_guard lock(s.mutex);
+  const auto found = s.instances.find(instance_id);
+  if (found == s.instances.end()) return s.Unknown(instance_id);
+  OrderExplanation explanation;
+  explanation.status = s.View(instance_id, found->second);
+  explanation.waiting = s.orders.waiting();
+  if (!s.orders.Known(instance_id)) return explanation;
+  const placement::Order& order = *s.orders.Find(instance_id);
+  explanation.tenant = order.request.tenant;
+  explanation.priority = order.request.priority;
+  if (const auto standing = s.orders.StandingOf(instance_id)) {
+    explanation.position = standing->position;
+    explanation.rule = standing->rule;
+    for (const std::string& id : s.orders.Ahead(instance_id)) {
+      explanation.ahead.push_back({id, s.orders.Find(id)->request.tenant});
+    }
+  }
+  if (const auto quota = s.orders.quotas().Find(order.request.tenant)) {
+    explanation.quota = {*quota, s.orders.quotas().Held(order.request.tenant)};
+  }
+  placement::QuotaTree none;
+  placement::Absence without(s.engine, none);
+  without.Take(instance_id, order.request.tenant, {});
+  explanation.nodes = s.engine.Explain(order.request, s.UnavailableNodes());
+  return explanation;
 }
 
 Result<std::vector<InstanceStatus>> Scheduler::List() const {
@@ -927,7 +1003,7 @@ void Scheduler::Tick() {
   }
   Impl::Lock lock(s.mutex);
   s.Decide();
-  if (!s.HasThreads()) s.DrainStarts(lock);
+  if (!s.HasThreads()) s.Drain(lock);
 }
 
 }  // namespace tessera::scheduler

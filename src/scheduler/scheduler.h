@@ -2,10 +2,10 @@
 // notices what ends. Thread-safe. Owns its threads; nodes are shared with whoever made them.
 // Destroying it ends no instance.
 //
-// Queue. First come, first served, bounded by queue_max. A waiting request claims every node that
-// could hold it if the node were empty; a later one only goes to nodes that nobody before it
-// claims. So nobody is overtaken on a node he waits for, and a request for another kind of card is
-// not held up.
+// Queue. Who goes next, and for whom somebody is stopped, is decided by placement/queue.h, whose
+// first comment has the rules; here it is bounded by queue_max. Whoever is stopped for another ends
+// with the reason stated. What he held counts as held until his node has given it back, so the
+// asker starts no earlier; a stop that fails is repeated at every poll of the node.
 //
 // Failures. Every call to a node is idempotent by id + generation. A start whose outcome is unknown
 // (no answer) stays with its node and its reservation and is repeated there, never elsewhere:
@@ -14,7 +14,9 @@
 // new, and what runs there is kept as it is.
 //
 // Restarts. A new scheduler knows nothing; until every node has listed what runs there once,
-// requests only queue. What a node lists is adopted with its reservation.
+// requests only queue. What a node lists is adopted with its reservation. Whose it is a node does
+// not know: until Submit tells again (`adopted` is set as long), it counts against no quota and is
+// stopped for nobody.
 #pragma once
 
 #include <cstdint>
@@ -26,6 +28,7 @@
 #include "base/result.h"
 #include "os/clock.h"
 #include "placement/engine.h"
+#include "placement/queue.h"
 #include "runtime/workload.h"
 #include "scheduler/nodes.h"
 
@@ -38,8 +41,10 @@ struct InstanceStatus {
   std::uint64_t generation = 0;
   Phase phase = Phase::kQueued;
   std::optional<placement::Placement> placement;  // set once placed
-  std::string waiting_for;               // kQueued: what is scarce, or what is being waited for
-  std::string failure;                   // kEnded: why it could not be started; else empty
+  std::string waiting_for;  // kQueued: what is scarce, or what is being waited for
+  bool adopted = false;     // found on a node; the same Submit again tells whose it is
+  // kEnded: why it could not be started, or why it was stopped for another; else empty.
+  std::string failure;
   int exit_code = 0;                     // kEnded
   std::int64_t started_wall_micros = 0;  // 0: never ran
   std::int64_t ended_wall_micros =
@@ -70,9 +75,33 @@ struct Options {
   std::size_t queue_max = 1000;
   std::size_t instances_max = 100'000;  // known ones, ended but not forgotten included
   int start_attempts_max = 5;           // of a start that the node answers with an internal error
-  unsigned starters = 4;                // threads that start what the queue releases
+  unsigned starters = 4;                // threads that start and stop what the queue decides
   // Of placement, where a request names none: one of placement::ScorerNames().
   std::string policy{placement::kDefaultPolicy};
+};
+
+// Why an order is where it is.
+struct OrderExplanation {
+  struct Other {
+    std::string instance_id;
+    std::string tenant;
+  };
+  struct QuotaUse {
+    placement::Quota quota;
+    placement::SliceAmount held;
+  };
+  InstanceStatus status;
+  std::string tenant;
+  std::int32_t priority = 0;
+  // While it waits: its place (1: the next), the rule it waits by, who was looked at before it.
+  std::size_t position = 0;
+  std::size_t waiting = 0;  // all that wait
+  std::string rule;
+  std::vector<Other> ahead;
+  std::optional<QuotaUse> quota;  // of its tenant, if it has one
+  // The nodes as the engine sees them for this order; for one that is placed, as if it were not.
+  // Empty while what it asked for is not known.
+  placement::Explanation nodes;
 };
 
 // The exit code of an instance that could not be started.
@@ -97,10 +126,14 @@ class Scheduler {
   // kFailedPrecondition while instances are on it.
   Status RemoveNode(const std::string& name);
 
-  // Places and starts, or queues. What no empty fleet could hold is kFailedPrecondition with the
-  // scarce thing named; a full queue is kResourceExhausted naming queue_max. The same id and
-  // generation again returns how it stands.
-  Result<InstanceStatus> Submit(const placement::Request& request, std::uint64_t generation,
+  // Quotas and the rules of the queue. Nothing changes on an error; otherwise the queue is walked
+  // by the new rules at once, and what runs goes on.
+  Status SetPolicy(const placement::QueuePolicy& policy);
+
+  // Places and starts, or queues. What no empty fleet could hold, or no quota ever admits, is
+  // kFailedPrecondition with the scarce thing named; a full queue is kResourceExhausted naming
+  // queue_max. The same id and generation again returns how it stands.
+  Result<InstanceStatus> Submit(const placement::Order& order, std::uint64_t generation,
                                 const runtime::Workload& workload);
   // Ends a running instance or takes a queued one out. After a failure the scheduler goes on trying
   // by itself.
@@ -110,6 +143,8 @@ class Scheduler {
   // kNotFound means that no node runs it; while that cannot be known (a node has not reported since
   // the scheduler began) it is kUnavailable.
   Result<InstanceStatus> Get(const std::string& instance_id) const;
+  // As Get, with the reasons.
+  Result<OrderExplanation> Explain(const std::string& instance_id);
   // All known instances by id; kUnavailable as above. Add the nodes before asking: without any,
   // nothing runs.
   Result<std::vector<InstanceStatus>> List() const;

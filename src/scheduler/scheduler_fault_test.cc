@@ -47,7 +47,7 @@ struct Story {
     workload.cpu_millis = 1000;
     workload.ram_bytes = kGiB;
     for (int repeat = 0; repeat < kRepeatsMax; ++repeat) {
-      if (scheduler->Submit(Ask(i), generation, workload)) return;
+      if (scheduler->Submit({Ask(i)}, generation, workload)) return;
       Tick(1);
     }
     FAIL() << "submit i" << i;
@@ -161,6 +161,116 @@ TEST_P(SchedulerFaults, AnyOneCallMayFail) {
     ASSERT_NO_FATAL_FAILURE(story.Run());
     ASSERT_NO_FATAL_FAILURE(story.Check());
     if (HasFailure()) return;
+  }
+}
+
+// Six spot slices fill two cards; a whole card is asked for with a higher priority, so three must
+// go. Whatever fails on the way, three have ended with the reason stated, three run, the asker
+// runs, and all ledgers agree.
+struct PreemptionStory : Story {
+  PreemptionStory(bool frees_on_exit, bool restarts) : Story(frees_on_exit), restarted(restarts) {}
+  static placement::Order Spot(int i) {
+    placement::Order order{Ask(i)};
+    order.request.priority = -100;
+    order.preemptible = true;
+    return order;
+  }
+  void Submit(const placement::Order& order) {
+    for (int repeat = 0; repeat < kRepeatsMax; ++repeat) {
+      if (scheduler->Submit(order, 1, workload)) return;
+      Tick(1);
+    }
+    FAIL() << "submit " << order.request.id;
+  }
+  void Run() {
+    workload.argv = {"work"};
+    workload.cpu_millis = 1000;
+    workload.ram_bytes = kGiB;
+    Tick(2);
+    for (int i = 0; i < 6; ++i) Submit(Spot(i));
+    Tick(3);
+    placement::Order whole{Ask(9)};
+    whole.request.memory_bytes = 24 * kGiB;
+    whole.request.compute = {1000};
+    Submit(whole);
+    Tick(1);
+    if (!restarted) {
+      Tick(8);
+      return;
+    }
+    // Nothing is lost of it when the scheduler starts anew in the middle.
+    Restart();
+    Submit(whole);
+    const std::vector<InstanceStatus> listed = Listed();
+    for (const InstanceStatus& status : listed) {
+      if (status.adopted && status.instance_id != "i9") {
+        Submit(Spot(std::stoi(status.instance_id.substr(1))));
+      }
+    }
+    Tick(8);
+  }
+  // As a client that asks until it is told.
+  std::vector<InstanceStatus> Listed() {
+    for (int repeat = 0; repeat < kRepeatsMax; ++repeat) {
+      if (auto listed = scheduler->List()) return *listed;
+      Tick(1);
+    }
+    return {};
+  }
+  void Check() {
+    world.FailCall(-1, Code::kOk, FakeWorld::When::kBefore);
+    Tick(1);
+    ASSERT_TRUE(world.doubles().empty()) << *world.doubles().begin() << " ran twice";
+    std::set<std::string> truth;
+    for (const auto& [name, node] : nodes) {
+      for (const std::string& id : node->Running()) truth.insert(id);
+    }
+    EXPECT_EQ(truth.size(), 4u);
+    EXPECT_EQ(truth.count("i9"), 1u);
+    std::map<std::string, std::uint64_t> reserved;
+    const std::vector<InstanceStatus> listed = Listed();
+    for (const InstanceStatus& status : listed) {
+      if (status.phase == Phase::kEnded) {
+        // A scheduler that was started anew no longer knows why.
+        EXPECT_TRUE(restarted ||
+                    status.failure == "preempted: an order of higher priority needs its place")
+            << status.instance_id << ": " << status.failure;
+        continue;
+      }
+      ASSERT_EQ(status.phase, Phase::kRunning) << status.instance_id << ": " << status.waiting_for;
+      EXPECT_EQ(truth.count(status.instance_id), 1u) << status.instance_id;
+      const device::Share& share = status.placement->shares.at(0);
+      reserved[share.card_uuid] += share.memory_bytes;
+    }
+    for (const CardStatus& card : scheduler->Cards()) {
+      EXPECT_EQ(card.reserved_bytes, reserved[card.card.uuid]) << card.card.uuid;
+      EXPECT_EQ(card.reserved_bytes, 24 * kGiB);
+      EXPECT_EQ(nodes[card.node]->Reserved(card.card.uuid).memory_bytes, reserved[card.card.uuid]);
+    }
+  }
+
+  const bool restarted;
+};
+
+TEST_P(SchedulerFaults, AnyCallMayFailWhileSomebodyGoesForAnother) {
+  for (const bool restarts : {false, true}) {
+    int calls = 0;
+    {
+      PreemptionStory calm(GetParam().frees_on_exit, restarts);
+      calm.world.FailCall(-1, Code::kOk, FakeWorld::When::kBefore);
+      ASSERT_NO_FATAL_FAILURE(calm.Run());
+      calls = calm.world.calls();
+      ASSERT_NO_FATAL_FAILURE(calm.Check());
+      ASSERT_GT(calls, 40);
+    }
+    for (int n = 0; n < calls; ++n) {
+      SCOPED_TRACE("call " + std::to_string(n));
+      PreemptionStory story(GetParam().frees_on_exit, restarts);
+      story.world.FailCall(n, GetParam().code, GetParam().when);
+      ASSERT_NO_FATAL_FAILURE(story.Run());
+      ASSERT_NO_FATAL_FAILURE(story.Check());
+      if (HasFailure()) return;
+    }
   }
 }
 

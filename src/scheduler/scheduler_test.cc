@@ -28,6 +28,7 @@ placement::Request Ask(std::string id, std::uint64_t memory = 8 * kGiB,
   request.compute = {permille};
   request.cpu_millis = 1000;
   request.ram_bytes = kGiB;
+  request.priority = 500;
   return request;
 }
 
@@ -61,7 +62,7 @@ class SchedulerTest : public testing::Test {
     return result ? *result : InstanceStatus();
   }
   InstanceStatus Submit(const placement::Request& request, std::uint64_t generation = 1) {
-    return Must(scheduler->Submit(request, generation, Work()));
+    return Must(scheduler->Submit({request}, generation, Work()));
   }
   InstanceStatus Get(const std::string& id) { return Must(scheduler->Get(id)); }
   void ExpectNoDoubles() { EXPECT_TRUE(world.doubles().empty()) << *world.doubles().begin(); }
@@ -138,13 +139,13 @@ TEST_F(SchedulerTest, AnExitFreesThePlaceWhetherOrNotTheNodeFreesItByItself) {
 TEST_F(SchedulerTest, RefusesWhatNoEmptyFleetCouldHold) {
   AddNode("n", {MakeCard("a")});
   scheduler->Tick();
-  const auto refused = scheduler->Submit(Ask("x", 26 * kGiB), 1, Work());
+  const auto refused = scheduler->Submit({Ask("x", 26 * kGiB)}, 1, Work());
   ASSERT_FALSE(refused);
   EXPECT_EQ(refused.error().code(), Code::kFailedPrecondition);
   EXPECT_EQ(refused.error().message(),
             "memory: asked 26 GiB a card, 2 GiB short on the best card (24 GiB in all)");
   EXPECT_EQ(scheduler->Get("x").error().code(), Code::kNotFound);
-  const auto invalid = scheduler->Submit(Ask("", 1), 1, Work());
+  const auto invalid = scheduler->Submit({Ask("", 1)}, 1, Work());
   ASSERT_FALSE(invalid);
   EXPECT_EQ(invalid.error().field(), "id");
 }
@@ -156,7 +157,7 @@ TEST_F(SchedulerTest, TheQueueIsBoundedByName) {
   EXPECT_EQ(Submit(Ask("r", kCardBytes, 1000)).phase, Phase::kRunning);
   EXPECT_EQ(Submit(Ask("q1")).phase, Phase::kQueued);
   EXPECT_EQ(Submit(Ask("q2")).phase, Phase::kQueued);
-  const auto full = scheduler->Submit(Ask("q3"), 1, Work());
+  const auto full = scheduler->Submit({Ask("q3")}, 1, Work());
   ASSERT_FALSE(full);
   EXPECT_EQ(full.error().code(), Code::kResourceExhausted);
   EXPECT_TRUE(Contains(full.error().message(), "queue_max (2)"));
@@ -172,7 +173,7 @@ TEST_F(SchedulerTest, KnownInstancesAreBoundedByName) {
   scheduler->Tick();
   Submit(Ask("x"));
   Submit(Ask("y"));
-  const auto third = scheduler->Submit(Ask("z"), 1, Work());
+  const auto third = scheduler->Submit({Ask("z")}, 1, Work());
   ASSERT_FALSE(third);
   EXPECT_TRUE(Contains(third.error().message(), "instances_max (2)"));
   Must(scheduler->Stop("x", 1));
@@ -211,14 +212,14 @@ TEST_F(SchedulerTest, SubmitIsIdempotentByIdAndGeneration) {
   Submit(Ask("x"));
   Submit(Ask("x"));
   EXPECT_EQ(node->starts(), 1);
-  EXPECT_EQ(scheduler->Submit(Ask("x"), 2, Work()).error().code(), Code::kFailedPrecondition);
+  EXPECT_EQ(scheduler->Submit({Ask("x")}, 2, Work()).error().code(), Code::kFailedPrecondition);
   EXPECT_EQ(scheduler->Stop("x", 2).error().code(), Code::kAborted);
   Must(scheduler->Stop("x", 1));
   EXPECT_EQ(Must(scheduler->Stop("x", 1)).exit_code, 143);
   const InstanceStatus again = Submit(Ask("x"), 2);
   EXPECT_EQ(again.phase, Phase::kRunning);
   EXPECT_EQ(again.generation, 2u);
-  EXPECT_EQ(scheduler->Submit(Ask("x"), 1, Work()).error().code(), Code::kAborted);
+  EXPECT_EQ(scheduler->Submit({Ask("x")}, 1, Work()).error().code(), Code::kAborted);
   EXPECT_EQ(node->Running(), std::vector<std::string>{"x"});
   ExpectNoDoubles();
 }
@@ -310,7 +311,7 @@ TEST_F(SchedulerTest, APlainRefusalIsTheAnswerOfSubmit) {
   const auto node = AddNode("n", {MakeCard("a")});
   scheduler->Tick();
   node->SetRefusal(Error::Field("argv[0]", "expected a program"));
-  const auto refused = scheduler->Submit(Ask("x"), 1, Work());
+  const auto refused = scheduler->Submit({Ask("x")}, 1, Work());
   ASSERT_FALSE(refused);
   EXPECT_EQ(refused.error().field(), "argv[0]");
   EXPECT_EQ(scheduler->Get("x").error().code(), Code::kNotFound);
@@ -536,6 +537,164 @@ TEST_F(SchedulerTest, AReportThatCrossesAStartChangesNothing) {
   ExpectNoDoubles();
 }
 
+placement::Order Spot(const placement::Request& request, int priority = 100) {
+  placement::Order order{request};
+  order.request.priority = priority;
+  order.preemptible = true;
+  return order;
+}
+
+TEST_F(SchedulerTest, WhoeverIsStoppedForAnotherEndsWithTheReason) {
+  const auto node = AddNode("n", {MakeCard("a")});
+  scheduler->Tick();
+  EXPECT_EQ(Must(scheduler->Submit(Spot(Ask("spot", kCardBytes, 1000)), 1, Work())).phase,
+            Phase::kRunning);
+  clock.AdvanceMicros(5'000'000);
+  // The answer to the asker is already that it runs: the victim was stopped on the way.
+  EXPECT_EQ(Submit(Ask("asker", kCardBytes, 1000)).phase, Phase::kRunning);
+  EXPECT_EQ(node->starts(), 2);  // none of them refused: the memory was back
+  const InstanceStatus victim = Get("spot");
+  EXPECT_EQ(victim.phase, Phase::kEnded);
+  EXPECT_EQ(victim.failure, "preempted: an order of higher priority needs its place");
+  EXPECT_EQ(victim.exit_code, 143);
+  EXPECT_EQ(victim.ended_wall_micros, clock.WallMicros());
+  EXPECT_EQ(node->Running(), std::vector<std::string>{"asker"});
+  EXPECT_EQ(scheduler->Cards()[0].reserved_bytes, kCardBytes);
+  EXPECT_TRUE(scheduler->Forget("spot"));
+  ExpectNoDoubles();
+}
+
+TEST_F(SchedulerTest, AStopThatFailsIsRepeatedAndNobodyTakesThePlaceMeanwhile) {
+  const auto node = AddNode("n", {MakeCard("a")});
+  scheduler->Tick();
+  Must(scheduler->Submit(Spot(Ask("spot", kCardBytes, 1000)), 1, Work()));
+  for (const auto when : {FakeWorld::When::kBefore, FakeWorld::When::kAfter}) {
+    const std::string asker = when == FakeWorld::When::kBefore ? "first" : "second";
+    world.FailCall(0, Code::kDeadlineExceeded, when);
+    placement::Order order{Ask(asker, kCardBytes, 1000)};
+    order.request.priority = when == FakeWorld::When::kBefore ? 200 : 500;
+    order.preemptible = true;
+    const InstanceStatus waits = Must(scheduler->Submit(order, 1, Work()));
+    EXPECT_EQ(waits.phase, Phase::kQueued);
+    EXPECT_EQ(waits.waiting_for, "eviction: waits until 1 order(s) have left");
+    placement::Order small{Ask("small-" + asker, kGiB, 10)};
+    small.request.priority = 50;
+    EXPECT_EQ(Must(scheduler->Submit(small, 1, Work())).phase, Phase::kQueued);
+    scheduler->Tick();
+    scheduler->Tick();
+    EXPECT_EQ(Get(asker).phase, Phase::kRunning) << Get(asker).waiting_for;
+    Must(scheduler->Stop("small-" + asker, 1));
+  }
+  EXPECT_EQ(node->Running(), std::vector<std::string>{"second"});
+  EXPECT_EQ(Get("first").failure, "preempted: an order of higher priority needs its place");
+  ExpectNoDoubles();
+}
+
+TEST_F(SchedulerTest, AnAdoptedInstanceIsNobodysVictimUntilItIsKnown) {
+  AddNode("n", {MakeCard("a")});
+  scheduler->Tick();
+  const placement::Order spot = Spot(Ask("spot", kCardBytes, 1000));
+  Must(scheduler->Submit(spot, 1, Work()));
+  EXPECT_FALSE(Get("spot").adopted);
+  Restart();
+  scheduler->Tick();
+  EXPECT_TRUE(Get("spot").adopted);
+  EXPECT_EQ(Submit(Ask("asker", kCardBytes, 1000)).phase, Phase::kQueued);
+  scheduler->Tick();
+  EXPECT_EQ(Get("spot").phase, Phase::kRunning);
+  EXPECT_FALSE(Must(scheduler->Submit(spot, 1, Work())).adopted);
+  scheduler->Tick();
+  EXPECT_EQ(Get("spot").phase, Phase::kEnded);
+  EXPECT_EQ(Get("asker").phase, Phase::kRunning);
+  ExpectNoDoubles();
+}
+
+TEST_F(SchedulerTest, QuotasChangeWhileEverythingRuns) {
+  const auto node = AddNode("n", {MakeCard("a"), MakeCard("b")});
+  scheduler->Tick();
+  const auto submit = [&](const std::string& id) {
+    placement::Order order{Ask(id)};
+    order.request.tenant = "acme";
+    return Must(scheduler->Submit(order, 1, Work()));
+  };
+  for (int i = 0; i < 4; ++i) EXPECT_EQ(submit("i" + std::to_string(i)).phase, Phase::kRunning);
+  placement::QueuePolicy policy;
+  placement::Quota quota;
+  quota.name = "acme";
+  quota.nominal = {999, 24 * kGiB};
+  policy.quotas = {quota};
+  ASSERT_TRUE(scheduler->SetPolicy(policy));
+  EXPECT_EQ(node->Running().size(), 4u);
+  EXPECT_EQ(submit("i4").waiting_for,
+            "quota: compute: asked 0.333 cards, 0 cards left under the nominal quota (nominal "
+            "0.999 cards, held 1.332 cards)");
+  EXPECT_EQ(Submit(Ask("stranger")).phase, Phase::kRunning);
+  Must(scheduler->Stop("i0", 1));
+  EXPECT_EQ(Get("i4").phase, Phase::kQueued);
+  Must(scheduler->Stop("i1", 1));
+  EXPECT_EQ(Get("i4").phase, Phase::kRunning);
+  EXPECT_EQ(submit("i5").phase, Phase::kQueued);
+  policy.quotas[0].parent = "nobody";
+  EXPECT_EQ(scheduler->SetPolicy(policy).error().field(), "quotas[0].parent");
+  EXPECT_EQ(Get("i5").phase, Phase::kQueued);
+  ASSERT_TRUE(scheduler->SetPolicy({}));
+  EXPECT_EQ(Get("i5").phase, Phase::kRunning);
+  std::uint64_t reserved = 0;
+  for (const CardStatus& card : scheduler->Cards()) reserved += card.reserved_bytes;
+  EXPECT_EQ(reserved, 5 * 8 * kGiB);
+  ExpectNoDoubles();
+}
+
+TEST_F(SchedulerTest, AnOrderIsExplained) {
+  AddNode("a", {MakeCard("a1")});
+  AddNode("b", {MakeCard("b1", "NVIDIA H200")});
+  AddNode("c", {MakeCard("c1")});
+  nodes["c"]->SetOutage(true);
+  EXPECT_EQ(scheduler->Explain("x").error().code(), Code::kUnavailable);
+  nodes["c"]->SetOutage(false);
+  scheduler->Tick();
+  nodes["c"]->SetOutage(true);
+  scheduler->Tick();
+  EXPECT_EQ(scheduler->Explain("x").error().code(), Code::kNotFound);
+  placement::QueuePolicy policy;
+  placement::Quota quota;
+  quota.name = "acme";
+  quota.nominal = {3000, 72 * kGiB};
+  policy.quotas = {quota};
+  ASSERT_TRUE(scheduler->SetPolicy(policy));
+  placement::Order order{Ask("runs", 16 * kGiB)};
+  order.request.model = "A10";
+  order.request.tenant = "acme";
+  EXPECT_EQ(Must(scheduler->Submit(order, 1, Work())).placement->node, "a");
+  order.request.id = "waits";
+  Must(scheduler->Submit(order, 1, Work()));
+  order.request.id = "behind";
+  order.request.tenant = "other";
+  Must(scheduler->Submit(order, 1, Work()));
+  const auto explained = scheduler->Explain("behind");
+  ASSERT_TRUE(explained);
+  EXPECT_EQ(explained->position, 2u);
+  EXPECT_EQ(explained->waiting, 2u);
+  EXPECT_EQ(explained->rule, "node");
+  EXPECT_EQ(explained->status.waiting_for, "node: c is away: nobody answers");
+  ASSERT_EQ(explained->ahead.size(), 1u);
+  EXPECT_EQ(explained->ahead[0].instance_id + " of " + explained->ahead[0].tenant, "waits of acme");
+  EXPECT_FALSE(explained->quota);
+  std::map<std::string, std::uint32_t> filtered;
+  for (const auto& rule : explained->nodes.filtered) filtered[rule.rule] = rule.nodes;
+  EXPECT_EQ(filtered,
+            (std::map<std::string, std::uint32_t>{{"avoid", 1}, {"memory", 1}, {"model", 1}}));
+  EXPECT_TRUE(explained->nodes.best.empty());
+  // One that runs: the nodes as if it were not there; and the books are as before.
+  const auto runs = scheduler->Explain("runs");
+  ASSERT_TRUE(runs);
+  EXPECT_EQ(runs->position, 0u);
+  EXPECT_EQ(runs->quota->held, (placement::SliceAmount{333, 16 * kGiB}));
+  ASSERT_EQ(runs->nodes.best.size(), 1u);
+  EXPECT_EQ(runs->nodes.best[0].node, "a");
+  EXPECT_EQ(scheduler->Cards()[0].reserved_bytes, 16 * kGiB);
+}
+
 // With its own threads: many callers, many places, nothing lost, nothing twice.
 TEST_F(SchedulerTest, ManyCallersAtOnce) {
   Restart({.period_millis = 1, .starters = 2});
@@ -547,7 +706,7 @@ TEST_F(SchedulerTest, ManyCallersAtOnce) {
     threads.emplace_back([&, t] {
       for (int i = 0; i < 40; ++i) {
         const std::string id = "t" + std::to_string(t) + "-" + std::to_string(i);
-        if (!scheduler->Submit(Ask(id), 1, Work())) ++wrong;
+        if (!scheduler->Submit({Ask(id)}, 1, Work())) ++wrong;
         // A generous wait for its turn; others leave all the time.
         bool running = false;
         for (int tries = 0; tries < 60'000 && !running; ++tries) {
