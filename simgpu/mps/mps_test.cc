@@ -80,7 +80,7 @@ class Client {
     close(up[1]);
     in_ = fdopen(down[1], "w");
     out_ = fdopen(up[0], "r");
-    if (fscanf(out_, "ready %u\n", &ready_) != 1) ready_ = 9000;
+    if (fscanf(out_, "ready %u", &ready_) != 1) ready_ = 9000;
   }
   ~Client() { End(); }
   Client(const Client&) = delete;
@@ -93,7 +93,7 @@ class Client {
   }
   unsigned Answer() {
     unsigned code = 9001;
-    if (fscanf(out_, "%u\n", &code) != 1) code = 9002;
+    if (fscanf(out_, "%u", &code) != 1) code = 9002;
     return code;
   }
   unsigned Do(const std::string& line) {
@@ -305,7 +305,8 @@ TEST_F(MpsTest, TwoClientsOf70And30GetThatAtTheSameTime) {
   const std::vector<double> parts = Parts({&a, &b}, 1500);
   EXPECT_NEAR(parts[0] / (parts[0] + parts[1]), 0.70, 0.02);
   EXPECT_NEAR(parts[1] / (parts[0] + parts[1]), 0.30, 0.02);
-  EXPECT_EQ(state_->engine(0).Read().switching_ns, before.switching_ns) << "they took no turns";
+  EXPECT_LE(state_->engine(0).Read().switching_ns, before.switching_ns + 100'000)
+      << "no turns but the one that all clients have";
 }
 
 TEST_F(MpsTest, ALoneClientKeepsToItsPercentage) {
@@ -402,7 +403,7 @@ TEST_F(MpsTest, WhatADeadDaemonAndADeadServerMean) {
   EXPECT_EQ(a.Do("work 100 10 5"), 0u);
   EXPECT_NE(PercentageOf(a.pid()), 0u);
   Client plain;
-  EXPECT_EQ(plain.ready(), 0u);
+  EXPECT_EQ(plain.Do("work 100 10 1"), 0u);
   EXPECT_EQ(PercentageOf(plain.pid()), 0u) << "nobody answers: not a client";
   kill(server, SIGKILL);
   EXPECT_TRUE(Eventually([&] { return a.Do("sync") == kRpcFailure; }));
