@@ -90,8 +90,12 @@ volatile sig_atomic_t g_stop = 0;
 
 class Daemon {
  public:
-  Daemon(Settings settings, bool multiuser, int listener, FILE* log)
-      : settings_(std::move(settings)), multiuser_(multiuser), listener_(listener), log_(log) {}
+  Daemon(Settings settings, bool multiuser, int listener, int lock, FILE* log)
+      : settings_(std::move(settings)),
+        multiuser_(multiuser),
+        listener_(listener),
+        lock_(lock),
+        log_(log) {}
 
   int Run() {
     Log("control daemon started");
@@ -213,6 +217,7 @@ class Daemon {
     if (pid == 0) {
       close(pair[0]);
       close(listener_);
+      close(lock_);  // a server that outlives its daemon stands in no successor's way
       for (const int fd : connections_) close(fd);
       for (const One& one : servers_) close(one.fd);
       signal(SIGTERM, SIG_DFL);
@@ -362,6 +367,7 @@ class Daemon {
   Settings settings_;  // of servers to come
   const bool multiuser_;
   const int listener_;
+  const int lock_;
   FILE* const log_;
   std::list<One> servers_;
   std::vector<int> connections_;
@@ -438,7 +444,7 @@ int Start(bool background, bool multiuser) {
     fprintf(file, "%d\n", getpid());
     fclose(file);
   }
-  const int result = Daemon(std::move(settings), multiuser, listener, log != nullptr ? log : stderr).Run();
+  const int result = Daemon(std::move(settings), multiuser, listener, lock, log != nullptr ? log : stderr).Run();
   unlink(path.c_str());
   unlink(pid_path.c_str());
   return result;

@@ -405,9 +405,10 @@ TEST_F(MpsTest, WhatADeadDaemonAndADeadServerMean) {
   Client plain;
   EXPECT_EQ(plain.Do("work 100 10 1"), 0u);
   EXPECT_EQ(PercentageOf(plain.pid()), 0u) << "nobody answers: not a client";
+  StartDaemon();
+  EXPECT_EQ(a.Do("work 100 10 5"), 0u);
   kill(server, SIGKILL);
   EXPECT_TRUE(Eventually([&] { return a.Do("sync") == kRpcFailure; }));
-  StartDaemon();
   Client late;
   EXPECT_EQ(late.ready(), 0u);
   EXPECT_NE(PercentageOf(late.pid()), 0u);

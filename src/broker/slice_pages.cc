@@ -128,6 +128,7 @@ void SlicePages::SetLimits(const std::vector<CardLimits>& cards) {
     wire::Store(&card.compute_permille, cards[i].compute_permille);
     wire::Store(&card.weight, cards[i].weight);
     wire::Store(&card.priority, cards[i].priority);
+    wire::Store(&card.mps_percentage, cards[i].mps_percentage);
   }
   __atomic_store_n(&control_->generation, before + 2, __ATOMIC_SEQ_CST);
 }

@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <string>
+#include <string_view>
 
 #include "base/units.h"
 
@@ -24,11 +25,23 @@ struct Card {
   std::uint64_t context_bytes = 0;         // measured at discovery: what one context takes
 };
 
+// How the slices of a card are held apart. All slices of one card are held the same way.
+enum class Isolation {
+  kShim,     // in turns, by the guest library
+  kSpatial,  // at the same time, as clients of the card's MPS daemon; memory by the guest library
+};
+
+inline std::string_view IsolationName(Isolation isolation) {
+  return isolation == Isolation::kShim ? "shim" : "spatial";
+}
+
 // A share of one card, as held by a slice.
 struct Share {
   std::string card_uuid;
   std::uint64_t memory_bytes = 0;  // reserved: never oversold, always resident
   Permille compute;
+  bool compute_capped = false;  // compute is a hard cap; else a part of what contends
+  Isolation isolation = Isolation::kShim;
   bool operator==(const Share&) const = default;
 };
 

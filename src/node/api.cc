@@ -74,7 +74,9 @@ void WriteSlice(http::JsonWriter& json, const SliceView& view, const Node& node,
       .Field("socket", node.guest_socket())
       .Field("library", options.guest_library);
   WriteShares(json, view.shares);
-  json.Key("cards").BeginArray();
+  json.Key("environment").BeginArray();
+  for (const std::string& variable : view.environment) json.Value(variable);
+  json.EndArray().Key("cards").BeginArray();
   for (std::size_t i = 0; i < view.usage.size(); ++i) {
     const broker::CardUsage& usage = view.usage[i];
     json.BeginObject()
@@ -199,6 +201,7 @@ void SliceRoutes(http::Router& router, Node& node, const ApiOptions& options) {
         TRY(ask.compute, body.OptionalPermille("compute", Permille{0}));
         TRY(ask.model, body.OptionalString("model"));
         TRY(ask.card_uuid, body.OptionalString("card", "", wire::kUuidTextMax - 1));
+        TRY(const auto isolation, ReadIsolation(body));
         TRY(const auto pid, body.OptionalInt("pid", 1, INT32_MAX, 0));
         TRY_STATUS(body.Finish());
         if (ask.memory_bytes == 0) return Error::Field("memory", "expected more than 0 bytes");
@@ -214,7 +217,7 @@ void SliceRoutes(http::Router& router, Node& node, const ApiOptions& options) {
           ask.compute.value = static_cast<std::uint32_t>(std::clamp<std::uint64_t>(share, 1, 1000));
         }
         if (pid != 0) TRY_STATUS(MayMove(request, static_cast<pid_t>(pid)));
-        TRY(SliceView view, node.Allocate(std::move(ask)));
+        TRY(SliceView view, node.Allocate(std::move(ask), isolation));
         if (pid != 0) {
           if (const Status joined = node.AddMember(view.id, static_cast<pid_t>(pid)); !joined) {
             (void)node.DeleteSlice(view.id);

@@ -94,9 +94,15 @@ void Node::SampleActivity(const std::vector<SliceView>& slices) {
 
 void Node::AuditProcesses(const std::vector<SliceView>& slices) {
   std::map<std::string, std::map<pid_t, std::optional<std::uint64_t>>> sampled;
+  std::map<std::string, std::set<pid_t>> outside;  // of the card's MPS daemon
   {
     const std::lock_guard lock(mutex_);
     sampled = sampled_;
+    for (const auto& [card, processes] : sampled) {
+      for (const auto& [pid, bytes] : processes) {
+        if (OutsideMps(card, pid)) outside[card].insert(pid);
+      }
+    }
   }
   struct Session {
     const SliceView* slice;
@@ -123,7 +129,7 @@ void Node::AuditProcesses(const std::vector<SliceView>& slices) {
     for (const auto& [pid, bytes] : processes) {
       // Gone since the sample, or one the node itself started to measure with.
       const auto process = os::IdentifyProcess(pid);
-      if (!process || pid == getpid()) continue;
+      if (!process || pid == getpid() || mps_.Owns(pid)) continue;
       CardHolder holder{*process, card, "", false, bytes, 0};
       const auto session = sessions.find(pid);
       if (session != sessions.end() && session->second.process->process == *process) {
@@ -132,7 +138,8 @@ void Node::AuditProcesses(const std::vector<SliceView>& slices) {
         for (std::size_t i = 0; i < slice.shares.size() && i < session->second.process->used.size();
              ++i) {
           if (slice.shares[i].card_uuid != card) continue;
-          holder.session = true;
+          // In spatial isolation a session alone is not enough: it has to be a client.
+          holder.session = !outside[card].contains(pid);
           holder.ledger = session->second.process->used[i];
         }
       } else if (const auto slice = broker_->SliceOf(pid)) {

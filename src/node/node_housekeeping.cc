@@ -98,7 +98,8 @@ Status Node::ReplayOne(Record record) {
   } else {
     cgroups.push_back(record.cgroup);
   }
-  const auto limits = LimitsOf(record.shares);
+  AdoptMps(id, record.shares);
+  const auto limits = LimitsOf(id, record.shares);
   Status pages = broker_->AdoptSlice(id, limits, cgroups, roots);
   if (!pages &&
       (pages.error().code() == Code::kNotFound || pages.error().code() == Code::kDataLoss)) {
@@ -180,6 +181,7 @@ bool Node::EndedRun(const Entry& entry) {
 }
 
 void Node::Tick() {
+  mps_.Tick();
   std::vector<std::string> due;
   {
     const std::lock_guard lock(mutex_);

@@ -49,7 +49,10 @@ struct Record {
 std::string_view OwnerName(Owner owner);
 
 void WriteShares(http::JsonWriter& json, const std::vector<device::Share>& shares);
-// Reads "shares" of an object: 1 to 16 entries of {card, memory_bytes, compute_permille}.
+// Reads "isolation" of an object; shim when it is not there.
+Result<device::Isolation> ReadIsolation(http::JsonObject& object);
+// Reads "shares" of an object: 1 to 16 entries of {card, memory_bytes, compute_permille} and
+// optional {compute_capped, isolation}.
 Result<std::vector<device::Share>> ReadShares(http::JsonObject& object);
 void WriteWorkload(http::JsonWriter& json, const runtime::Workload& workload);
 Result<runtime::Workload> ReadWorkload(http::JsonObject object);
