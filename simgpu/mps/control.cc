@@ -39,7 +39,8 @@ constexpr char kUsage[] =
     "  get_client_list PID | terminate_client SERVER_PID CLIENT_PID\n"
     "  set_default_active_thread_percentage P | get_default_active_thread_percentage\n"
     "  set_active_thread_percentage PID P | get_active_thread_percentage PID\n"
-    "  set_default_device_pinned_mem_limit DEVICE SIZE | get_default_device_pinned_mem_limit DEVICE\n"
+    "  set_default_device_pinned_mem_limit DEVICE SIZE | get_default_device_pinned_mem_limit "
+    "DEVICE\n"
     "  set_device_pinned_mem_limit PID DEVICE SIZE | get_device_pinned_mem_limit PID DEVICE\n"
     "  quit [-t SECONDS]\n"
     "environment: CUDA_MPS_PIPE_DIRECTORY, CUDA_MPS_LOG_DIRECTORY, CUDA_VISIBLE_DEVICES,\n"
@@ -313,7 +314,8 @@ class Daemon {
     }
     if (verb == "start_server") {
       uint64_t uid = 0;
-      if (TakeWord(&words) != "-uid" || !ParseNumber(words, &uid)) return wrong("expected -uid UID");
+      if (TakeWord(&words) != "-uid" || !ParseNumber(words, &uid))
+        return wrong("expected -uid UID");
       std::string why;
       return ServerFor(static_cast<uid_t>(uid), &why) != nullptr ||
              wrong("a server of another user has clients");
@@ -410,7 +412,8 @@ int Start(bool background, bool multiuser) {
   const std::string lock_path = folder + "/control_lock";
   const int lock = open(lock_path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0600);
   if (lock < 0) return Fail(lock_path + ": " + strerror(errno));
-  if (flock(lock, LOCK_EX | LOCK_NB) != 0) return Fail("An instance of this daemon is already running");
+  if (flock(lock, LOCK_EX | LOCK_NB) != 0)
+    return Fail("An instance of this daemon is already running");
   sockaddr_un address = {};
   address.sun_family = AF_UNIX;
   const std::string path = folder + "/" + kMpsControl;
@@ -444,7 +447,8 @@ int Start(bool background, bool multiuser) {
     fprintf(file, "%d\n", getpid());
     fclose(file);
   }
-  const int result = Daemon(std::move(settings), multiuser, listener, lock, log != nullptr ? log : stderr).Run();
+  const int result =
+      Daemon(std::move(settings), multiuser, listener, lock, log != nullptr ? log : stderr).Run();
   unlink(path.c_str());
   unlink(pid_path.c_str());
   return result;

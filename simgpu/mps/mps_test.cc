@@ -167,8 +167,8 @@ class MpsTest : public testing::Test {
   // The exit code of the control program given these lines; what it said is in said_.
   int Control(const std::string& lines) {
     said_.clear();
-    FILE* pipe =
-        popen(("printf '" + lines + "\\n' | " + std::string(SIMGPU_MPS_CONTROL) + " 2>&1").c_str(), "r");
+    FILE* pipe = popen(
+        ("printf '" + lines + "\\n' | " + std::string(SIMGPU_MPS_CONTROL) + " 2>&1").c_str(), "r");
     char buffer[512];
     for (size_t got; (got = fread(buffer, 1, sizeof buffer, pipe)) > 0;) said_.append(buffer, got);
     const int status = pclose(pipe);
@@ -237,8 +237,8 @@ TEST_F(MpsTest, CommandsAnswerAsDocumented) {
   EXPECT_EQ(said_, "80.0\n");
   EXPECT_EQ(Control("get_server_list"), 0);
   EXPECT_EQ(said_, "") << "no server before the first client";
-  EXPECT_EQ(Control("set_default_active_thread_percentage 50\\nget_default_active_thread_percentage"),
-            0);
+  EXPECT_EQ(
+      Control("set_default_active_thread_percentage 50\\nget_default_active_thread_percentage"), 0);
   EXPECT_EQ(said_, "50.0\n50.0\n");
   Client a;
   ASSERT_EQ(a.ready(), 0u);

@@ -76,8 +76,7 @@ class Server {
     if (at == settings_.devices.end()) return "no device";
     if (faulted_) return "no fault";
     client->in_use = true;
-    const auto limit =
-        settings_.limits.find(static_cast<uint32_t>(at - settings_.devices.begin()));
+    const auto limit = settings_.limits.find(static_cast<uint32_t>(at - settings_.devices.begin()));
     return "ok " + std::to_string(settings_.permille) + " " +
            std::to_string(limit == settings_.limits.end() ? 0 : limit->second);
   }

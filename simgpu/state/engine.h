@@ -35,11 +35,11 @@ enum class CopyLane : uint8_t { kToDevice, kFromDevice, kOnDevice };
 // What one live process was served on a card since it began.
 struct EngineUse {
   uint32_t slot = 0;
-  int pid = 0;             // in the asker's pid namespace; 0 when not visible there
-  uint64_t served_ns = 0;  // compute
-  uint64_t copied_ns = 0;  // all copy engines
-  uint64_t recent_ns = 0;  // of served_ns, within the window asked for
-  bool waiting = false;    // has work that is not finished
+  int pid = 0;              // in the asker's pid namespace; 0 when not visible there
+  uint64_t served_ns = 0;   // compute
+  uint64_t copied_ns = 0;   // all copy engines
+  uint64_t recent_ns = 0;   // of served_ns, within the window asked for
+  bool waiting = false;     // has work that is not finished
   uint32_t percentage = 0;  // per mille, of an MPS client; 0: none
 };
 
@@ -78,8 +78,8 @@ class Engine {
   // of that work count as finished now. Open work stays until its End.
   void Cancel();
 
-  // Makes this process an MPS client of the card (1 to 1000 per mille of it) or, with 0, none. False:
-  // no slot, or kMpsClientsMax others are.
+  // Makes this process an MPS client of the card (1 to 1000 per mille of it) or, with 0, none.
+  // False: no slot, or kMpsClientsMax others are.
   bool SetPercentage(uint32_t permille);
 
   // Takes a copy engine for `duration_ns`, from `ready_ns` or when it is free. Answers when the

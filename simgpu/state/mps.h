@@ -6,10 +6,10 @@
 // hands the connection to the server of that user, made when there is none; from then on the server
 // answers. A message is one packet of text:
 //
-//   client  "card UUID"         it has a context there: "ok PERCENT LIMIT" or "no REASON" comes back
-//   client  "fault CODE"        its kernel faulted
-//   server  "fault CODE"        some client's did, or it is told to end: every context has the error
-//   the end of the connection   the server, or the client, is no more
+//   client  "card UUID"         it has a context there: "ok PERCENT LIMIT" or "no REASON" comes
+//   back client  "fault CODE"        its kernel faulted server  "fault CODE"        some client's
+//   did, or it is told to end: every context has the error the end of the connection   the server,
+//   or the client, is no more
 //
 // Pure but for MpsConnect. Thread-safe.
 #pragma once

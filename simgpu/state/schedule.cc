@@ -591,7 +591,8 @@ Engine::Progress Schedule::Look(uint32_t slot, uint64_t now, uint64_t position) 
   return progress;
 }
 
-// The same for a client, whose pace and turn may both change: a moment to look again, not a promise.
+// The same for a client, whose pace and turn may both change: a moment to look again, not a
+// promise.
 uint64_t Schedule::ForeseeClient(uint32_t slot, uint64_t start, uint64_t left) const {
   uint64_t demand = 0;
   const uint32_t begin = NextBit(words_->clients, kNobody);
@@ -625,8 +626,9 @@ uint64_t Schedule::Foresee(uint32_t slot, uint64_t now, uint64_t position) const
   }
   // Who is not ready now may be overtaken by others, but not overtake.
   if (ReadyAt(slot) > start) return alone;
-  if (client) return std::clamp(ForeseeClient(slot, start, left), alone,
-                                std::max(alone, start + kLookAgainMaxNs));
+  if (client)
+    return std::clamp(ForeseeClient(slot, start, left), alone,
+                      std::max(alone, start + kLookAgainMaxNs));
   const uint64_t slice = rules_.slice_ns;
   const uint32_t current = Current();
   uint64_t total = left;

@@ -16,7 +16,8 @@
 // its work, min(width, percentage) / width. Widths and percentages are per mille of the card's
 // multiprocessors. When all clients together would cover more than the card, all are slowed alike.
 // So work as wide as the card runs at the percentage, and work no wider than the percentage as if
-// it were alone. Nothing else of a card is shared out: memory bandwidth and caches are not modelled.
+// it were alone. Nothing else of a card is shared out: memory bandwidth and caches are not
+// modelled.
 //
 // Not thread-safe: the caller holds the card's lock. Does not own the words.
 #pragma once
@@ -50,7 +51,7 @@ inline constexpr uint32_t kBuckets = 16;
 inline constexpr uint64_t kBucketNs = 125'000'000;
 // Clients of one card's MPS server, as many as NVIDIA's newest servers take.
 inline constexpr uint32_t kMpsClientsMax = 60;
-inline constexpr uint32_t kJournalMax = 1024;  // words of one change
+inline constexpr uint32_t kJournalMax = 1024;     // words of one change
 inline constexpr uint64_t kFullPace = 1'000'000;  // served nanoseconds in a million of the clock's
 inline constexpr uint32_t kWholeCard = 1000;      // per mille
 inline constexpr uint32_t kCopyLanes = 3;

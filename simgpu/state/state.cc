@@ -359,8 +359,8 @@ State::Answer State::Take(uint32_t card, Kind kind, uint64_t bytes) {
   // With the dead counted too it often fits already; only else is asked who is alive.
   bool fits = false;
   const uint64_t own_limit = process_->limit[card];
-  const bool allowed = own_limit == 0 || (bytes <= own_limit &&
-                                          process_->usage[card].Total() <= own_limit - bytes);
+  const bool allowed =
+      own_limit == 0 || (bytes <= own_limit && process_->usage[card].Total() <= own_limit - bytes);
   for (const bool ask : {false, true}) {
     const uint64_t used =
         process_->usage[card].Total() + process_->OthersBytes(*shared_, card, ask);

@@ -248,8 +248,8 @@ TEST_F(TesseradTest, TwoSlicesOnOneCardOutliveTheirDaemon) {
   EXPECT_EQ(Number("/v1/cards", "cards", 0, "reserved_bytes"), 0u);
 }
 
-// As root the instances are contained: users, IPC and pid namespaces, /tmp and /dev/shm of their own.
-// They meet in one MPS server all the same, and the engine says with how much.
+// As root the instances are contained: users, IPC and pid namespaces, /tmp and /dev/shm of their
+// own. They meet in one MPS server all the same, and the engine says with how much.
 TEST_F(TesseradTest, SpatialInstancesAreClientsOfOneServer) {
   StartDaemon();
   HttpNode node(folder_ + "/run/node.sock");

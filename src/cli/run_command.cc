@@ -93,8 +93,7 @@ Result<Request> ParseFlags(const RunOptions& options) {
   }
   TRY(const std::int64_t cards, ParseInt(options.cards, "--cards", 1, kCardsMax));
   request.cards = static_cast<int>(cards);
-  if (!options.isolation.empty() && options.isolation != "shim" &&
-      options.isolation != "spatial") {
+  if (!options.isolation.empty() && options.isolation != "shim" && options.isolation != "spatial") {
     return Error::Field("--isolation", "expected shim or spatial");
   }
   request.isolation = options.isolation;
@@ -228,8 +227,8 @@ Status EnsureNode(const RunOptions& options, const std::string& run_dir,
 
 struct Slice {
   std::string id;
-  std::string socket;   // where the guest library asks
-  std::string library;  // the node's own choice; empty: it has none
+  std::string socket;                    // where the guest library asks
+  std::string library;                   // the node's own choice; empty: it has none
   std::vector<std::string> environment;  // NAME=value, for the program
   bool contained = false;
   bool simulated = false;

@@ -74,9 +74,9 @@ Result<pid_t> Spawn(const std::vector<std::string>& argv, const std::vector<std:
   sigaddset(&usual, SIGPIPE);
   posix_spawnattr_setsigmask(&attributes, &none);
   posix_spawnattr_setsigdefault(&attributes, &usual);
-  posix_spawnattr_setflags(&attributes, static_cast<short>(POSIX_SPAWN_SETSIGMASK |
-                                                           POSIX_SPAWN_SETSIGDEF |
-                                                           POSIX_SPAWN_SETSID));
+  posix_spawnattr_setflags(
+      &attributes,
+      static_cast<short>(POSIX_SPAWN_SETSIGMASK | POSIX_SPAWN_SETSIGDEF | POSIX_SPAWN_SETSID));
   pid_t pid = 0;
   const int failed = posix_spawn(&pid, argv[0].c_str(), &files, &attributes, Pointers(argv).data(),
                                  Pointers(variables).data());
@@ -115,6 +115,15 @@ std::map<std::string, std::uint32_t> MpsPercentages(const std::map<std::string, 
   return percentages;
 }
 
+std::vector<runtime::Bind> MpsBinds(const std::string& pipe_folder, bool simulated) {
+  std::vector<runtime::Bind> binds = {
+      {.source = pipe_folder, .target = "", .writable = false, .optional = false}};
+  if (!simulated) {
+    binds.push_back({.source = "/dev/shm", .target = "", .writable = true, .optional = false});
+  }
+  return binds;
+}
+
 MpsDaemons::MpsDaemons(Options options)
     : options_(std::move(options)),
       files_(options_.files != nullptr ? *options_.files : os::PosixFiles()),
@@ -139,8 +148,9 @@ Result<std::string> MpsDaemons::FindControl() const {
     }
   }
   return Error(Code::kFailedPrecondition,
-               "isolation: spatial needs the driver's MPS control program (" + std::string(kProgram) +
-                   "), looked for it at " + (looked.empty() ? "no place, PATH is empty" : looked) +
+               "isolation: spatial needs the driver's MPS control program (" +
+                   std::string(kProgram) + "), looked for it at " +
+                   (looked.empty() ? "no place, PATH is empty" : looked) +
                    "; name it with tesserad --mps-control");
 }
 
@@ -199,8 +209,8 @@ Status MpsDaemons::Tell(const std::string& card, const Daemon& daemon) const {
   }
   const std::string part = " " + std::to_string(percentage) + "\n";
   const std::string limit = " 0 " + SizeText(bytes) + "\n";
-  std::string lines = "set_default_active_thread_percentage" + part +
-                      "set_default_device_pinned_mem_limit" + limit;
+  std::string lines =
+      "set_default_active_thread_percentage" + part + "set_default_device_pinned_mem_limit" + limit;
   TRY(const std::string servers, Command(card, "get_server_list\n"));
   std::istringstream list(servers);
   for (std::string server; std::getline(list, server);) {
@@ -379,8 +389,7 @@ void MpsDaemons::StartOrWait(const std::string& card, Daemon* daemon) {
   daemon->process.reset();
   daemon->backoff = std::clamp(2 * daemon->backoff, kMpsBackoffNanosMin, kMpsBackoffNanosMax);
   daemon->next_start = clock_.MonotonicNanos() + daemon->backoff;
-  Log(LogLevel::kError, "mps.not_started",
-      {{"card", card}, {"error", started.error().ToString()}});
+  Log(LogLevel::kError, "mps.not_started", {{"card", card}, {"error", started.error().ToString()}});
 }
 
 void MpsDaemons::Adopt(const std::string& card, const std::string& slice, const MpsPart& part) {
@@ -404,8 +413,7 @@ void MpsDaemons::Tick() {
     }
     if (daemon.process) {
       daemon.process.reset();
-      daemon.backoff =
-          std::clamp(2 * daemon.backoff, kMpsBackoffNanosMin, kMpsBackoffNanosMax);
+      daemon.backoff = std::clamp(2 * daemon.backoff, kMpsBackoffNanosMin, kMpsBackoffNanosMax);
       daemon.next_start = now + daemon.backoff;
       Log(LogLevel::kError, "mps.died",
           {{"card", card},
@@ -422,8 +430,8 @@ std::vector<MpsDaemons::View> MpsDaemons::Daemons() const {
   const std::lock_guard lock(mutex_);
   std::vector<View> views;
   for (const auto& [card, daemon] : daemons_) {
-    views.push_back({card, daemon.parts.size(), daemon.process && Lives(*daemon.process),
-                     daemon.restarts});
+    views.push_back(
+        {card, daemon.parts.size(), daemon.process && Lives(*daemon.process), daemon.restarts});
   }
   return views;
 }

@@ -23,11 +23,13 @@
 #include "os/clock.h"
 #include "os/files.h"
 #include "os/process.h"
+#include "runtime/runtime.h"
 
 namespace tessera::node {
 
 // Bounds; reaching one is an error with its name.
-inline constexpr std::size_t kMpsSlicesMax = 48;  // on one card: clients of a server before r590
+// On one card. A server takes 48 client contexts, those of newer drivers 60.
+inline constexpr std::size_t kMpsSlicesMax = 48;
 inline constexpr std::int64_t kMpsStartNanosMax = 10'000'000'000;   // until a daemon answers
 inline constexpr std::int64_t kMpsCommandNanosMax = 5'000'000'000;  // until a command is done
 inline constexpr std::int64_t kMpsStopNanosMax = 5'000'000'000;     // from quit to SIGKILL
@@ -48,6 +50,11 @@ struct MpsPart {
 // too much. Pure.
 std::map<std::string, std::uint32_t> MpsPercentages(const std::map<std::string, MpsPart>& parts);
 
+// What a contained instance sees of a daemon: its pipe folder, read-only, so that a client connects
+// to what is there and removes and makes nothing; and, on a real card, the machine's /dev/shm,
+// where NVIDIA's server and its clients meet besides. The simulated one needs none. Pure.
+std::vector<runtime::Bind> MpsBinds(const std::string& pipe_folder, bool simulated);
+
 // Thread-safe. Calls may take until a daemon answers (kMpsStartNanosMax). The destructor leaves the
 // daemons running; a later object of the same folder finds them.
 class MpsDaemons {
@@ -64,8 +71,8 @@ class MpsDaemons {
   // first. kFailedPrecondition when there is no control program (says where it was looked for),
   // kUnavailable when the daemon does not come up; then the slice is not there.
   Status Put(const std::string& card, const std::string& slice, const MpsPart& part);
-  // The same for a slice of an earlier tesserad: it is there in any case, and a daemon that does not
-  // come up is tried again by Tick.
+  // The same for a slice of an earlier tesserad: it is there in any case, and a daemon that does
+  // not come up is tried again by Tick.
   void Adopt(const std::string& card, const std::string& slice, const MpsPart& part);
   // Stops the daemon when it was the last. What is not there is fine.
   Status Remove(const std::string& card, const std::string& slice);

@@ -1,5 +1,5 @@
-// Spatial isolation: the arithmetic, the daemons, and a node over the software GPU whose tenants are
-// real programs; the card's engine, which nobody in Tessera can turn, is the witness of shares.
+// Spatial isolation: the arithmetic, the daemons, and a node over the software GPU whose tenants
+// are real programs; the card's engine, which nobody in Tessera can turn, is the witness of shares.
 #include "node/mps.h"
 
 #include <gmock/gmock.h>
@@ -70,6 +70,17 @@ TEST(MpsPercentagesTest, NobodyHasNothingAndTheSumIsThatOfTheCard) {
     }
     ASSERT_LE(sum, 100 + parts.size());
   }
+}
+
+TEST(MpsBindsTest, ThePipeFolderIsReadOnlyAndRealServersNeedSharedMemory) {
+  const auto simulated = MpsBinds("/run/p", true);
+  ASSERT_EQ(simulated.size(), 1u);
+  EXPECT_EQ(simulated[0].source, "/run/p");
+  EXPECT_FALSE(simulated[0].writable);
+  const auto real = MpsBinds("/run/p", false);
+  ASSERT_EQ(real.size(), 2u);
+  EXPECT_EQ(real[1].source, "/dev/shm");
+  EXPECT_TRUE(real[1].writable);
 }
 
 TEST(MpsDaemonsTest, WithoutTheProgramItSaysWhatIsMissingAndWhere) {
@@ -169,10 +180,10 @@ class SpatialTest : public SimulatedNodeTest {
     return {uuid_, 4 * kGiB, Permille{permille}, capped, device::Isolation::kSpatial};
   }
   // A program in the slice, started as its view says, with the guest library or without.
-  guest::TestProgram& Start(const std::string& slice,
-                            guest::TestProgram::Environment more = {}, bool library = true) {
-    guest::TestProgram::Environment environment = {
-        {"LD_LIBRARY_PATH", TESSERA_SIMGPU_FOLDER}, {wire::kSocketVariable, node_->guest_socket()}};
+  guest::TestProgram& Start(const std::string& slice, guest::TestProgram::Environment more = {},
+                            bool library = true) {
+    guest::TestProgram::Environment environment = {{"LD_LIBRARY_PATH", TESSERA_SIMGPU_FOLDER},
+                                                   {wire::kSocketVariable, node_->guest_socket()}};
     if (library) environment.emplace_back("LD_PRELOAD", TESSERA_GUEST_LIBRARY);
     const auto view = node_->GetSlice(slice);
     for (const std::string& variable : view ? view->environment : std::vector<std::string>()) {

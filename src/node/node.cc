@@ -547,8 +547,7 @@ Result<SliceView> Node::PutSlice(const std::string& id, std::uint64_t generation
                        });
         if (!same_cards) {
           return Error(Code::kFailedPrecondition,
-                       "slice " + id +
-                           ": its cards and isolation cannot change, only its limits");
+                       "slice " + id + ": its cards and isolation cannot change, only its limits");
         }
       }
       TRY_STATUS(CheckFits(id, shares, 0, 0));
@@ -672,7 +671,9 @@ Result<SliceView> Node::Allocate(placement::Request request, device::Isolation i
     if (request.slices > wire::kCardsMax)
       return Error::Field("cards", "expected 1 to kCardsMax (16)");
     placement::NodeInventory inventory{options_.name.empty() ? "node" : options_.name,
-                                       options_.cpu_millis, options_.ram_bytes, {}};
+                                       options_.cpu_millis,
+                                       options_.ram_bytes,
+                                       {}};
     placement::ForeignUse foreign;
     for (const device::Card& card : cards_) {
       std::string holder;

@@ -32,8 +32,7 @@ std::optional<device::Isolation> Node::IsolationOf(const std::string& uuid,
   return std::nullopt;
 }
 
-Status Node::CheckIsolation(const std::string& id,
-                            const std::vector<device::Share>& shares) const {
+Status Node::CheckIsolation(const std::string& id, const std::vector<device::Share>& shares) const {
   for (std::size_t i = 0; i < shares.size(); ++i) {
     const std::string field = "shares[" + std::to_string(i) + "].isolation";
     const device::Share& share = shares[i];
@@ -47,8 +46,8 @@ Status Node::CheckIsolation(const std::string& id,
     const auto there = IsolationOf(share.card_uuid, id, &holder);
     if (!there || *there == share.isolation) continue;
     return Error(Code::kFailedPrecondition,
-                 field + ": expected " + std::string(device::IsolationName(*there)) + ", as slice " +
-                     holder + " on card " + share.card_uuid +
+                 field + ": expected " + std::string(device::IsolationName(*there)) +
+                     ", as slice " + holder + " on card " + share.card_uuid +
                      " has it: a card is shared in turns or spatially, never both");
   }
   return {};
@@ -109,11 +108,14 @@ void Node::AddMpsAccess(const std::string& id, const std::vector<device::Share>&
     for (std::string& variable : mps_.Variables(share.card_uuid, id)) {
       spec->environment.push_back(std::move(variable));
     }
-    // Read-only: a client connects to the sockets there, and removes and makes none.
-    spec->binds.push_back({.source = mps_.PipeFolder(share.card_uuid),
-                           .target = "",
-                           .writable = false,
-                           .optional = false});
+    bool simulated = false;
+    {
+      const std::lock_guard lock(mutex_);
+      simulated = FindCard(share.card_uuid)->simulated;
+    }
+    for (runtime::Bind& bind : MpsBinds(mps_.PipeFolder(share.card_uuid), simulated)) {
+      spec->binds.push_back(std::move(bind));
+    }
   }
 }
 

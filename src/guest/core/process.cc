@@ -434,8 +434,8 @@ const char* FindVariable(const char* name, size_t name_length, size_t* count, si
   return *at == ~size_t{0} ? nullptr : old[*at] + name_length;
 }
 
-// Makes `text` ("NAME=value") the environment's entry at `at`, or a new last one. `list` is room for
-// a list with one entry more.
+// Makes `text` ("NAME=value") the environment's entry at `at`, or a new last one. `list` is room
+// for a list with one entry more.
 void PutVariable(char* text, char** list, size_t count, size_t at) {
   char** const old = environ;
   if (at != ~size_t{0}) {
@@ -475,7 +475,8 @@ void SetMpsPercentage() {
   constexpr char kName[] = "CUDA_MPS_ACTIVE_THREAD_PERCENTAGE=";
   constexpr size_t kNameLength = sizeof(kName) - 1;
   constexpr size_t kTextMax = kNameLength + 4;
-  uint32_t percentage = __atomic_load_n(&process.control->cards[0].mps_percentage, __ATOMIC_RELAXED);
+  uint32_t percentage =
+      __atomic_load_n(&process.control->cards[0].mps_percentage, __ATOMIC_RELAXED);
   if (percentage == 0 || percentage > 100) return;
   size_t count = 0, at = 0;
   FindVariable(kName, kNameLength, &count, &at);
