@@ -2,6 +2,7 @@
 #include "simgpu/driver/capture.h"
 #include "simgpu/driver/executor.h"
 #include "simgpu/driver/memory.h"
+#include "simgpu/driver/mps.h"
 #include "simgpu/driver/pool.h"
 
 namespace simgpu {
@@ -29,6 +30,10 @@ CUresult Begin(Driver* driver, Context* context) {
       return CUDA_ERROR_OUT_OF_MEMORY;
     case State::Answer::kOutOfMemory:
       return CUDA_ERROR_OUT_OF_MEMORY;
+  }
+  if (CUresult bad = JoinMps(driver, card.index)) {
+    driver->state->Give(card.index, State::Kind::kContext, card.profile.context_bytes);
+    return bad;
   }
   for (int i = 0; i < 10; ++i) context->limits[i] = kDefaultLimits[i];
   context->sticky.store(0);

@@ -10,6 +10,7 @@
 #include <chrono>
 #include <optional>
 
+#include "simgpu/driver/mps.h"
 #include "simgpu/driver/pool.h"
 #include "simgpu/state/faults.h"
 
@@ -333,7 +334,7 @@ void Executor::Time(const CommandRef& command) {
           Hold(command, wake);
           return;
         }
-        command->position = engine.Submit(mark.floor_ns, command->duration_ns);
+        command->position = engine.Submit(mark.floor_ns, command->duration_ns, command->width);
       }
       if (++entered_ >= kSweepEntered && event_count_ > 0) SweepEvents();
       const uint64_t ready = mark.floor_ns;
@@ -718,7 +719,11 @@ void Executor::DoKernel(Command* command, bool begin, uint64_t ready_ns) {
   const auto& action = std::get<KernelAction>(command->action);
   Engine engine = EngineOf(command->card);
   uint64_t begun = 0;
-  if (begin && !action.info->states_time) begun = engine.Begin(ready_ns);
+  // A block runs on one multiprocessor, and the grid fills no more of them than it has blocks.
+  const uint64_t blocks = uint64_t{action.grid[0]} * action.grid[1] * action.grid[2];
+  const uint64_t units = std::max(simgpu::Get()->state->card(command->card).profile.sm_count, 1u);
+  command->width = static_cast<uint32_t>((std::min(blocks, units) * 1000 + units - 1) / units);
+  if (begin && !action.info->states_time) begun = engine.Begin(ready_ns, command->width);
   const KernelOutcome outcome = RunKernel(command);
   command->cost = Command::Cost::kCompute;
   command->duration_ns = outcome.duration_ns;
@@ -726,7 +731,10 @@ void Executor::DoKernel(Command* command, bool begin, uint64_t ready_ns) {
     command->position = engine.End(begun, outcome.duration_ns);
     command->placed = true;
   }
-  if (outcome.result != CUDA_SUCCESS) Fail(command->context, outcome.result);
+  if (outcome.result != CUDA_SUCCESS) {
+    Fail(command->context, outcome.result);
+    TellMpsFault(outcome.result);
+  }
 }
 
 void Executor::DoCopy(Command* command) {

@@ -76,6 +76,7 @@ struct Command {
   bool placed = false;  // the engine's line has it already: `position`
   uint64_t position = 0;
   uint64_t duration_ns = 0;
+  uint32_t width = 1000;  // how much of the card it fills, per mille
 
   bool event = false;  // its time may be asked for
   bool queued = false;

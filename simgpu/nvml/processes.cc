@@ -18,13 +18,15 @@ std::vector<ProcessUse> Visible(const CardRef& ref) {
 enum class Kind { kCompute, kGraphics, kMPSCompute };
 
 // All layouts: members that only some have are filled where they are. A simulated card runs no
-// graphics and no MPS processes, and nothing inside MIG devices.
+// graphics and nothing inside MIG devices. A client of the MPS server is in that list and no other.
 template <typename Entry>
 nvmlReturn_t Running(nvmlDevice_t device, Kind kind, unsigned* count, Entry* entries) {
   if (FindMig(device).card != nullptr) return Give(count, 0u);
   NVML_CARD(ref, device);
-  if (kind != Kind::kCompute) return Give(count, 0u);
-  return GiveList(Visible(ref), count, entries, NVML_ERROR_INSUFFICIENT_SIZE,
+  if (kind == Kind::kGraphics) return Give(count, 0u);
+  std::vector<ProcessUse> uses = Visible(ref);
+  std::erase_if(uses, [&](const auto& use) { return use.mps != (kind == Kind::kMPSCompute); });
+  return GiveList(uses, count, entries, NVML_ERROR_INSUFFICIENT_SIZE,
                   [](const ProcessUse& use, Entry* out) {
                     out->pid = static_cast<unsigned>(use.pid);
                     out->usedGpuMemory = use.usage.Total();

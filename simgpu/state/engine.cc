@@ -77,17 +77,23 @@ uint64_t Engine::Change(Operation operation) const {
   }
 }
 
-uint64_t Engine::Submit(uint64_t ready_ns, uint64_t duration_ns) {
+uint64_t Engine::Submit(uint64_t ready_ns, uint64_t duration_ns, uint32_t width) {
   return Change([=](Session* session, uint32_t slot) {
-    return (*session)->Submit(slot, session->now(), ready_ns, duration_ns);
+    return (*session)->Submit(slot, session->now(), ready_ns, duration_ns, width);
   });
 }
 
 // One more than the position, so that it is never 0.
-uint64_t Engine::Begin(uint64_t ready_ns) {
+uint64_t Engine::Begin(uint64_t ready_ns, uint32_t width) {
   return Change([=](Session* session, uint32_t slot) {
-    return (*session)->Begin(slot, session->now(), ready_ns) + 1;
+    return (*session)->Begin(slot, session->now(), ready_ns, width) + 1;
   });
+}
+
+bool Engine::SetPercentage(uint32_t permille) {
+  return Change([=](Session* session, uint32_t slot) {
+           return uint64_t{(*session)->SetPercentage(slot, session->now(), permille)};
+         }) != 0;
 }
 
 uint64_t Engine::End(uint64_t begin, uint64_t at_least_ns) {
@@ -140,6 +146,8 @@ Engine::Account Engine::Read(uint64_t window_ns) const {
     account.at_ns = session.now();
     account.busy_ns = words.busy_ns;
     account.switching_ns = words.switching_ns;
+    account.mps_busy_ns = words.mps_busy_ns;
+    account.mps_served_ns = words.mps_served_ns;
     account.gone_ns = words.gone_served_ns;
     account.recent_ns = Schedule::Recent(words.buckets, session.now(), window_ns);
     for (uint32_t lane = 0; lane < kCopyLanes; ++lane) {
@@ -159,6 +167,7 @@ Engine::Account Engine::Read(uint64_t window_ns) const {
       use.copied_ns = queue.copied_ns;
       use.recent_ns = Schedule::Recent(queue.buckets, session.now(), window_ns);
       use.waiting = session->Waiting(slot);
+      use.percentage = session->IsClient(slot) ? static_cast<uint32_t>(queue.percentage) : 0;
       touched.push_back({shared.slots[slot].token.load(std::memory_order_acquire), use});
     }
     read = session.still_held();

@@ -11,6 +11,11 @@
 //
 // A process's compute queue is one line: what it submits is served in order. Positions in it are
 // cumulative served nanoseconds: work is finished once the process was served up to its end.
+// MPS clients of a card share the turns of one process and are served at the same time, each at its
+// percentage of the card; schedule.h has the model. What they were served is counted in the time
+// their work takes alone, so with work that does not fill the card the sum of it may be more than
+// the card was busy.
+//
 // Each copy engine serves requests in the order they are made, one at a time, whole.
 //
 // An Engine belongs to a State and lives as long. Thread-safe. Calls answer at once; waiting is the
@@ -30,11 +35,12 @@ enum class CopyLane : uint8_t { kToDevice, kFromDevice, kOnDevice };
 // What one live process was served on a card since it began.
 struct EngineUse {
   uint32_t slot = 0;
-  int pid = 0;             // in the asker's pid namespace; 0 when not visible there
-  uint64_t served_ns = 0;  // compute
-  uint64_t copied_ns = 0;  // all copy engines
-  uint64_t recent_ns = 0;  // of served_ns, within the window asked for
-  bool waiting = false;    // has work that is not finished
+  int pid = 0;              // in the asker's pid namespace; 0 when not visible there
+  uint64_t served_ns = 0;   // compute
+  uint64_t copied_ns = 0;   // all copy engines
+  uint64_t recent_ns = 0;   // of served_ns, within the window asked for
+  bool waiting = false;     // has work that is not finished
+  uint32_t percentage = 0;  // per mille, of an MPS client; 0: none
 };
 
 class Engine {
@@ -47,14 +53,15 @@ class Engine {
   // in the past, up to kLateMaxNs: what was decided meanwhile is not changed, but an engine that
   // had nothing to do then served it then, so a host thread that woke up late delays nothing. Takes
   // at least 1 ns. Answers the position at which it is finished, or 0 when the process has no slot
-  // in the shared state.
-  uint64_t Submit(uint64_t ready_ns, uint64_t duration_ns);
+  // in the shared state. `width`: how much of the card it fills, per mille of the multiprocessors;
+  // only the turns of MPS clients depend on it.
+  uint64_t Submit(uint64_t ready_ns, uint64_t duration_ns, uint32_t width = 1000);
 
   // Work whose length shows only when the host has computed it: from Begin to End the process wants
   // the engine without limit. The work then takes what the process was served meanwhile, but no
   // less than `at_least_ns`. Begin answers what to hand to End, 0 when the process has no slot; End
   // the position at which the work is finished. Several may be open at once.
-  uint64_t Begin(uint64_t ready_ns);
+  uint64_t Begin(uint64_t ready_ns, uint32_t width = 1000);
   uint64_t End(uint64_t begin, uint64_t at_least_ns);
 
   struct Progress {
@@ -71,6 +78,10 @@ class Engine {
   // of that work count as finished now. Open work stays until its End.
   void Cancel();
 
+  // Makes this process an MPS client of the card (1 to 1000 per mille of it) or, with 0, none.
+  // False: no slot, or kMpsClientsMax others are.
+  bool SetPercentage(uint32_t permille);
+
   // Takes a copy engine for `duration_ns`, from `ready_ns` or when it is free. Answers when the
   // copy ends. What a process took that died or was cancelled is free again for later callers.
   uint64_t Copy(CopyLane lane, uint64_t ready_ns, uint64_t duration_ns);
@@ -82,6 +93,8 @@ class Engine {
     // processes' own sums on purpose: one checks the other.
     uint64_t busy_ns = 0;
     uint64_t switching_ns = 0;        // likewise for switches
+    uint64_t mps_busy_ns = 0;         // of busy_ns: the turns of MPS clients
+    uint64_t mps_served_ns = 0;       // what they were served in them
     uint64_t gone_ns = 0;             // what processes that are dead by now were served
     uint64_t recent_ns = 0;           // of busy_ns, within the window asked for
     uint64_t lane_copied_ns[3] = {};  // copies by CopyLane since the state was made, done by at_ns

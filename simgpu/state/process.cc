@@ -57,6 +57,7 @@ void State::Process::BeBorn() {
       locker = -1;
       kept_ns = 0;
       for (Usage& one : usage) one = Usage();
+      for (uint64_t& one : limit) one = 0;
       born->store(2, std::memory_order_release);
     }
     seen = born->load(std::memory_order_acquire);

@@ -29,6 +29,7 @@ struct State::Process {
   std::atomic<int> locker = -1;
   std::atomic<uint64_t> kept_ns = 0;  // when KeepLocks last looked
   Usage usage[kCardsMax];
+  uint64_t limit[kCardsMax] = {};  // of usage, by card; 0: none
 
   // Makes everything anew after a fork. Thread-safe.
   void BeBorn();

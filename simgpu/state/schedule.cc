@@ -20,6 +20,19 @@ uint64_t CutReady(uint64_t now, uint64_t ready_ns) {
 // Work takes at least a nanosecond, so that every work has a position of its own.
 uint64_t CutLength(uint64_t length_ns) { return std::clamp<uint64_t>(length_ns, 1, kLengthMaxNs); }
 
+// How long it takes at that pace until `length` is served, when `carry` millionths of a nanosecond
+// already are. Rounded up, so that at its end it is served.
+uint64_t SpanOf(uint64_t length, uint64_t pace, uint64_t carry) {
+  if (pace == kFullPace && carry == 0) return length;
+  if (length == 0) return 0;
+  constexpr uint64_t kLongest = UINT64_MAX / 4;
+  const uint64_t whole = length / pace;
+  if (whole >= kLongest / kFullPace) return kLongest;
+  const uint64_t rest = length % pace * kFullPace;
+  if (rest >= carry) return whole * kFullPace + (rest - carry + pace - 1) / pace;
+  return whole * kFullPace - (carry - rest) / pace;
+}
+
 }  // namespace
 
 Schedule::Schedule(EngineWords* words, const Rules& rules, Alive alive, void* context)
@@ -40,8 +53,9 @@ bool Schedule::Store(uint64_t* word, uint64_t value) {
 }
 
 void Schedule::Set(uint64_t* word, uint64_t value) {
-  // The largest change is Retire.
-  static_assert(kJournalMax >= 14 + kCopyLanes + 2 * kBuckets);
+  // The largest change serves all clients at once.
+  static_assert(kJournalMax >= 8 + 12 * kMpsClientsMax);
+  static_assert(kJournalMax >= 18 + kCopyLanes + 2 * kBuckets);  // Retire
   pending_[pending_count_++] = {static_cast<uint64_t>(word - reinterpret_cast<uint64_t*>(words_)),
                                 value};
 }
@@ -107,7 +121,68 @@ uint64_t Schedule::ReadyAt(uint32_t slot) const {
   return ready;
 }
 
-uint64_t Schedule::Runnable(uint32_t slot, uint64_t at) const {
+uint32_t Schedule::PartyOf(uint32_t slot) const {
+  if (!IsClient(slot)) return slot;
+  for (uint32_t word = 0; word < kSlotsMax / 64; ++word) {
+    const uint64_t both = words_->clients[word] & words_->active[word];
+    if (both != 0) return word * 64 + static_cast<uint32_t>(std::countr_zero(both));
+  }
+  return slot;
+}
+
+uint64_t Schedule::PartyReadyAt(uint32_t slot) const {
+  if (!IsClient(slot)) return ReadyAt(slot);
+  uint64_t ready = kNever;
+  const uint32_t begin = NextBit(words_->clients, kNobody);
+  for (uint32_t client = begin; client != kNobody;) {
+    if (Active(client)) ready = std::min(ready, ReadyAt(client));
+    client = NextBit(words_->clients, client);
+    if (client == begin) break;
+  }
+  return ready;
+}
+
+uint64_t Schedule::PaceOf(uint32_t slot, uint64_t demand) const {
+  const uint64_t width = std::max<uint64_t>(words_->queues[slot].width, 1);
+  const uint64_t pace = kFullPace * Covered(slot) / width;
+  return std::max<uint64_t>(demand > kWholeCard ? pace * kWholeCard / demand : pace, 1);
+}
+
+void Schedule::Widen(uint32_t slot, uint32_t width) {
+  EngineQueue* queue = &words_->queues[slot];
+  const uint64_t cut = std::clamp<uint32_t>(width, 1, kWholeCard);
+  const uint64_t wider = Waiting(slot) ? std::max(queue->width, cut) : cut;
+  if (wider != queue->width) Set(&queue->width, wider);
+}
+
+bool Schedule::SetPercentage(uint32_t slot, uint64_t now, uint32_t permille) {
+  Play(now);
+  EngineQueue* queue = &words_->queues[slot];
+  uint32_t others = 0;
+  for (uint32_t client = 0; permille != 0 && client < kSlotsMax; ++client) {
+    if (client == slot || !IsClient(client)) continue;
+    if (alive_ == nullptr || alive_(context_, client)) {
+      ++others;
+      continue;
+    }
+    // Nobody has taken its slot again yet.
+    Forget(client);
+    Set(&words_->queues[client].open, 0);
+    Set(&words_->queues[client].percentage, 0);
+    SetActive(client, false);
+    SetBit(words_->clients, client, false);
+    Commit();
+  }
+  if (others >= kMpsClientsMax) return false;
+  Set(&queue->percentage, std::min(permille, kWholeCard));
+  Set(&queue->carry, 0);
+  Set(&queue->seen_ns, now);
+  SetBit(words_->clients, slot, permille != 0);
+  Commit();
+  return true;
+}
+
+uint64_t Schedule::Runnable(uint32_t slot, uint64_t at, uint64_t pace) const {
   const EngineQueue& queue = words_->queues[slot];
   uint64_t length = queue.open != 0                    ? kNever
                     : queue.submitted > queue.position ? queue.submitted - queue.position
@@ -118,7 +193,7 @@ uint64_t Schedule::Runnable(uint32_t slot, uint64_t at) const {
     const uint64_t until = gate.position - queue.position;
     if (until >= length) break;
     // Reached before it opens, even if all goes without a break.
-    if (gate.ready_ns > at + until) length = until;
+    if (gate.ready_ns > at + SpanOf(until, pace, queue.carry)) length = until;
   }
   return length;
 }
@@ -145,7 +220,13 @@ bool Schedule::Lives(uint32_t slot, uint64_t now) {
 void Schedule::SetBit(uint64_t* bits, uint32_t slot, bool value) {
   uint64_t* word = &bits[slot / 64];
   const uint64_t bit = uint64_t{1} << (slot % 64);
-  Set(word, value ? *word | bit : *word & ~bit);
+  uint64_t old = *word;
+  // Another bit of the word may be part of the same change.
+  const auto index = static_cast<uint64_t>(word - reinterpret_cast<uint64_t*>(words_));
+  for (uint32_t i = 0; i < pending_count_; ++i) {
+    if (pending_[i].word == index) old = pending_[i].value;
+  }
+  Set(word, value ? old | bit : old & ~bit);
 }
 
 void Schedule::AddBusy(BusyBucket* buckets, uint64_t from, uint64_t length) {
@@ -159,12 +240,15 @@ void Schedule::AddBusy(BusyBucket* buckets, uint64_t from, uint64_t length) {
   }
 }
 
-void Schedule::AddGrant(EngineQueue* queue, uint64_t start, uint64_t before, uint64_t length) {
+void Schedule::AddGrant(EngineQueue* queue, uint64_t before, uint64_t length, uint64_t span,
+                        uint64_t pace, uint64_t carry) {
+  const uint64_t start = words_->at_ns;
   if (queue->grants_next != 0) {
     Grant* last = &queue->grants[(queue->grants_next - 1) % kGrantsMax];
-    if (length != 0 && last->start_ns + last->length == start &&
-        last->before + last->length == before) {
+    if (span != 0 && last->end_ns == start && last->before + last->length == before &&
+        last->pace == pace) {
       Set(&last->length, last->length + length);
+      Set(&last->end_ns, start + span);
       return;
     }
   }
@@ -172,6 +256,9 @@ void Schedule::AddGrant(EngineQueue* queue, uint64_t start, uint64_t before, uin
   Set(&next->start_ns, start);
   Set(&next->before, before);
   Set(&next->length, length);
+  Set(&next->end_ns, start + span);
+  Set(&next->pace, pace);
+  Set(&next->carry, carry);
   Set(&queue->grants_next, queue->grants_next + 1);
 }
 
@@ -222,26 +309,34 @@ bool Schedule::Step(uint64_t to) {
     return true;
   }
   const uint32_t current = Current();
-  bool runs = current != kNobody && ReadyAt(current) <= at;
-  if (runs && !Lives(current, to)) return true;
+  bool runs = current != kNobody && PartyReadyAt(current) <= at;
+  // Of clients it is asked when they are served.
+  if (runs && !IsClient(current) && !Lives(current, to)) return true;
   // The next in turn that could be served now, and when the next comes that cannot yet.
   uint32_t other = kNobody;
-  uint64_t wake = current != kNobody && !runs ? ReadyAt(current) : kNever;
+  uint64_t wake = current != kNobody && !runs ? PartyReadyAt(current) : kNever;
   const uint32_t begin = NextActive(current);
   for (uint32_t slot = begin; slot != kNobody && slot != current;) {
-    const uint64_t ready = ReadyAt(slot);
-    if (ready <= at) {
-      if (!Lives(slot, to)) return true;
-      other = slot;
-      break;
+    if (PartyOf(slot) == slot) {
+      const uint64_t ready = PartyReadyAt(slot);
+      if (ready <= at) {
+        if (!IsClient(slot) && !Lives(slot, to)) return true;
+        other = slot;
+        break;
+      }
+      wake = std::min(wake, ready);
     }
-    wake = std::min(wake, ready);
     slot = NextActive(slot);
     if (slot == begin) break;
   }
   if (runs && (other == kNobody || at < words_->slice_end_ns)) {
     // Alone it goes on beyond its slice, until somebody else could be served.
-    Serve(current, std::min(to, other == kNobody ? wake : words_->slice_end_ns));
+    const uint64_t limit = std::min(to, other == kNobody ? wake : words_->slice_end_ns);
+    if (IsClient(current)) {
+      ServeClients(to, limit);
+    } else {
+      Serve(current, limit);
+    }
     return true;
   }
   if (other != kNobody) {
@@ -261,20 +356,70 @@ bool Schedule::Step(uint64_t to) {
 }
 
 void Schedule::Serve(uint32_t slot, uint64_t limit) {
-  EngineQueue* queue = &words_->queues[slot];
   const uint64_t at = words_->at_ns;
   const uint64_t runnable = Runnable(slot, at);
   // One stretch lies in one bucket.
   const uint64_t end = std::min(limit, (at / kBucketNs + 1) * kBucketNs);
   const uint64_t length = std::min(runnable, end - at);
-  const uint64_t position = queue->position + length;
   Set(&words_->at_ns, at + length);
   Set(&words_->busy_ns, words_->busy_ns + length);
   AddBusy(words_->buckets, at, length);
+  Advance(slot, length, length, kFullPace, 0);
+  Commit();
+}
+
+void Schedule::Advance(uint32_t slot, uint64_t length, uint64_t span, uint64_t pace,
+                       uint64_t carry) {
+  EngineQueue* queue = &words_->queues[slot];
+  const uint64_t position = queue->position + length;
   Set(&queue->position, position);
-  AddBusy(queue->buckets, at, length);
-  AddGrant(queue, at, queue->position, length);
+  AddBusy(queue->buckets, words_->at_ns, length);
+  AddGrant(queue, queue->position, length, span, pace, carry);
   if (queue->open == 0 && position >= queue->submitted) SetActive(slot, false);
+}
+
+// Serves all clients that have work until something changes for one of them.
+void Schedule::ServeClients(uint64_t to, uint64_t limit) {
+  const uint64_t at = words_->at_ns;
+  uint32_t ready[kMpsClientsMax];
+  uint32_t count = 0;
+  uint64_t demand = 0;
+  uint64_t end = std::min(limit, (at / kBucketNs + 1) * kBucketNs);
+  const uint32_t begin = NextBit(words_->clients, kNobody);
+  for (uint32_t client = begin; client != kNobody;) {
+    const uint64_t from = Active(client) ? ReadyAt(client) : kNever;
+    if (from <= at) {
+      if (!Lives(client, to)) return;
+      if (count < kMpsClientsMax) ready[count++] = client;
+      demand += Covered(client);
+    } else {
+      end = std::min(end, from);
+    }
+    client = NextBit(words_->clients, client);
+    if (client == begin) break;
+  }
+  for (uint32_t i = 0; i < count; ++i) {
+    const uint64_t pace = PaceOf(ready[i], demand);
+    const uint64_t runnable = Runnable(ready[i], at, pace);
+    // No pace is above the clock's own.
+    if (runnable > end - at) continue;
+    end = std::min(end, at + SpanOf(runnable, pace, words_->queues[ready[i]].carry));
+  }
+  const uint64_t span = end - at;
+  uint64_t served = 0;
+  for (uint32_t i = 0; i < count; ++i) {
+    EngineQueue* queue = &words_->queues[ready[i]];
+    const uint64_t pace = PaceOf(ready[i], demand);
+    const uint64_t millionths = span * pace + queue->carry;
+    Advance(ready[i], millionths / kFullPace, span, pace, queue->carry);
+    if (millionths % kFullPace != queue->carry) Set(&queue->carry, millionths % kFullPace);
+    served += millionths / kFullPace;
+  }
+  Set(&words_->at_ns, end);
+  Set(&words_->busy_ns, words_->busy_ns + span);
+  Set(&words_->mps_busy_ns, words_->mps_busy_ns + span);
+  Set(&words_->mps_served_ns, words_->mps_served_ns + served);
+  AddBusy(words_->buckets, at, span);
   Commit();
 }
 
@@ -285,17 +430,19 @@ void Schedule::Forget(uint32_t slot) {
     const uint64_t skipped = queue->submitted - queue->position;
     Set(&queue->position, queue->submitted);
     Set(&queue->forgotten, queue->forgotten + skipped);
-    AddGrant(queue, words_->at_ns, queue->submitted, 0);
+    AddGrant(queue, queue->submitted, 0, 0, kFullPace, 0);
   }
   Set(&queue->gates_first, queue->gates_next);
 }
 
-uint64_t Schedule::Submit(uint32_t slot, uint64_t now, uint64_t ready_ns, uint64_t duration_ns) {
+uint64_t Schedule::Submit(uint32_t slot, uint64_t now, uint64_t ready_ns, uint64_t duration_ns,
+                          uint32_t width) {
   Play(now);
   EngineQueue* queue = &words_->queues[slot];
   const uint64_t begin = std::max(queue->submitted, queue->position);
   const uint64_t end = begin + CutLength(duration_ns);
   AddGate(queue, now, begin, ready_ns);
+  Widen(slot, width);
   Set(&queue->submitted, end);
   Set(&queue->seen_ns, now);
   if (!Active(slot)) SetActive(slot, true);
@@ -303,11 +450,12 @@ uint64_t Schedule::Submit(uint32_t slot, uint64_t now, uint64_t ready_ns, uint64
   return end;
 }
 
-uint64_t Schedule::Begin(uint32_t slot, uint64_t now, uint64_t ready_ns) {
+uint64_t Schedule::Begin(uint32_t slot, uint64_t now, uint64_t ready_ns, uint32_t width) {
   Play(now);
   EngineQueue* queue = &words_->queues[slot];
   const uint64_t begin = std::max(queue->submitted, queue->position);
   AddGate(queue, now, begin, ready_ns);
+  Widen(slot, width);
   Set(&queue->open, queue->open + 1);
   Set(&queue->seen_ns, now);
   if (!Active(slot)) SetActive(slot, true);
@@ -394,10 +542,12 @@ void Schedule::Retire(uint32_t slot) {
   if (words_->current == slot + 1) Set(&words_->current, kGone);
   if (Active(slot)) SetActive(slot, false);
   SetBit(words_->copiers, slot, false);
+  SetBit(words_->clients, slot, false);
   for (uint64_t& end : queue->copy_end_ns) Set(&end, 0);
   for (uint64_t* word :
        {&queue->submitted, &queue->position, &queue->forgotten, &queue->open, &queue->seen_ns,
-        &queue->copied_ns, &queue->gates_first, &queue->gates_next, &queue->grants_next}) {
+        &queue->copied_ns, &queue->gates_first, &queue->gates_next, &queue->grants_next,
+        &queue->percentage, &queue->width, &queue->carry}) {
     Set(word, 0);
   }
   for (BusyBucket& bucket : queue->buckets) {
@@ -423,7 +573,8 @@ uint64_t Schedule::ReachedAt(const EngineQueue& queue, uint64_t position) const 
   }
   if (low == next) return words_->at_ns;
   const Grant& grant = queue.grants[low % kGrantsMax];
-  return position > grant.before ? grant.start_ns + (position - grant.before) : grant.start_ns;
+  if (position <= grant.before) return grant.start_ns;
+  return grant.start_ns + SpanOf(position - grant.before, grant.pace, grant.carry);
 }
 
 Engine::Progress Schedule::Look(uint32_t slot, uint64_t now, uint64_t position) {
@@ -440,19 +591,44 @@ Engine::Progress Schedule::Look(uint32_t slot, uint64_t now, uint64_t position) 
   return progress;
 }
 
+// The same for a client, whose pace and turn may both change: a moment to look again, not a
+// promise.
+uint64_t Schedule::ForeseeClient(uint32_t slot, uint64_t start, uint64_t left) const {
+  uint64_t demand = 0;
+  const uint32_t begin = NextBit(words_->clients, kNobody);
+  for (uint32_t other = begin; other != kNobody;) {
+    if (Active(other) && ReadyAt(other) <= start) demand += Covered(other);
+    other = NextBit(words_->clients, other);
+    if (other == begin) break;
+  }
+  uint64_t total = SpanOf(left, PaceOf(slot, demand), words_->queues[slot].carry);
+  if (words_->switch_end_ns > start) total += words_->switch_end_ns - start;
+  if (const uint32_t current = Current(); current != kNobody && !IsClient(current)) {
+    if (Active(current)) total += rules_.slice_ns;
+    total += rules_.switch_ns;
+  }
+  return start + total;
+}
+
 // When the position will be reached if all go on as they stand.
 uint64_t Schedule::Foresee(uint32_t slot, uint64_t now, uint64_t position) const {
   const EngineQueue& queue = words_->queues[slot];
   const uint64_t start = std::max(now, words_->at_ns);
   const uint64_t left = position - queue.position;
-  uint64_t alone = start + left;
+  const bool client = IsClient(slot);
+  const uint64_t pace = client ? PaceOf(slot, Covered(slot)) : kFullPace;
+  uint64_t alone = start + SpanOf(left, pace, client ? queue.carry : 0);
   for (uint64_t i = queue.gates_first; i < queue.gates_next; ++i) {
     const Gate& gate = queue.gates[i % kGatesMax];
     if (gate.position >= position) break;
-    alone = std::max(alone, gate.ready_ns + (position - std::max(gate.position, queue.position)));
+    const uint64_t behind = position - std::max(gate.position, queue.position);
+    alone = std::max(alone, gate.ready_ns + SpanOf(behind, pace, client ? queue.carry : 0));
   }
   // Who is not ready now may be overtaken by others, but not overtake.
   if (ReadyAt(slot) > start) return alone;
+  if (client)
+    return std::clamp(ForeseeClient(slot, start, left), alone,
+                      std::max(alone, start + kLookAgainMaxNs));
   const uint64_t slice = rules_.slice_ns;
   const uint32_t current = Current();
   uint64_t total = left;
@@ -473,7 +649,7 @@ uint64_t Schedule::Foresee(uint32_t slot, uint64_t now, uint64_t position) const
   for (uint32_t other = begin; other != kNobody;) {
     if (other == slot) {
       before_us = false;
-    } else if (ReadyAt(other) <= start) {
+    } else if (PartyOf(other) == other && ReadyAt(other) <= start) {
       // Of open work it is not known how long it lasts: perhaps as long again as this turn did.
       const EngineQueue& theirs = words_->queues[other];
       uint64_t rest = Runnable(other, start);

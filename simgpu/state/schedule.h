@@ -11,6 +11,14 @@
 // Whoever is killed in between leaves either nothing or a journal that Repair applies again. So the
 // words are whole whenever somebody else takes the lock.
 //
+// MPS clients (queues with a percentage) are one party of the round robin, and those of them that
+// have work are served at the same time, each at a pace: what its percentage covers of the width of
+// its work, min(width, percentage) / width. Widths and percentages are per mille of the card's
+// multiprocessors. When all clients together would cover more than the card, all are slowed alike.
+// So work as wide as the card runs at the percentage, and work no wider than the percentage as if
+// it were alone. Nothing else of a card is shared out: memory bandwidth and caches are not
+// modelled.
+//
 // Not thread-safe: the caller holds the card's lock. Does not own the words.
 #pragma once
 
@@ -41,7 +49,11 @@ inline constexpr uint32_t kGrantsMax = 128;
 // Busy time by span of the clock, for shares of a recent window.
 inline constexpr uint32_t kBuckets = 16;
 inline constexpr uint64_t kBucketNs = 125'000'000;
-inline constexpr uint32_t kJournalMax = 64;  // words of one change
+// Clients of one card's MPS server, as many as NVIDIA's newest servers take.
+inline constexpr uint32_t kMpsClientsMax = 60;
+inline constexpr uint32_t kJournalMax = 1024;     // words of one change
+inline constexpr uint64_t kFullPace = 1'000'000;  // served nanoseconds in a million of the clock's
+inline constexpr uint32_t kWholeCard = 1000;      // per mille
 inline constexpr uint32_t kCopyLanes = 3;
 
 struct BusyBucket {
@@ -58,6 +70,9 @@ struct Grant {
   uint64_t start_ns;
   uint64_t before;  // the position then
   uint64_t length;
+  uint64_t end_ns;
+  uint64_t pace;   // of kFullPace
+  uint64_t carry;  // millionths of a nanosecond that were served beyond `before`
 };
 
 // The queue of one slot on one card. Positions are cumulative nanoseconds, served or forgotten.
@@ -72,6 +87,9 @@ struct EngineQueue {
   uint64_t gates_first;  // counts, not indices: gates_first..gates_next stand in the ring
   uint64_t gates_next;
   uint64_t grants_next;
+  uint64_t percentage;  // per mille, of an MPS client; 0: none
+  uint64_t width;       // the widest of its work since it last had none
+  uint64_t carry;       // millionths of a nanosecond served beyond `position`
   Gate gates[kGatesMax];
   Grant grants[kGrantsMax];
   BusyBucket buckets[kBuckets];
@@ -89,6 +107,8 @@ struct EngineWords {
   uint64_t switch_end_ns;  // until then nobody is served
   uint64_t busy_ns;
   uint64_t switching_ns;
+  uint64_t mps_busy_ns;     // of busy_ns: MPS clients were served
+  uint64_t mps_served_ns;   // the sum of what they were served meanwhile
   uint64_t gone_served_ns;  // of slots that got another owner
   uint64_t gone_copied_ns;
   uint64_t copy_free_ns[kCopyLanes];    // by copy engine: when its last copy ends
@@ -96,6 +116,7 @@ struct EngineWords {
   uint64_t lane_end_ns[kCopyLanes];     // when the lane's last copy ends
   uint64_t active[kSlotsMax / 64];      // queues that have work, ready or not
   uint64_t copiers[kSlotsMax / 64];     // queues that ever had a copy
+  uint64_t clients[kSlotsMax / 64];     // queues with a percentage
   BusyBucket buckets[kBuckets];
   uint64_t journal_count;  // entries to apply
   JournalEntry journal[kJournalMax];
@@ -143,13 +164,17 @@ class Schedule {
   bool Play(uint64_t now, uint32_t steps);
 
   // As in Engine, for one slot.
-  uint64_t Submit(uint32_t slot, uint64_t now, uint64_t ready_ns, uint64_t duration_ns);
-  uint64_t Begin(uint32_t slot, uint64_t now, uint64_t ready_ns);
+  uint64_t Submit(uint32_t slot, uint64_t now, uint64_t ready_ns, uint64_t duration_ns,
+                  uint32_t width = kWholeCard);
+  uint64_t Begin(uint32_t slot, uint64_t now, uint64_t ready_ns, uint32_t width = kWholeCard);
   uint64_t End(uint32_t slot, uint64_t now, uint64_t begin, uint64_t at_least_ns);
   Engine::Progress Look(uint32_t slot, uint64_t now, uint64_t position);
   void Cancel(uint32_t slot, uint64_t now);
   uint64_t Copy(uint32_t slot, uint64_t now, CopyLane lane, uint64_t ready_ns,
                 uint64_t duration_ns);
+  // False: kMpsClientsMax others are clients. 0: not a client any more.
+  bool SetPercentage(uint32_t slot, uint64_t now, uint32_t permille);
+  bool IsClient(uint32_t slot) const { return words_->clients[slot / 64] >> (slot % 64) & 1; }
   // The slot has no owner any more: its queue is emptied, what it was served kept as gone.
   void Retire(uint32_t slot);
 
@@ -177,13 +202,28 @@ class Schedule {
 
   bool Step(uint64_t to);
   void Serve(uint32_t slot, uint64_t limit);
+  void ServeClients(uint64_t to, uint64_t limit);
+  // Part of a change: what the queue was served from the present moment on.
+  void Advance(uint32_t slot, uint64_t length, uint64_t span, uint64_t pace, uint64_t carry);
+  // Part of a change: the queue has work of that width.
+  void Widen(uint32_t slot, uint32_t width);
+  // Who stands for a queue in the round robin: itself, or the first client that has work.
+  uint32_t PartyOf(uint32_t slot) const;
+  // The pace of a client's work while the clients with work cover `demand` per mille of the card.
+  uint64_t PaceOf(uint32_t slot, uint64_t demand) const;
+  uint64_t Covered(uint32_t slot) const {
+    return words_->queues[slot].width < words_->queues[slot].percentage
+               ? words_->queues[slot].width
+               : words_->queues[slot].percentage;
+  }
   void Forget(uint32_t slot);
   void SetActive(uint32_t slot, bool active) { SetBit(words_->active, slot, active); }
   void SetBit(uint64_t* bits, uint32_t slot, bool value);
   // When a copy engine is free if the copies of `without` and of the dead are left out.
   uint64_t CopyFree(uint32_t engine, uint64_t now, uint32_t without);
   void AddBusy(BusyBucket* buckets, uint64_t from, uint64_t length);
-  void AddGrant(EngineQueue* queue, uint64_t start, uint64_t before, uint64_t length);
+  void AddGrant(EngineQueue* queue, uint64_t before, uint64_t length, uint64_t span, uint64_t pace,
+                uint64_t carry);
   void AddGate(EngineQueue* queue, uint64_t now, uint64_t position, uint64_t ready_ns);
   bool Active(uint32_t slot) const { return words_->active[slot / 64] >> (slot % 64) & 1; }
   // The first active queue behind `slot`, round and round; kNobody when there is none. Ends at
@@ -192,15 +232,18 @@ class Schedule {
   static uint32_t NextBit(const uint64_t* bits, uint32_t slot);
   // From when on the head of the queue may be served; kNever without work.
   uint64_t ReadyAt(uint32_t slot) const;
+  // The same of a party: of any of the clients when the slot is a client's.
+  uint64_t PartyReadyAt(uint32_t slot) const;
   // How much of the queue can be served without a break from `at` on.
-  uint64_t Runnable(uint32_t slot, uint64_t at) const;
+  uint64_t Runnable(uint32_t slot, uint64_t at, uint64_t pace = kFullPace) const;
   bool Lives(uint32_t slot, uint64_t now);
   uint64_t ReachedAt(const EngineQueue& queue, uint64_t position) const;
   uint64_t Foresee(uint32_t slot, uint64_t now, uint64_t position) const;
+  uint64_t ForeseeClient(uint32_t slot, uint64_t start, uint64_t left) const;
   uint32_t Current() const {
     return words_->current == 0 || words_->current == kGone
                ? kNobody
-               : static_cast<uint32_t>(words_->current - 1);
+               : PartyOf(static_cast<uint32_t>(words_->current - 1));
   }
 
   EngineWords* words_;

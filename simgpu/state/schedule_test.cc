@@ -68,7 +68,8 @@ void ExpectSound(const EngineWords& words, bool whole) {
       granted += grant.length;
       if (i == first) continue;
       const Grant& before = queue.grants[(i - 1) % kGrantsMax];
-      ASSERT_GE(grant.start_ns, before.start_ns + before.length);
+      ASSERT_GE(before.end_ns, before.start_ns + before.length);
+      ASSERT_GE(grant.start_ns, before.end_ns);
       ASSERT_GE(grant.before, before.before + before.length);
     }
     if (first == 0) {
@@ -78,7 +79,7 @@ void ExpectSound(const EngineWords& words, bool whole) {
       ASSERT_EQ(Sum(queue.buckets), own);
     }
   }
-  ASSERT_EQ(served, words.busy_ns);
+  ASSERT_EQ(served, words.busy_ns - words.mps_busy_ns + words.mps_served_ns);
   if (whole) {
     ASSERT_EQ(Sum(words.buckets), words.busy_ns);
   }
@@ -384,6 +385,128 @@ TEST(Schedule, RecentTimeIsCutByTheWindow) {
   EXPECT_EQ(Schedule::Recent(words->queues[0].buckets, now + 2 * kBucketNs, kBucketNs), kBucketNs);
 }
 
+// ---- MPS clients ----
+
+constexpr Schedule::Rules kRules = {.slice_ns = 2 * kMs, .switch_ns = kMs / 10, .copy_engines = 1};
+
+TEST(ScheduleMps, ALoneClientRunsAtItsPercentage) {
+  Words words = Fresh();
+  Schedule schedule(words.get(), kRules);
+  const uint64_t now = 700 * kMs;
+  ASSERT_TRUE(schedule.SetPercentage(63, now, 300));
+  const uint64_t wide = schedule.Submit(63, now, 0, 3 * kMs);
+  EXPECT_EQ(schedule.Look(63, now + 1, wide).look_again_ns, now + 10 * kMs);
+  EXPECT_FALSE(schedule.Look(63, now + 10 * kMs - 1, wide).finished);
+  EXPECT_EQ(schedule.Look(63, now + 50 * kMs, wide).at_ns, now + 10 * kMs);
+  // Work no wider than its part runs as if it had the card.
+  const uint64_t narrow = schedule.Submit(63, now + 50 * kMs, 0, 3 * kMs, 300);
+  EXPECT_EQ(schedule.Look(63, now + 90 * kMs, narrow).at_ns, now + 53 * kMs);
+  EXPECT_EQ(words->busy_ns, 13 * kMs);
+  EXPECT_EQ(words->mps_served_ns, 6 * kMs);
+  EXPECT_EQ(words->switching_ns, 0u);
+  ExpectSound(*words, true);
+}
+
+TEST(ScheduleMps, ClientsRunAtTheSameTimeAndKeepTheirParts) {
+  Words words = Fresh();
+  Schedule schedule(words.get(), kRules);
+  const uint64_t now = 1'000 * kMs;
+  ASSERT_TRUE(schedule.SetPercentage(1, now, 700));
+  ASSERT_TRUE(schedule.SetPercentage(64, now, 300));
+  const uint64_t a = schedule.Submit(1, now, 0, 70 * kMs);
+  const uint64_t b = schedule.Submit(64, now, 0, 70 * kMs);
+  schedule.Play(now + 100 * kMs);
+  EXPECT_EQ(schedule.Served(1), 70 * kMs);
+  EXPECT_EQ(schedule.Served(64), 30 * kMs);
+  EXPECT_EQ(schedule.Look(1, now + 100 * kMs, a).at_ns, now + 100 * kMs);
+  // What the other leaves is not taken: a percentage is a part of the card, not of who works.
+  const uint64_t end = now + 234 * kMs;
+  EXPECT_EQ(schedule.Look(64, end, b).at_ns, now + (700 * kMs + 2) / 3);
+  EXPECT_EQ(words->switching_ns, 0u);
+  ExpectSound(*words, true);
+}
+
+// Turns would take the sum of both; side by side they take the longer of the two.
+TEST(ScheduleMps, WorkThatDoesNotFillTheCardGainsByCompany) {
+  for (const bool clients : {false, true}) {
+    Words words = Fresh();
+    Schedule schedule(words.get(), kRules);
+    const uint64_t now = 1'000 * kMs;
+    if (clients) {
+      ASSERT_TRUE(schedule.SetPercentage(0, now, 500));
+      ASSERT_TRUE(schedule.SetPercentage(1, now, 500));
+    }
+    const uint64_t a = schedule.Submit(0, now, 0, 20 * kMs, 250);
+    const uint64_t b = schedule.Submit(1, now, 0, 20 * kMs, 500);
+    const uint64_t late = now + 100 * kMs;
+    const uint64_t end =
+        std::max(schedule.Look(0, late, a).at_ns, schedule.Look(1, late, b).at_ns) - now;
+    if (clients) {
+      EXPECT_EQ(end, 20 * kMs);
+      EXPECT_EQ(words->mps_busy_ns, 20 * kMs);
+      EXPECT_EQ(words->mps_served_ns, 40 * kMs);
+    } else {
+      EXPECT_GT(end, 40 * kMs);
+    }
+    ExpectSound(*words, true);
+  }
+}
+
+TEST(ScheduleMps, MoreThanTheCardSlowsAllAlike) {
+  Words words = Fresh();
+  Schedule schedule(words.get(), kRules);
+  const uint64_t now = 1'000 * kMs;
+  for (const uint32_t slot : {0u, 1u, 63u}) {
+    ASSERT_TRUE(schedule.SetPercentage(slot, now, slot == 0 ? 1000 : 500));
+    schedule.Submit(slot, now, 0, 1'000 * kMs);
+  }
+  schedule.Play(now + 100 * kMs);
+  EXPECT_EQ(schedule.Served(0), 50 * kMs);
+  EXPECT_EQ(schedule.Served(1), 25 * kMs);
+  EXPECT_EQ(schedule.Served(63), 25 * kMs);
+  ExpectSound(*words, true);
+}
+
+// On a card whose compute mode lets others in, all clients together are one of its processes.
+TEST(ScheduleMps, ClientsAreOnePartyOfTheRoundRobin) {
+  Words words = Fresh();
+  Schedule schedule(words.get(), kRules);
+  const uint64_t now = 1'000 * kMs;
+  ASSERT_TRUE(schedule.SetPercentage(0, now, 500));
+  ASSERT_TRUE(schedule.SetPercentage(63, now, 500));
+  for (const uint32_t slot : {0u, 1u, 63u}) schedule.Submit(slot, now, 0, 10'000 * kMs);
+  schedule.Play(now + 4'200 * kMs);
+  EXPECT_NEAR(static_cast<double>(schedule.Served(1)), 2e9, 3e6);
+  EXPECT_NEAR(static_cast<double>(schedule.Served(0)), 1e9, 2e6);
+  EXPECT_EQ(schedule.Served(0), schedule.Served(63));
+  ExpectSound(*words, false);
+}
+
+TEST(ScheduleMps, TheServerIsFullAtItsBoundAndTheDeadMakeRoom) {
+  Words words = Fresh();
+  std::set<uint32_t> dead;
+  Schedule schedule(
+      words.get(), kRules,
+      [](void* context, uint32_t slot) {
+        return !static_cast<std::set<uint32_t>*>(context)->contains(slot);
+      },
+      &dead);
+  for (uint32_t slot = 0; slot < kMpsClientsMax; ++slot) {
+    ASSERT_TRUE(schedule.SetPercentage(slot, kMs, 10));
+    schedule.Submit(slot, kMs, 0, kMs);
+  }
+  EXPECT_FALSE(schedule.SetPercentage(kMpsClientsMax, kMs, 10));
+  EXPECT_TRUE(schedule.SetPercentage(3, kMs, 20)) << "one of them may change";
+  // All end in one change of the words.
+  schedule.Play(200 * kMs);
+  EXPECT_EQ(words->mps_served_ns, kMpsClientsMax * kMs);
+  dead = {0, 7};
+  EXPECT_TRUE(schedule.SetPercentage(kMpsClientsMax, 300 * kMs, 10));
+  EXPECT_TRUE(schedule.SetPercentage(kMpsClientsMax + 1, 300 * kMs, 10));
+  EXPECT_FALSE(schedule.SetPercentage(kMpsClientsMax + 2, 300 * kMs, 10));
+  EXPECT_FALSE(schedule.IsClient(7));
+}
+
 // The rules once more, too simple to be wrong: one nanosecond after the other, work as a list.
 class Reference {
  public:
@@ -542,9 +665,14 @@ void Live(Schedule* schedule, uint32_t seed, std::mt19937* looks, uint64_t* now,
     const uint32_t slot = kSlots[queue];
     const uint64_t ready = random() % 2 == 0 ? 0 : next - 1000 + random() % 3000;
     const uint64_t length = random() % 2500;
-    switch (random() % 11) {
+    const uint32_t width = random() % 1100;
+    const uint32_t permille = random() % 4 == 0 ? 0 : 1 + random() % 1000;
+    switch (random() % 12) {
       case 0:
         change([=](Schedule* s) { s->Cancel(slot, next); });
+        break;
+      case 11:
+        change([=](Schedule* s) { s->SetPercentage(slot, next, permille); });
         break;
       case 1:
         change([=](Schedule* s) {
@@ -557,7 +685,7 @@ void Live(Schedule* schedule, uint32_t seed, std::mt19937* looks, uint64_t* now,
       case 3:
         begun[queue].push_back(std::make_shared<uint64_t>(0));
         change([=, begin = begun[queue].back()](Schedule* s) {
-          *begin = s->Begin(slot, next, ready);
+          *begin = s->Begin(slot, next, ready, width);
         });
         break;
       case 4:
@@ -574,7 +702,7 @@ void Live(Schedule* schedule, uint32_t seed, std::mt19937* looks, uint64_t* now,
         });
         break;
       default:
-        change([=](Schedule* s) { s->Submit(slot, next, ready, length); });
+        change([=](Schedule* s) { s->Submit(slot, next, ready, length, width); });
     }
   }
 }

@@ -24,7 +24,7 @@ namespace simgpu {
 namespace {
 
 constexpr uint64_t kMagic = 0x31757067'6d697302;
-constexpr uint32_t kVersion = 2;
+constexpr uint32_t kVersion = 3;
 
 uint64_t Fnv(uint64_t hash, const void* data, size_t size) {
   const auto* bytes = static_cast<const unsigned char*>(data);
@@ -327,6 +327,7 @@ std::vector<ProcessUse> State::Processes(uint32_t card, uint64_t window_ns) cons
       if (use.slot != i) continue;
       one.busy_ns = use.served_ns;
       one.busy_recent_ns = use.recent_ns;
+      one.mps = use.percentage != 0;
     }
     result.push_back(one);
   }
@@ -357,11 +358,14 @@ State::Answer State::Take(uint32_t card, Kind kind, uint64_t bytes) {
       std::min(shared_->cards[card].profile.memory_bytes, Faults::Get().MemoryLimit(card));
   // With the dead counted too it often fits already; only else is asked who is alive.
   bool fits = false;
+  const uint64_t own_limit = process_->limit[card];
+  const bool allowed =
+      own_limit == 0 || (bytes <= own_limit && process_->usage[card].Total() <= own_limit - bytes);
   for (const bool ask : {false, true}) {
     const uint64_t used =
         process_->usage[card].Total() + process_->OthersBytes(*shared_, card, ask);
-    fits = used <= memory && bytes <= memory - used;
-    if (fits) break;
+    fits = allowed && used <= memory && bytes <= memory - used;
+    if (fits || !allowed) break;
   }
   if (fits) {
     Usage& own = process_->usage[card];
@@ -381,6 +385,13 @@ State::Answer State::Take(uint32_t card, Kind kind, uint64_t bytes) {
   }
   process_->UnlockAccount();
   return fits ? Answer::kOk : Answer::kOutOfMemory;
+}
+
+bool State::LimitOwn(uint32_t card, uint64_t bytes) {
+  std::lock_guard guard(process_->Mutex());
+  if (bytes != 0 && process_->usage[card].Total() > bytes) return false;
+  process_->limit[card] = bytes;
+  return true;
 }
 
 void State::Give(uint32_t card, Kind kind, uint64_t bytes) {

@@ -55,6 +55,7 @@ struct ProcessUse {
   Usage usage;
   uint64_t busy_ns = 0;         // what the compute engine served the process since it began
   uint64_t busy_recent_ns = 0;  // of those, within the window asked for
+  bool mps = false;             // a client of the MPS server
   char command[kCommandBytesMax] = {};
 };
 
@@ -89,6 +90,8 @@ class State {
   // kContext counts one context too. kNoSlot: kSlotsMax processes already have one, kLockersMax
   // use the state, or the folder is gone.
   Answer Take(uint32_t card, Kind kind, uint64_t bytes);
+  // Takes of this process beyond `bytes` of the card are refused; 0: none are. False: it has more.
+  bool LimitOwn(uint32_t card, uint64_t bytes);
   // Gives back what Take took.
   void Give(uint32_t card, Kind kind, uint64_t bytes);
   // What this process takes by its own book.

@@ -57,6 +57,9 @@ constexpr char kUsage[] =
     "none)\n"
     "  --wall-library FILE   libcuda.so.1 of Tessera for those (default: wall/ beside the guest "
     "library)\n"
+    "  --mps-control FILE    the driver's nvidia-cuda-mps-control, for slices in spatial "
+    "isolation\n"
+    "                        (default: from PATH; on simulated cards, beside their libraries)\n"
     "  --help\n";
 
 struct Flags {
@@ -71,6 +74,7 @@ struct Flags {
   node::AuditPolicy audit;
   std::string cdi_dir;
   std::string wall_library;
+  std::string mps_control;
 };
 
 Result<std::string> Absolute(const std::string& path, const std::string& flag) {
@@ -102,6 +106,7 @@ Result<Flags> ParseFlags(int argc, char** argv) {
     if (flag == "--name") text = &flags.name;
     if (flag == "--cdi-dir") text = &flags.cdi_dir;
     if (flag == "--wall-library") text = &flags.wall_library;
+    if (flag == "--mps-control") text = &flags.mps_control;
     if (text == nullptr && flag != "--log" && flag != "--stop-grace" &&
         !flag.starts_with("--audit")) {
       return Error::Field(flag, "is no option of tesserad; see --help");
@@ -148,6 +153,12 @@ Result<Flags> ParseFlags(int argc, char** argv) {
     TRY(flags.wall_library, Absolute(flags.wall_library, "--wall-library"));
     if (access(flags.wall_library.c_str(), R_OK) != 0) {
       return os::ErrnoError("--wall-library", flags.wall_library, errno);
+    }
+  }
+  if (!flags.mps_control.empty()) {
+    TRY(flags.mps_control, Absolute(flags.mps_control, "--mps-control"));
+    if (access(flags.mps_control.c_str(), X_OK) != 0) {
+      return os::ErrnoError("--mps-control", flags.mps_control, errno);
     }
   }
   if (flags.name.empty()) {
@@ -338,6 +349,10 @@ Status Serve(const Flags& flags) {
   }
   AddCardAccess(simulated, &options);
   TRY(options.cdi, FindCdi(flags, simulated, options));
+  options.mps_control = flags.mps_control;
+  if (simulated && options.mps_control.empty()) {
+    options.mps_control = FolderOfLoaded("libnvidia-ml.so") + "/nvidia-cuda-mps-control";
+  }
 
   TRY_STATUS(os::PosixFiles().MakeDirs(flags.state_dir, 0755));
   runtime::Options runtime;

@@ -19,6 +19,7 @@
 #include "apps/node_client.h"
 #include "base/units.h"
 #include "http/json.h"
+#include "simgpu/state/state.h"
 
 namespace tessera::apps {
 namespace {
@@ -245,6 +246,55 @@ TEST_F(TesseradTest, TwoSlicesOnOneCardOutliveTheirDaemon) {
   EXPECT_TRUE(
       Eventually([&] { return static_cast<bool>(Client().CallOk("DELETE", "/v1/slices/b")); }));
   EXPECT_EQ(Number("/v1/cards", "cards", 0, "reserved_bytes"), 0u);
+}
+
+// As root the instances are contained: users, IPC and pid namespaces, /tmp and /dev/shm of their
+// own. They meet in one MPS server all the same, and the engine says with how much.
+TEST_F(TesseradTest, SpatialInstancesAreClientsOfOneServer) {
+  StartDaemon();
+  HttpNode node(folder_ + "/run/node.sock");
+  const auto state = node.State();
+  ASSERT_TRUE(state) << state.error().ToString();
+  if (geteuid() == 0) {
+    EXPECT_TRUE(state->contained);
+  }
+  const std::string card = state->cards[0].card.uuid;
+  const auto put = [&](const std::string& id, int permille) {
+    const auto done = Client().CallOk(
+        "PUT", "/v1/instances/" + id,
+        R"({"generation":1,"shares":[{"card":")" + card +
+            R"(","memory_bytes":"2GiB","compute_permille":)" + std::to_string(permille) +
+            R"(,"compute_capped":true,"isolation":"spatial"}],"workload":{"argv":["/bin/sh","-c",)" +
+            R"("(echo keep 2000 100; sleep 1000) | )" TESSERA_MPS_CLIENT R"("]}})");
+    EXPECT_TRUE(done) << done.error().ToString();
+  };
+  put("a", 700);
+  put("b", 300);
+  setenv("SIMGPU_STATE", state_.c_str(), 1);
+  std::string error;
+  simgpu::State* const cards = simgpu::State::Open(&error);
+  ASSERT_NE(cards, nullptr) << error;
+  const auto served = [&](std::uint32_t percentage) -> std::uint64_t {
+    for (const auto& use : cards->engine(0).Read().uses) {
+      if (use.percentage == percentage) return use.served_ns;
+    }
+    return 0;
+  };
+  // 28 and 12 of the card's 40 multiprocessors.
+  EXPECT_TRUE(Eventually([&] { return served(700) > 50'000'000 && served(300) > 50'000'000; }))
+      << *Client().CallOk("GET", "/v1/instances/a/log");
+  const auto refused = Client().CallOk("PUT", "/v1/slices/c",
+                                       R"({"generation":1,"shares":[{"card":")" + card +
+                                           R"(","memory_bytes":"1GiB","compute_permille":1}]})");
+  ASSERT_FALSE(refused);
+  EXPECT_NE(refused.error().message().find("shares[0].isolation"), std::string::npos)
+      << refused.error().ToString();
+  for (const char* id : {"a", "b"}) {
+    EXPECT_TRUE(Client().CallOk("POST", std::string("/v1/instances/") + id + "/stop", "{}"));
+    EXPECT_TRUE(Client().CallOk("DELETE", std::string("/v1/instances/") + id));
+  }
+  EXPECT_FALSE(std::filesystem::exists(folder_ + "/run/mps/" + card + "/daemon"))
+      << "the daemon went with the last of them";
 }
 
 TEST_F(TesseradTest, OnlyOneDaemonServesARunFolder) {

@@ -483,7 +483,11 @@ TEST(BrokerFuzz, AHostilePageNeverKeepsTheTurnFromAnother) {
           __atomic_fetch_add(&page->cards[0].arrivals, 1u, __ATOMIC_SEQ_CST);
           syscall(SYS_futex, &page->cards[0].arrivals, FUTEX_WAKE, 1, nullptr, nullptr, 0);
         }
-        wire::StreamMarks& marks = page->slots[rng.Below(4)].marks[rng.Below(wire::kMarksMax)];
+        wire::ProcessSlot& slot = page->slots[rng.Below(4)];
+        wire::Store(&slot.lanes[rng.Below(wire::kLanesMax)].state,
+                    static_cast<std::uint32_t>(rng.Next()));
+        wire::StreamMarks& marks = slot.marks[rng.Below(wire::kMarksMax)];
+        wire::Store(&marks.card, static_cast<std::uint32_t>(rng.Next()));
         wire::Store(rng.Chance(500) ? &marks.submitted : &marks.completed,
                     static_cast<std::uint32_t>(rng.Next()));
         if (written % 1024 == 0) usleep(50);

@@ -74,7 +74,7 @@ SliceLedger::SliceLedger(std::string id, std::unique_ptr<SlicePages> pages, cons
     const wire::ControlCard& card = control.cards[i];
     limits_.push_back({card.uuid, card.limit_bytes, card.lease_bytes, card.ceiling_bytes,
                        card.context_bytes, card.granule_bytes, card.compute_permille, card.weight,
-                       card.priority});
+                       card.priority, card.mps_percentage});
   }
   const std::uint64_t host = control.cards[wire::kHostRow].limit_bytes;
   host_bytes_ = host == wire::kUnlimitedBytes ? 0 : host;

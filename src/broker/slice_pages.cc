@@ -128,6 +128,7 @@ void SlicePages::SetLimits(const std::vector<CardLimits>& cards, std::uint64_t h
     wire::Store(&card.compute_permille, cards[i].compute_permille);
     wire::Store(&card.weight, cards[i].weight);
     wire::Store(&card.priority, cards[i].priority);
+    wire::Store(&card.mps_percentage, cards[i].mps_percentage);
   }
   const std::uint64_t host =
       host_bytes == 0 ? wire::kUnlimitedBytes : std::min(host_bytes, wire::kUnlimitedBytes);

@@ -30,8 +30,9 @@ struct CardLimits {
   std::uint64_t context_bytes = 0;
   std::uint64_t granule_bytes = 0;
   std::uint32_t compute_permille = 0;
-  std::uint32_t weight = 0;    // 0: compute_permille is a hard cap
-  std::uint32_t priority = 0;  // a higher class goes first
+  std::uint32_t weight = 0;          // 0: compute_permille is a hard cap
+  std::uint32_t priority = 0;        // a higher class goes first
+  std::uint32_t mps_percentage = 0;  // not 0: the card's slices run as MPS clients, without turns
   bool operator==(const CardLimits&) const = default;
 };
 

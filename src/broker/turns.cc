@@ -701,6 +701,7 @@ void Turns::Add(const std::string& id, SlicePages* pages, const std::vector<Card
   }
   std::vector<std::string>& uuids = uuids_[id];
   for (std::uint32_t i = 0; i < cards.size(); ++i) {
+    if (cards[i].mps_percentage != 0) continue;  // its gate stays open
     uuids.push_back(cards[i].uuid);
     auto& card = cards_[cards[i].uuid];
     if (card == nullptr) card = std::make_unique<CardTurns>(this);

@@ -68,6 +68,10 @@ int Main(int argc, const char* const* argv, const std::function<int(const UpFlag
   run_command->add_option("--memory", run.memory, "Memory of the slice on each card, such as 4GiB")
       ->required();
   run_command->add_option("--compute", run.compute, "Share of the card's compute, such as 33%");
+  run_command->add_option(
+      "--isolation", run.isolation,
+      "How the card is shared: shim (in turns, default) or spatial (at the same "
+      "time, by MPS)");
   run_command->add_option("--cards", run.cards, "Slices on that many different cards");
   run_command->add_option("program", run.command, "The program and its arguments, after --")
       ->required();

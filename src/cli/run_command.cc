@@ -34,6 +34,7 @@ constexpr int kOtherNodeMillisMax =
 constexpr std::int64_t kNodePollNanos = 50'000'000;
 constexpr int kCardsMax = 16;  // of one slice, as the wire format has room for
 constexpr std::size_t kNodeCardsMax = 1'024;
+constexpr std::size_t kVariablesMax = 64;  // that a node wants its program to have
 constexpr int kNodeCallMillisMax = 30'000;
 constexpr std::size_t kLogTailBytes = 2'000;  // of a tesserad that did not come up
 constexpr std::uint64_t kMemoryBytesMax = 1ull << 50;
@@ -77,6 +78,7 @@ struct Request {
   std::uint64_t memory_bytes = 0;
   std::optional<Permille> compute;  // nothing: the node gives compute in proportion to the memory
   int cards = 1;
+  std::string isolation;
 };
 
 Result<Request> ParseFlags(const RunOptions& options) {
@@ -91,6 +93,10 @@ Result<Request> ParseFlags(const RunOptions& options) {
   }
   TRY(const std::int64_t cards, ParseInt(options.cards, "--cards", 1, kCardsMax));
   request.cards = static_cast<int>(cards);
+  if (!options.isolation.empty() && options.isolation != "shim" && options.isolation != "spatial") {
+    return Error::Field("--isolation", "expected shim or spatial");
+  }
+  request.isolation = options.isolation;
   if (options.command.empty() || options.command[0].empty()) {
     return Error::Field(
         "program", "expected a program after --, such as: tessera run --memory 4GiB -- ./program");
@@ -221,8 +227,9 @@ Status EnsureNode(const RunOptions& options, const std::string& run_dir,
 
 struct Slice {
   std::string id;
-  std::string socket;   // where the guest library asks
-  std::string library;  // the node's own choice; empty: it has none
+  std::string socket;                    // where the guest library asks
+  std::string library;                   // the node's own choice; empty: it has none
+  std::vector<std::string> environment;  // NAME=value, for the program
   bool contained = false;
   bool simulated = false;
 };
@@ -236,6 +243,7 @@ Result<Slice> Allocate(http::Client& client, const Request& request, pid_t progr
       .Field("cards", request.cards)
       .Field("pid", static_cast<std::int64_t>(program));
   if (request.compute) json.Field("compute", request.compute->value);
+  if (!request.isolation.empty()) json.Field("isolation", request.isolation);
   json.EndObject();
   TRY(const std::string body, client.CallOk("POST", "/v1/allocations", json.Take()));
   TRY(http::JsonObject reply, http::JsonObject::Parse(body));
@@ -244,6 +252,7 @@ Result<Slice> Allocate(http::Client& client, const Request& request, pid_t progr
   TRY(slice.contained, reply.Bool("contained"));
   TRY(slice.socket, reply.String("socket", PATH_MAX));
   TRY(slice.library, reply.OptionalString("library", "", PATH_MAX));
+  TRY(slice.environment, reply.OptionalStrings("environment", kVariablesMax, PATH_MAX));
   TRY(const auto shares, reply.Array("shares", kCardsMax));
   std::set<std::string> mine;
   for (const http::JsonValue& item : shares) {
@@ -267,7 +276,8 @@ Result<Slice> Allocate(http::Client& client, const Request& request, pid_t progr
 
 struct Program {
   pid_t pid = 0;
-  os::Fd gate;  // "library NUL socket" lets it begin; closing it before that ends it
+  os::Fd gate;  // "library NUL socket", then NUL and "NAME=value" each, lets it begin; closing it
+                // before that ends it
 };
 
 // The program's process up to its first instruction.
@@ -286,7 +296,14 @@ struct Program {
   const std::string preloaded = Environment("LD_PRELOAD");
   const std::string library = words.substr(0, stop);
   setenv("LD_PRELOAD", (preloaded.empty() ? library : library + ":" + preloaded).c_str(), 1);
-  setenv(kSocketVariable, words.c_str() + stop + 1, 1);
+  std::size_t next = stop + 1;
+  setenv(kSocketVariable, words.c_str() + next, 1);
+  while ((next = words.find('\0', next)) != std::string::npos) {
+    std::string variable = words.c_str() + ++next;
+    if (const auto equals = variable.find('='); equals != std::string::npos) {
+      setenv(variable.substr(0, equals).c_str(), variable.c_str() + equals + 1, 1);
+    }
+  }
   std::vector<char*> argv;
   for (const std::string& argument : options.command)
     argv.push_back(const_cast<char*>(argument.c_str()));
@@ -353,6 +370,7 @@ Result<int> Run(const RunOptions& options) {
     std::string words = slice->library.empty() ? library : slice->library;
     words += '\0';
     words += slice->socket;
+    for (const std::string& variable : slice->environment) words += '\0' + variable;
     // Less than a pipe holds; a program that was killed meanwhile is noticed below.
     signal(SIGPIPE, SIG_IGN);
     [[maybe_unused]] const ssize_t n = write(program->gate.get(), words.data(), words.size());

@@ -48,6 +48,7 @@ class FakeNode {
       response.body =
           R"({"id":"run-1","contained":)" + std::string(contained ? "true" : "false") +
           R"(,"socket":"/the/guest.sock","library":"libm.so.6","shares":[{"card":"GPU-a"}],)"
+          R"("environment":["CUDA_MPS_PIPE_DIRECTORY=/the/pipe","ODD=a=b c"],)"
           R"("new_field":1})";
       return response;
     });
@@ -152,6 +153,13 @@ TEST_F(RunTest, TheProgramIsInTheSliceBeforeItsFirstInstruction) {
             "tessera: not contained: the program is held by its family tree, not by a cgroup\n");
 }
 
+TEST_F(RunTest, TheNodesVariablesReachTheProgram) {
+  options_.isolation = "spatial";
+  EXPECT_EQ(RunShell("echo \"$CUDA_MPS_PIPE_DIRECTORY,$ODD,$TESSERA_SOCKET\""), 0);
+  EXPECT_EQ(Read("out"), "/the/pipe,a=b c,/the/guest.sock\n");
+  EXPECT_THAT(node_.asked()[0], HasSubstr(R"("isolation":"spatial")"));
+}
+
 TEST_F(RunTest, SaysNothingWhenThereIsNothingToSay) {
   node_.contained = true;
   node_.simulated = false;
@@ -198,6 +206,7 @@ TEST_F(RunTest, BadFlagsAreNamedBeforeAnythingStarts) {
   struct Case {
     std::string memory, compute, cards, named;
     std::vector<std::string> command = {"true"};
+    std::string isolation;
   };
   for (const Case& bad : std::vector<Case>{{"4GB", "", "1", "--memory"},
                                            {"", "", "1", "--memory"},
@@ -210,6 +219,7 @@ TEST_F(RunTest, BadFlagsAreNamedBeforeAnythingStarts) {
                                            {"1GiB", "", "0", "--cards"},
                                            {"1GiB", "", "17", "--cards"},
                                            {"1GiB", "", "two", "--cards"},
+                                           {"1GiB", "", "1", "--isolation", {"true"}, "mig"},
                                            {"1GiB", "", "1", "program", {}},
                                            {"1GiB", "", "1", "program", {""}}}) {
     RunOptions options = options_;
@@ -217,6 +227,7 @@ TEST_F(RunTest, BadFlagsAreNamedBeforeAnythingStarts) {
     options.compute = bad.compute;
     options.cards = bad.cards;
     options.command = bad.command;
+    options.isolation = bad.isolation;
     std::FILE* err = tmpfile();
     options.err = err;
     EXPECT_EQ(RunCommand(options), 2);

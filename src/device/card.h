@@ -34,11 +34,32 @@ struct Card {
   std::vector<Link> links;                 // to other cards of the node, in any order
 };
 
+// How the slices of a card are held apart. All slices of one card are held the same way; a whole
+// card and one that is passed through hold nothing beside them.
+enum class Isolation : std::uint8_t {
+  kShim,     // in turns, by the guest library
+  kSpatial,  // at the same time, as clients of the card's MPS daemon; memory by the guest library
+  kMig,
+  kTemplate,  // a shape of the maker's own vNPUs
+  kWhole,
+  kPassthrough,
+};
+inline constexpr std::uint32_t kIsolations = 6;
+
+constexpr const char* IsolationName(Isolation isolation) {
+  constexpr const char* kNames[kIsolations] = {"shim",     "spatial", "mig",
+                                               "template", "whole",   "passthrough"};
+  const auto at = static_cast<std::uint32_t>(isolation);
+  return at < kIsolations ? kNames[at] : "unknown";
+}
+
 // A share of one card, as held by a slice.
 struct Share {
   std::string card_uuid;
   std::uint64_t memory_bytes = 0;  // reserved: never oversold, always resident
   Permille compute;
+  bool compute_capped = false;  // compute is a hard cap; else a part of what contends
+  Isolation isolation = Isolation::kShim;
   bool operator==(const Share&) const = default;
 };
 

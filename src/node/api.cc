@@ -81,7 +81,9 @@ void WriteSlice(http::JsonWriter& json, const SliceView& view, const Node& node,
       .Field("peak_bytes", view.pinned.peak)
       .Field("refusals", view.pinned.refusals)
       .EndObject();
-  json.Key("cards").BeginArray();
+  json.Key("environment").BeginArray();
+  for (const std::string& variable : view.environment) json.Value(variable);
+  json.EndArray().Key("cards").BeginArray();
   for (std::size_t i = 0; i < view.usage.size(); ++i) {
     const broker::CardUsage& usage = view.usage[i];
     json.BeginObject()
@@ -209,6 +211,7 @@ void SliceRoutes(http::Router& router, Node& node, const ApiOptions& options) {
         TRY(ask.model, body.OptionalString("model"));
         TRY(ask.card_uuid, body.OptionalString("card", "", wire::kUuidTextMax - 1));
         TRY(const auto terms, ReadTerms(body));
+        TRY(ask.isolation, ReadIsolation(body));
         TRY(const auto pid, body.OptionalInt("pid", 1, INT32_MAX, 0));
         TRY_STATUS(body.Finish());
         if (ask.memory_bytes == 0) return Error::Field("memory", "expected more than 0 bytes");

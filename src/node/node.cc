@@ -5,6 +5,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <utility>
 
 #include "base/log.h"
 #include "node/id_lock.h"
@@ -41,6 +42,7 @@ Node::Node(Options options)
       files_(options_.files != nullptr ? *options_.files : os::PosixFiles()),
       clock_(options_.clock != nullptr ? *options_.clock : os::RealClock()),
       records_(files_, options_.state_dir),
+      mps_({options_.mps_control, options_.run_dir + "/mps", options_.files, options_.clock}),
       auditor_(options_.audit) {}
 
 Node::~Node() {
@@ -168,6 +170,7 @@ void Node::RefreshTelemetry() {
   std::map<std::string, vendors::CardHealth> health;
   std::map<std::string, std::map<pid_t, std::optional<std::uint64_t>>> sampled;
   std::map<std::string, std::map<pid_t, std::uint32_t>> busy;
+  std::map<std::string, std::set<pid_t>> mps_clients;
   for (const auto& [uuid, vendor] : vendor_of_) {
     if (const auto processes = vendor->Busy(uuid)) {
       auto& of_card = busy[uuid];
@@ -176,7 +179,9 @@ void Node::RefreshTelemetry() {
     if (auto telemetry = vendor->Telemetry(uuid)) fresh[uuid] = *telemetry;
     if (const auto processes = vendor->Processes(uuid)) {
       auto& held = sampled[uuid];
+      auto& clients = mps_clients[uuid];
       for (const auto& process : *processes) {
+        if (process.mps) clients.insert(process.host_pid);
         auto& bytes = held.emplace(process.host_pid, 0).first->second;
         bytes = bytes && process.bytes ? std::optional(*bytes + *process.bytes) : std::nullopt;
       }
@@ -191,6 +196,7 @@ void Node::RefreshTelemetry() {
   telemetry_ = std::move(fresh);
   sampled_ = std::move(sampled);
   busy_time_ = std::move(busy);
+  mps_clients_ = std::move(mps_clients);
   for (device::Card& card : cards_) {
     const auto at = health.find(card.uuid);
     // A card whose context is unknown stays out, however well it is.
@@ -324,6 +330,7 @@ Status Node::CheckShares(const std::vector<device::Share>& shares) const {
 
 Status Node::CheckFits(const std::string& id, const std::vector<device::Share>& shares,
                        std::uint32_t cpu_millis, std::uint64_t ram_bytes) const {
+  TRY_STATUS(CheckIsolation(id, shares));
   for (const device::Share& share : shares) {
     const device::Card& card = *FindCard(share.card_uuid);
     if (!card.healthy) {
@@ -378,7 +385,8 @@ Status Node::Insert(Record record) {
   return {};
 }
 
-std::vector<broker::CardLimits> Node::LimitsOf(const std::vector<device::Share>& shares) {
+std::vector<broker::CardLimits> Node::LimitsOf(const std::string& id,
+                                               const std::vector<device::Share>& shares) {
   const std::lock_guard lock(mutex_);
   std::vector<broker::CardLimits> limits;
   for (const device::Share& share : shares) {
@@ -388,7 +396,10 @@ std::vector<broker::CardLimits> Node::LimitsOf(const std::vector<device::Share>&
     card.ceiling_bytes = share.memory_bytes;
     card.compute_permille = share.compute.value;
     // What was sold is a part of what contends, not a ceiling: idle time goes to whoever has work.
-    card.weight = share.compute.value;
+    card.weight = share.compute_capped ? 0 : share.compute.value;
+    if (share.isolation == device::Isolation::kSpatial) {
+      card.mps_percentage = std::max(mps_.Percentage(share.card_uuid, id), 1u);
+    }
     const device::Card* const known = FindCard(share.card_uuid);
     card.context_bytes = known != nullptr ? known->context_bytes : 0;
     card.granule_bytes = known != nullptr ? known->granule_bytes : 2 * kMiB;
@@ -407,9 +418,13 @@ Status Node::Establish(const std::string& id) {
     record = entries_.at(id).record;
   }
   Status done = records_.Save(record);
-  if (done) done = broker_->CreateSlice(id, LimitsOf(record.shares), record.terms.pinned_bytes);
+  if (done) done = JoinMps(id, record.shares);
+  if (done) {
+    done = broker_->CreateSlice(id, LimitsOf(id, record.shares), record.terms.pinned_bytes);
+  }
   if (done) done = WriteCdi(record);
   if (!done) (void)Undo(id);
+  RefreshMps(id, record.shares);
   return done;
 }
 
@@ -456,6 +471,7 @@ Status Node::Undo(const std::string& id) {
     if (record.owner != Owner::kInstance && !record.cgroup.empty() && options_.cgroups) {
       TRY_STATUS(runtime::RemoveCgroups(LeafOf(id).folders));
     }
+    TRY_STATUS(LeaveMps(id, record.shares));
     return records_.Remove(id);
   };
   Status done = work();
@@ -496,6 +512,11 @@ SliceView Node::ViewSlice(const Record& record) {
   if (const auto activity = broker_->Activity(record.id)) view.activity = *activity;
   view.turns = broker_->TurnsOf(record.id);
   if (auto processes = broker_->Processes(record.id)) view.processes = *std::move(processes);
+  for (const device::Share& share : record.shares) {
+    for (std::string& variable : mps_.Variables(share.card_uuid, record.id)) {
+      view.environment.push_back(std::move(variable));
+    }
+  }
   return view;
 }
 
@@ -535,10 +556,12 @@ Result<SliceView> Node::PutSlice(const std::string& id, std::uint64_t generation
       if (exists) {
         const bool same_cards =
             std::equal(shares.begin(), shares.end(), before.shares.begin(), before.shares.end(),
-                       [](const auto& a, const auto& b) { return a.card_uuid == b.card_uuid; });
+                       [](const auto& a, const auto& b) {
+                         return a.card_uuid == b.card_uuid && a.isolation == b.isolation;
+                       });
         if (!same_cards) {
           return Error(Code::kFailedPrecondition,
-                       "slice " + id + ": its cards cannot change, only its limits");
+                       "slice " + id + ": its cards and isolation cannot change, only its limits");
         }
       }
       TRY_STATUS(CheckFits(id, shares, 0, 0));
@@ -565,7 +588,10 @@ Result<SliceView> Node::PutSlice(const std::string& id, std::uint64_t generation
     Log(LogLevel::kInfo, "slice.created", {{"slice", id}, {"generation", generation}});
   } else if (generation > before.generation) {
     Status done = records_.Save(record);
-    if (done) done = broker_->SetLimits(id, LimitsOf(shares), terms.pinned_bytes);
+    if (done) done = JoinMps(id, shares);
+    if (done) done = broker_->SetLimits(id, LimitsOf(id, shares), terms.pinned_bytes);
+    if (!done) (void)JoinMps(id, before.shares);
+    RefreshMps(id, shares);
     const std::lock_guard lock(mutex_);
     Entry& entry = entries_.at(id);
     if (done) {
@@ -659,10 +685,17 @@ Result<SliceView> Node::Allocate(placement::Request request, const SliceTerms& t
     TRY_STATUS(placement::Validate(request));
     if (request.slices > wire::kCardsMax)
       return Error::Field("cards", "expected 1 to kCardsMax (16)");
+    // The engine is asked about room alone, on the cards that are held this way or not at all.
+    const auto isolation = std::exchange(request.isolation, device::Isolation::kShim);
     placement::NodeInventory inventory{options_.name.empty() ? "node" : options_.name,
-                                       options_.cpu_millis, options_.ram_bytes, cards_};
+                                       options_.cpu_millis,
+                                       options_.ram_bytes,
+                                       {}};
     placement::ForeignUse foreign;
     for (const device::Card& card : cards_) {
+      std::string holder;
+      if (IsolationOf(card.uuid, "", &holder).value_or(isolation) != isolation) continue;
+      inventory.cards.push_back(card);
       device::Share share;
       share.card_uuid = card.uuid;
       std::uint64_t permille = 0;
@@ -684,6 +717,7 @@ Result<SliceView> Node::Allocate(placement::Request request, const SliceTerms& t
     record.phase = Phase::kStarting;
     record.shares = std::get<placement::Placement>(answer).shares;
     record.terms = terms;
+    for (device::Share& share : record.shares) share.isolation = isolation;
     record.boot_id = options_.boot_id;
     record.created_wall_micros = clock_.WallMicros();
     TRY_STATUS(CheckShares(record.shares));

@@ -25,6 +25,7 @@
 #include "device/card.h"
 #include "node/audit.h"
 #include "node/cdi.h"
+#include "node/mps.h"
 #include "node/records.h"
 #include "node/runner.h"
 #include "os/clock.h"
@@ -68,6 +69,7 @@ struct SliceView {
   std::uint64_t generation = 0;
   Owner owner = Owner::kSlice;
   std::vector<device::Share> shares;
+  std::vector<std::string> environment;  // what its programs are to be started with besides
   bool contained = false;                // members are held by a cgroup
   std::string cgroup;                    // that group's path in the hierarchy
   std::vector<broker::CardAudit> audit;  // with the driver's word as of the last sample
@@ -116,6 +118,7 @@ class Node {
     int stop_grace_millis = 10'000;
     AuditPolicy audit;
     CdiOptions cdi;
+    std::string mps_control;  // empty: nvidia-cuda-mps-control from PATH
     os::Files* files = nullptr;
     const os::Clock* clock = nullptr;
     broker::Membership::Kernel kernel;
@@ -171,6 +174,7 @@ class Node {
   std::optional<Permille> BusyOf(const std::string& slice, const std::string& card) const;
   std::string guest_socket() const { return options_.run_dir + "/guest/guest.sock"; }
   broker::BrokerCounters broker_counters() const { return broker_->counters(); }
+  std::vector<MpsDaemons::View> mps() const { return mps_.Daemons(); }
 
  private:
   struct Entry {
@@ -196,6 +200,10 @@ class Node {
 
   // With mutex_ held.
   Status CheckShares(const std::vector<device::Share>& shares) const;
+  // Every card of the shares holds slices of their isolation only.
+  Status CheckIsolation(const std::string& id, const std::vector<device::Share>& shares) const;
+  std::optional<device::Isolation> IsolationOf(const std::string& uuid, const std::string& except,
+                                               std::string* holder) const;
   Status CheckFits(const std::string& id, const std::vector<device::Share>& shares,
                    std::uint32_t cpu_millis, std::uint64_t ram_bytes) const;
   void ReservedOn(const std::string& uuid, const std::string& except, std::uint64_t* bytes,
@@ -212,7 +220,20 @@ class Node {
   void RefreshCdi();
   Result<InstanceView> Settle(const std::string& id, const runtime::Report& report);
   Status Adopt(const std::string& id, const runtime::Report& report);
-  std::vector<broker::CardLimits> LimitsOf(const std::vector<device::Share>& shares);
+  std::vector<broker::CardLimits> LimitsOf(const std::string& id,
+                                           const std::vector<device::Share>& shares);
+  // Spatial isolation (node_spatial.cc). The slice's daemon is there; without it nothing changes.
+  Status JoinMps(const std::string& id, const std::vector<device::Share>& shares);
+  // What an instance needs besides to reach its daemon.
+  void AddMpsAccess(const std::string& id, const std::vector<device::Share>& shares,
+                    runtime::Spec* spec) const;
+  void AdoptMps(const std::string& id, const std::vector<device::Share>& shares);
+  Status LeaveMps(const std::string& id, const std::vector<device::Share>& shares);
+  // Tells the other slices of these cards what has become of their percentages.
+  void RefreshMps(const std::string& except, const std::vector<device::Share>& shares);
+  // Whether the process is on a card in spatial isolation, and no client there, as of the last
+  // sample. mutex_ held.
+  bool OutsideMps(const std::string& card, pid_t pid) const;
   std::string RunCgroupName(const std::string& id) const { return "slice-" + id; }
   runtime::CgroupLeaf LeafOf(const std::string& id) const;
   SliceView ViewSlice(const Record& record);
@@ -232,6 +253,7 @@ class Node {
   const os::Clock& clock_;
   RecordStore records_;
   std::unique_ptr<broker::Broker> broker_;
+  MpsDaemons mps_;
   std::map<std::string, vendors::Vendor*> vendor_of_;  // by card; fixed after Start
 
   mutable std::mutex mutex_;
@@ -243,6 +265,7 @@ class Node {
   // The last sample of who holds what by the driver: card -> pid -> bytes; a card it cannot tell
   // about is absent.
   std::map<std::string, std::map<pid_t, std::optional<std::uint64_t>>> sampled_;
+  std::map<std::string, std::set<pid_t>> mps_clients_;  // of that sample
   struct Overrun {
     bool last = false;  // over in the sample before
     std::uint64_t count = 0;

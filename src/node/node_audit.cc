@@ -149,10 +149,16 @@ void Node::AuditProcesses(const std::vector<SliceView>& slices) {
   const std::map<SliceCard, std::uint32_t> over_turns = SampleTurns(slices);
   std::map<std::string, std::map<pid_t, std::optional<std::uint64_t>>> sampled;
   std::map<std::string, std::map<pid_t, std::uint32_t>> busy;
+  std::map<std::string, std::set<pid_t>> outside;  // of the card's MPS daemon
   {
     const std::lock_guard lock(mutex_);
     sampled = sampled_;
     busy = busy_time_;
+    for (const auto& [card, processes] : sampled) {
+      for (const auto& [pid, bytes] : processes) {
+        if (OutsideMps(card, pid)) outside[card].insert(pid);
+      }
+    }
   }
   struct Session {
     const SliceView* slice;
@@ -179,7 +185,7 @@ void Node::AuditProcesses(const std::vector<SliceView>& slices) {
     for (const auto& [pid, bytes] : processes) {
       // Gone since the sample, or one the node itself started to measure with.
       const auto process = os::IdentifyProcess(pid);
-      if (!process || pid == getpid()) continue;
+      if (!process || pid == getpid() || mps_.Owns(pid)) continue;
       CardHolder holder{*process, card, "", false, bytes, 0};
       if (const auto used = busy[card].find(pid); used != busy[card].end()) {
         holder.busy_permille = used->second;
@@ -191,7 +197,8 @@ void Node::AuditProcesses(const std::vector<SliceView>& slices) {
         for (std::size_t i = 0; i < slice.shares.size() && i < session->second.process->used.size();
              ++i) {
           if (slice.shares[i].card_uuid != card) continue;
-          holder.session = true;
+          // In spatial isolation a session alone is not enough: it has to be a client.
+          holder.session = !outside[card].contains(pid);
           if (const auto over = over_turns.find({slice.id, card}); over != over_turns.end()) {
             holder.over_turns_permille = over->second;
           }

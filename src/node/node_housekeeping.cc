@@ -98,7 +98,8 @@ Status Node::ReplayOne(Record record) {
   } else {
     cgroups.push_back(record.cgroup);
   }
-  const auto limits = LimitsOf(record.shares);
+  AdoptMps(id, record.shares);
+  const auto limits = LimitsOf(id, record.shares);
   const std::uint64_t pinned = record.terms.pinned_bytes;
   Status pages = broker_->AdoptSlice(id, limits, cgroups, roots, pinned);
   if (!pages &&
@@ -181,6 +182,7 @@ bool Node::EndedRun(const Entry& entry) {
 }
 
 void Node::Tick() {
+  mps_.Tick();
   std::vector<std::string> due;
   {
     const std::lock_guard lock(mutex_);

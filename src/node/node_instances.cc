@@ -106,6 +106,7 @@ Result<InstanceView> Node::PutInstance(const std::string& id, std::uint64_t gene
   for (const device::Share& share : shares)
     visible += (visible.empty() ? "" : ",") + share.card_uuid;
   spec.environment.push_back("CUDA_VISIBLE_DEVICES=" + visible);
+  AddMpsAccess(id, shares, &spec);
   // Its processes may ask for their slice before we know their cgroup or supervisor.
   const auto announcement = broker_->Announce();
   auto report = options_.runner->Start(spec);
@@ -203,7 +204,8 @@ Result<InstanceView> Node::Settle(const std::string& id, const runtime::Report& 
         }
       }
     }
-    return broker_->RemoveSlice(id);
+    TRY_STATUS(broker_->RemoveSlice(id));
+    return LeaveMps(id, record.shares);
   };
   const Status done = work();
   const std::lock_guard lock(mutex_);

@@ -71,6 +71,14 @@ Result<Record> Parse(const std::string& text) {
 
 }  // namespace
 
+Result<device::Isolation> ReadIsolation(http::JsonObject& object) {
+  TRY(const std::string name, object.OptionalString("isolation", "shim"));
+  for (const auto one : {device::Isolation::kShim, device::Isolation::kSpatial}) {
+    if (name == device::IsolationName(one)) return one;
+  }
+  return object.Wrong("isolation", "expected shim or spatial");
+}
+
 std::string_view OwnerName(Owner owner) {
   return owner == Owner::kSlice ? "slice" : owner == Owner::kRun ? "run" : "instance";
 }
@@ -82,6 +90,8 @@ void WriteShares(http::JsonWriter& json, const std::vector<device::Share>& share
         .Field("card", share.card_uuid)
         .Field("memory_bytes", share.memory_bytes)
         .Field("compute_permille", share.compute.value)
+        .Field("compute_capped", share.compute_capped)
+        .Field("isolation", device::IsolationName(share.isolation))
         .EndObject();
   }
   json.EndArray();
@@ -98,6 +108,8 @@ Result<std::vector<device::Share>> ReadShares(http::JsonObject& object) {
     TRY(share.memory_bytes, json.Bytes("memory_bytes"));
     if (share.memory_bytes == 0) return json.Wrong("memory_bytes", "expected more than 0 bytes");
     TRY(share.compute, json.Permille("compute_permille"));
+    TRY(share.compute_capped, json.OptionalBool("compute_capped", false));
+    TRY(share.isolation, ReadIsolation(json));
     TRY_STATUS(json.Finish());
     for (const device::Share& other : shares) {
       if (other.card_uuid == share.card_uuid)

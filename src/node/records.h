@@ -58,7 +58,10 @@ struct Record {
 std::string_view OwnerName(Owner owner);
 
 void WriteShares(http::JsonWriter& json, const std::vector<device::Share>& shares);
-// Reads "shares" of an object: 1 to 16 entries of {card, memory_bytes, compute_permille}.
+// Reads "isolation" of an object; shim when it is not there.
+Result<device::Isolation> ReadIsolation(http::JsonObject& object);
+// Reads "shares" of an object: 1 to 16 entries of {card, memory_bytes, compute_permille} and
+// optional {compute_capped, isolation}.
 Result<std::vector<device::Share>> ReadShares(http::JsonObject& object);
 // "pinned_bytes" and "pod" of an object; either may be absent.
 void WriteTerms(http::JsonWriter& json, const SliceTerms& terms);

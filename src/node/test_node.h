@@ -157,6 +157,7 @@ class TestNode {
     options.clock = clock;
     options.cgroups = cgroups;
     options.cdi = cdi;
+    options.mps_control = mps_control;
     TRY(node, Node::Start(std::move(options)));
     return {};
   }
@@ -172,6 +173,7 @@ class TestNode {
   const os::Clock* clock = nullptr;
   std::optional<runtime::Cgroups> cgroups;
   CdiOptions cdi;
+  std::string mps_control;
   std::vector<std::string> uuids;
   std::unique_ptr<vendors::FakeVendor> vendor;
   FakeRunner runner;

@@ -300,7 +300,12 @@ std::variant<Placement, Scarcity> Engine::Consider(const Request& request,
     Placement placement{request.id, found->record->name, {}};
     for (std::uint32_t i = 0; i < found->choice.cards.count; ++i) {
       const KnownCard& card = found->record->known->cards[found->choice.cards.index[i]];
-      placement.shares.push_back({card.card.uuid, request.memory_bytes, request.compute});
+      device::Share share;
+      share.card_uuid = card.card.uuid;
+      share.memory_bytes = request.memory_bytes;
+      share.compute = request.compute;
+      share.isolation = request.isolation;
+      placement.shares.push_back(std::move(share));
     }
     return placement;
   }

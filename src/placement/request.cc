@@ -30,24 +30,6 @@ Status ValidateName(const char* field, const std::string& name) {
 
 }  // namespace
 
-const char* IsolationName(Isolation mode) {
-  switch (mode) {
-    case Isolation::kShim:
-      return "shim";
-    case Isolation::kSpatial:
-      return "spatial";
-    case Isolation::kMig:
-      return "mig";
-    case Isolation::kTemplate:
-      return "template";
-    case Isolation::kWhole:
-      return "whole";
-    case Isolation::kPassthrough:
-      return "passthrough";
-  }
-  return "unknown";
-}
-
 Status Validate(const Request& request) {
   if (request.id.empty() || request.id.size() > kRequestIdBytesMax) {
     return Error::Field("id", "expected 1 to " + std::to_string(kRequestIdBytesMax) + " bytes");

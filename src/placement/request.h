@@ -23,14 +23,12 @@ inline constexpr std::int32_t kPriorityMax = 1'000'000'000;  // as of Kubernetes
 // the other one is kBinpack.
 enum class Policy { kBinpack, kSpread, kPool };
 
-// How a slice is held. A card holds slices of one mode at a time. A whole card and one that is
-// passed through hold nothing beside them.
-enum class Isolation : std::uint8_t { kShim, kSpatial, kMig, kTemplate, kWhole, kPassthrough };
-inline constexpr std::uint32_t kIsolations = 6;
+using device::Isolation;
+using device::IsolationName;
+using device::kIsolations;
 constexpr std::uint8_t Bit(Isolation mode) {
   return static_cast<std::uint8_t>(1u << static_cast<unsigned>(mode));
 }
-const char* IsolationName(Isolation mode);
 
 // Whether all cards of a request are on one NUMA node. kPrefer: where any node can.
 enum class Numa { kNone, kPrefer, kRequire };

@@ -581,6 +581,12 @@ TEST_F(ContainedTest, BindsAndDirectoriesAreReachable) {
   spec.binds.push_back({state, "/dev/shm/simgpu", true});
   spec.binds.push_back({fixed, "/run/fixed"});
   spec.binds.push_back({"/no/such/device", "", false, true});
+  // The machine's shared memory in place of the private one, as a real MPS server's clients need.
+  Spec shared = Shell("shared", "sleep 1000");
+  shared.binds.push_back({state, "/dev/shm", true});
+  Started(shared);
+  EXPECT_EQ(Exec("shared", "echo 3 > /dev/shm/y").exit_code, 0);
+  EXPECT_EQ(ReadAll(state + "/y"), "3\n");
   spec.workload.directory = work;
   Started(spec);
   EXPECT_EQ(Exec("binds",

@@ -367,12 +367,14 @@ Result<std::vector<CardProcess>> Nvml::Processes(const std::string& card_uuid) {
   std::map<pid_t, std::optional<std::uint64_t>> found;
   TRY_STATUS(
       AddProcesses("nvmlDeviceGetComputeRunningProcesses", api_.compute_processes, handle, &found));
+  std::map<pid_t, std::optional<std::uint64_t>> mps;
   const std::pair<const char*, Api::ListProcesses*> optional_lists[] = {
       {"nvmlDeviceGetGraphicsRunningProcesses", api_.graphics_processes},
       {"nvmlDeviceGetMPSComputeRunningProcesses", api_.mps_processes}};
   for (const auto& [call, list] : optional_lists) {
     if (list == nullptr) continue;
-    const Status added = AddProcesses(call, list, handle, &found);
+    const Status added =
+        AddProcesses(call, list, handle, list == api_.mps_processes ? &mps : &found);
     if (!added && added.error().code() != Code::kUnimplemented) return added.error();
   }
   if (found.size() > kMaxProcessesPerCard) {
@@ -380,9 +382,13 @@ Result<std::vector<CardProcess>> Nvml::Processes(const std::string& card_uuid) {
                                                std::to_string(kMaxProcessesPerCard) +
                                                ") processes on one card");
   }
+  for (const auto& [pid, bytes] : mps) {
+    std::optional<std::uint64_t>& all = found[pid];
+    if (bytes) all = std::max(all.value_or(0), *bytes);
+  }
   std::vector<CardProcess> out;
   out.reserve(found.size());
-  for (const auto& [pid, bytes] : found) out.push_back({pid, bytes});
+  for (const auto& [pid, bytes] : found) out.push_back({pid, bytes, mps.contains(pid)});
   return out;
 }
 

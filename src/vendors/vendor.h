@@ -42,6 +42,7 @@ struct CardTelemetry {
 struct CardProcess {
   pid_t host_pid = 0;  // in the pid namespace of the caller, which is the host's for tesserad
   std::optional<std::uint64_t> bytes;  // absent: the driver does not say (MIG, WDDM)
+  bool mps = false;                    // as a client of an MPS server
   bool operator==(const CardProcess&) const = default;
 };
 

@@ -120,7 +120,8 @@ struct ControlCard {
   uint32_t window_nanos;      // work a process may have in flight while the gate is not open
   uint32_t heard;             // the last `arrivals` the node has seen
   uint32_t priority;          // a higher class goes first
-  uint32_t reserved[4];
+  uint32_t mps_percentage;    // not 0: active thread percentage of processes that start now
+  uint32_t reserved[3];
 };
 static_assert(sizeof(ControlCard) == 128, "ControlCard is two cache lines");
 

@@ -550,11 +550,14 @@ class Soak {
     }
     for (const wire::ProcessSlot& slot : usage_[slice]->slots) {
       if (wire::Load(&slot.pid) == 0) continue;
-      std::printf("   pid %u inside %u unmarked %u launches %llu, marks:", slot.pid, slot.inside,
-                  slot.unmarked_nanos, Llu(slot.launches));
+      std::printf("   pid %u inside %u launches %llu, lanes:", slot.pid, slot.inside,
+                  Llu(slot.launches));
+      for (const wire::GateLane& lane : slot.lanes) std::printf(" %x", lane.state);
+      std::printf(", marks:");
       for (const wire::StreamMarks& marks : slot.marks) {
-        if (marks.submitted != marks.completed)
-          std::printf(" %u/%u", marks.completed, marks.submitted);
+        if (marks.submitted != marks.completed || marks.unmarked_nanos != 0) {
+          std::printf(" %u/%u+%u", marks.completed, marks.submitted, marks.unmarked_nanos);
+        }
       }
       std::printf("\n");
     }

@@ -429,16 +429,44 @@ size_t VisibleDevices(const wire::ControlPage& control, const char* asked, char*
   return size;
 }
 
+namespace {
+
+// The value of "NAME=" in the environment; null when it is not there. `at` is its place.
+const char* FindVariable(const char* name, size_t name_length, size_t* count, size_t* at) {
+  char** const old = environ;
+  *count = 0;
+  *at = ~size_t{0};
+  for (; old != nullptr && old[*count] != nullptr; ++*count) {
+    if (StartsWith(old[*count], name)) *at = *count;
+  }
+  return *at == ~size_t{0} ? nullptr : old[*at] + name_length;
+}
+
+// Makes `text` ("NAME=value") the environment's entry at `at`, or a new last one. `list` is room
+// for a list with one entry more.
+void PutVariable(char* text, char** list, size_t count, size_t at) {
+  char** const old = environ;
+  if (at != ~size_t{0}) {
+    // One pointer changes hands; a thread reading the environment sees the old text or the new one.
+    __atomic_store_n(&old[at], text, __ATOMIC_RELEASE);
+    return;
+  }
+  // A new list, published with one store. The old one stays readable; libc's setenv accepts a list
+  // it did not make.
+  for (size_t i = 0; i < count; ++i) list[i] = old[i];
+  list[count] = text;
+  list[count + 1] = nullptr;
+  __atomic_store_n(&environ, list, __ATOMIC_RELEASE);
+}
+
+}  // namespace
+
 void SetVisibleDevices() {
   constexpr char kName[] = "CUDA_VISIBLE_DEVICES=";
   constexpr size_t kNameLength = sizeof(kName) - 1;
   constexpr size_t kTextMax = kNameLength + wire::kCardsMax * (wire::kUuidTextMax + 1) + 1;
-  char** const old = environ;
-  size_t count = 0, at = ~size_t{0};
-  for (; old != nullptr && old[count] != nullptr; ++count) {
-    if (StartsWith(old[count], kName)) at = count;
-  }
-  const char* asked = at == ~size_t{0} ? nullptr : old[at] + kNameLength;
+  size_t count = 0, at = 0;
+  const char* const asked = FindVariable(kName, kNameLength, &count, &at);
   const size_t list_bytes = (count + 2) * sizeof(char*);
   auto* memory = static_cast<char*>(MapMemory(list_bytes + kTextMax));
   if (memory == nullptr) return;
@@ -448,18 +476,29 @@ void SetVisibleDevices() {
   // cards.
   VisibleDevices(*process.control, process.standalone != 0 ? nullptr : asked, text + kNameLength,
                  kTextMax - kNameLength);
-  if (asked != nullptr) {
-    // One pointer changes hands; a thread reading the environment sees the old text or the new one.
-    __atomic_store_n(&old[at], text, __ATOMIC_RELEASE);
-    return;
-  }
-  // A new list, published with one store. The old one stays readable; libc's setenv accepts a list
-  // it did not make.
-  auto** list = reinterpret_cast<char**>(memory);
-  for (size_t i = 0; i < count; ++i) list[i] = old[i];
-  list[count] = text;
-  list[count + 1] = nullptr;
-  __atomic_store_n(&environ, list, __ATOMIC_RELEASE);
+  PutVariable(text, reinterpret_cast<char**>(memory), count, at);
+}
+
+void SetMpsPercentage() {
+  constexpr char kName[] = "CUDA_MPS_ACTIVE_THREAD_PERCENTAGE=";
+  constexpr size_t kNameLength = sizeof(kName) - 1;
+  constexpr size_t kTextMax = kNameLength + 4;
+  uint32_t percentage =
+      __atomic_load_n(&process.control->cards[0].mps_percentage, __ATOMIC_RELAXED);
+  if (percentage == 0 || percentage > 100) return;
+  size_t count = 0, at = 0;
+  FindVariable(kName, kNameLength, &count, &at);
+  const size_t list_bytes = (count + 2) * sizeof(char*);
+  auto* memory = static_cast<char*>(MapMemory(list_bytes + kTextMax));
+  if (memory == nullptr) return;
+  char* const text = memory + list_bytes;
+  for (size_t i = 0; i < kNameLength; ++i) text[i] = kName[i];
+  char* end = text + kNameLength;
+  if (percentage == 100) *end++ = '1';
+  if (percentage >= 10) *end++ = static_cast<char>('0' + percentage / 10 % 10);
+  *end++ = static_cast<char>('0' + percentage % 10);
+  *end = '\0';
+  PutVariable(text, reinterpret_cast<char**>(memory), count, at);
 }
 
 }  // namespace tessera::guest

@@ -121,6 +121,9 @@ size_t VisibleDevices(const wire::ControlPage& control, const char* asked, char*
                       size_t capacity);
 // Puts the list into the environment before the driver first reads it.
 void SetVisibleDevices();
+// In spatial isolation: the process asks the MPS server for what its slice has of the card now,
+// whatever it was started with. Before the driver reads the variable, so at the first cuInit.
+void SetMpsPercentage();
 
 // Compares two UUID texts by their hexadecimal digits, with or without the "GPU-" prefix.
 bool SameUuid(const char* a, const char* b);

@@ -466,7 +466,10 @@ TESSERA_EXPORT CUresult cuInit(unsigned int Flags) {
   if (real == nullptr) return MissingCuda();
   if (depth > 0) return real(Flags);
   if (!EnsureAttached()) return kRefused;
-  if (__atomic_load_n(&process.devices_known, __ATOMIC_ACQUIRE) == 0) SetVisibleDevices();
+  if (__atomic_load_n(&process.devices_known, __ATOMIC_ACQUIRE) == 0) {
+    SetVisibleDevices();
+    SetMpsPercentage();
+  }
   DepthGuard guard;
   return real(Flags);
 }
