@@ -26,9 +26,9 @@ struct Way {
   simulate::ReplayOptions options;
 };
 const Way kWays[] = {
-    {"", {.policy = "tessera", .learn_every = 500}},
+    {"", {.policy = "tessera", .learn_every = 100}},
     {"fgd_", {.policy = "fgd"}},
-    {"random_ties_", {.policy = "tessera", .learn_every = 500, .random_ties = true}},
+    {"random_ties_", {.policy = "tessera", .learn_every = 100, .random_ties = true}},
     {"fgd_random_ties_", {.policy = "fgd", .random_ties = true}},
     {"hami_", {.policy = "hami", .random_ties = true}},
     {"least_allocated_", {.policy = "least-allocated", .random_ties = true}},

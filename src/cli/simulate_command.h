@@ -16,7 +16,7 @@ struct SimulateOptions {
   std::uint64_t seed = 1;
   std::uint32_t load_percent = 130;  // of the cards' capacity arrives when the order is drawn
   std::vector<std::string> policies;
-  std::uint32_t learn_every = 500;  // 0: classes are known beforehand
+  std::uint32_t learn_every = 100;  // 0: classes are known beforehand
   bool random_ties = false;         // among nodes of the same score, drawn from `seed`
   std::string json;                 // files for the curves; empty: none
   std::string html;

@@ -1,11 +1,13 @@
 #include "simulate/replay.h"
 
+#include <algorithm>
 #include <cmath>
 #include <memory>
 #include <optional>
 
 #include "base/rng.h"
 #include "placement/classes.h"
+#include "placement/defragment.h"
 #include "placement/fleet.h"
 #include "placement/scores.h"
 #include "placement/shape_index.h"
@@ -66,6 +68,21 @@ std::optional<Choice> DrawTied(placement::ShapeIndex* index, const Shape& shape,
   return index->On((*tied)[rng->Below(tied->size())], shape);
 }
 
+// The arrivals with each group of so many in order of falling demand.
+std::vector<std::uint32_t> InBatches(std::vector<std::uint32_t> arrivals, std::size_t batch,
+                                     const std::vector<Shape>& shapes) {
+  const auto demand = [&](std::uint32_t pod) {
+    return std::pair(shapes[pod].total_milli(), shapes[pod].cpu_millis);
+  };
+  for (std::size_t first = 0; batch > 1 && first < arrivals.size(); first += batch) {
+    const auto begin = arrivals.begin() + static_cast<std::ptrdiff_t>(first);
+    const std::size_t count = std::min(batch, arrivals.size() - first);
+    std::stable_sort(begin, begin + static_cast<std::ptrdiff_t>(count),
+                     [&](std::uint32_t a, std::uint32_t b) { return demand(a) > demand(b); });
+  }
+  return arrivals;
+}
+
 // The mean of what was noted at each whole percent of load.
 class Curve {
  public:
@@ -110,6 +127,12 @@ Result<ReplayResult> Replay(const std::vector<TraceNode>& nodes, const std::vect
   if (order.ranks.size() != nodes.size()) {
     return Error::Field("sequence", "expected a rank for each of the nodes");
   }
+  if (options.batch < 1 || options.batch > kBatchMax) {
+    return Error::Field("batch", "expected 1 to kBatchMax (65536)");
+  }
+  if (options.migrate && random) {
+    return Error::Field("migrate", "expected a policy that scores: random has nowhere to move to");
+  }
   Fleet fleet;
   for (std::size_t n = 0; n < nodes.size(); ++n) {
     TRY(const std::uint32_t kind, fleet.KindOf(nodes[n].model));
@@ -147,7 +170,31 @@ Result<ReplayResult> Replay(const std::vector<TraceNode>& nodes, const std::vect
   ReplayResult result;
   const auto capacity = static_cast<double>(fleet.capacity_milli());
   std::int64_t arrived_milli = 0;
-  for (const std::uint32_t pod : order.arrivals) {
+  std::vector<placement::Held> held;  // kept for who migrates
+  const auto take = [&](std::uint32_t node, const Shape& shape, const CardSet& cards) {
+    fragmented -= fragments(node);
+    fleet.Take(node, shape, cards);
+    fragmented += fragments(node);
+    if (index) index->Changed(node);
+  };
+  // One move for the request at most; its cost is what moves, in milli of cards.
+  const auto make_room = [&](const Shape& shape) -> std::optional<Choice> {
+    const auto room = placement::MakeRoom(&fleet, held, shape, *scorer, 1);
+    if (!room) return std::nullopt;
+    for (const placement::Move& move : room->moves) {
+      placement::Held& one = held[move.held];
+      fragmented -= fragments(one.node);
+      fleet.Give(one.node, one.shape, one.cards);
+      fragmented += fragments(one.node);
+      index->Changed(one.node);
+      take(move.node, one.shape, move.cards);
+      one.node = move.node;
+      one.cards = move.cards;
+      ++result.moves;
+    }
+    return Choice{room->node, 0, room->cards};
+  };
+  for (const std::uint32_t pod : InBatches(order.arrivals, options.batch, shapes)) {
     const Shape& shape = shapes[pod];
     if (options.learn_every > 0 && scorer != nullptr) {
       seen.Count(shape, pods[pod].models);
@@ -158,15 +205,17 @@ Result<ReplayResult> Replay(const std::vector<TraceNode>& nodes, const std::vect
     }
     ++result.arrived;
     arrived_milli += shape.total_milli();
-    const auto choice = random                ? DrawRandom(fleet, shape, &rng)
-                        : options.random_ties ? DrawTied(&*index, shape, &rng, &tied)
-                                              : index->Best(shape);
+    auto choice = random                ? DrawRandom(fleet, shape, &rng)
+                  : options.random_ties ? DrawTied(&*index, shape, &rng, &tied)
+                                        : index->Best(shape);
+    if (!choice && options.migrate && shape.cards > 0) choice = make_room(shape);
     if (choice) {
       ++result.placed;
-      fragmented -= fragments(choice->node);
-      fleet.Take(choice->node, shape, choice->cards);
-      fragmented += fragments(choice->node);
-      if (index) index->Changed(choice->node);
+      take(choice->node, shape, choice->cards);
+      if (options.migrate) {
+        held.push_back({choice->node, shape, choice->cards, false,
+                        static_cast<std::uint64_t>(shape.total_milli())});
+      }
     }
     const double load = 100.0 * static_cast<double>(arrived_milli) / capacity;
     // To a hundredth before the mean is taken: the published tables were made so.

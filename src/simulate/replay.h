@@ -14,6 +14,7 @@
 namespace tessera::simulate {
 
 inline constexpr std::size_t kLoadPercentMax = 200;  // columns of a curve
+inline constexpr std::uint32_t kBatchMax = 65'536;   // arrivals held back at a time
 
 struct ReplayOptions {
   std::string policy;  // placement::MakeScorer, or "random"
@@ -22,6 +23,12 @@ struct ReplayOptions {
   std::uint32_t learn_every = 0;  // 0: beforehand
   // Nodes of the same score: the lowest rank wins, or one of them drawn at random.
   bool random_ties = false;
+  // Arrivals are held back in groups of that many and placed by falling demand (cards, then cores).
+  // FGD's protocol places each as it comes.
+  std::uint32_t batch = 1;
+  // A request with cards that fits nowhere may have one other moved out of its way
+  // (placement/defragment.h). FGD's protocol moves nothing.
+  bool migrate = false;
   std::uint64_t seed = 1;  // of policy "random" and of random ties
 };
 
@@ -32,6 +39,7 @@ struct ReplayResult {
   std::vector<double> fragmented;
   std::uint64_t arrived = 0;
   std::uint64_t placed = 0;
+  std::uint64_t moves = 0;
 };
 
 Result<ReplayResult> Replay(const std::vector<TraceNode>& nodes, const std::vector<TracePod>& pods,
