@@ -20,25 +20,6 @@ using placement::Choice;
 using placement::Fleet;
 using placement::Shape;
 
-// "A|B" as bits of the fleet's kinds. A model the fleet lacks adds nothing; a pod that names only
-// such models fits nowhere, which kNowhere keeps apart from "any".
-constexpr std::uint64_t kNowhere = std::uint64_t{1} << 63;
-
-std::uint64_t KindsOf(const Fleet& fleet, std::string_view models) {
-  if (models.empty()) return 0;
-  std::uint64_t bits = 0;
-  while (true) {
-    const std::size_t bar = models.find('|');
-    const std::string_view one = models.substr(0, bar);
-    for (std::size_t k = 0; k < fleet.kinds().size(); ++k) {
-      if (fleet.kinds()[k] == one) bits |= std::uint64_t{1} << k;
-    }
-    if (bar == std::string_view::npos) break;
-    models.remove_prefix(bar + 1);
-  }
-  return bits == 0 ? kNowhere : bits;
-}
-
 // A uniformly drawn node that fits, and uniformly drawn cards on it.
 std::optional<Choice> DrawRandom(const Fleet& fleet, const Shape& shape, Rng* rng) {
   std::uint64_t fitting = 0;
@@ -144,8 +125,7 @@ Result<ReplayResult> Replay(const std::vector<TraceNode>& nodes, const std::vect
   std::vector<Shape> shapes;
   placement::ClassCounter all;
   for (const TracePod& pod : pods) {
-    shapes.push_back({pod.cpu_millis, pod.ram_mib, pod.cards, pod.milli,
-                      pod.cards > 0 ? KindsOf(fleet, pod.models) : 0});
+    shapes.push_back(ShapeOf(fleet, pod));
     all.Count(shapes.back(), pod.models);
   }
   // Fragmentation is reported against the whole trace, whatever the policy knows.
