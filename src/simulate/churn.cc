@@ -14,6 +14,7 @@
 #include "placement/fleet.h"
 #include "placement/scores.h"
 #include "placement/shape_index.h"
+#include "simulate/replay.h"
 
 namespace tessera::simulate {
 namespace {
@@ -191,7 +192,7 @@ class Simulation {
     const Shape& shape = ShapeOfRequest(request);
     ++result_.arrived;
     seen_.Count(shape, pods_[requests_[request].pod].models);
-    if (seen_.total() == 1 || seen_.total() % options_.learn_every == 0) {
+    if (LearnsAfter(seen_.total(), options_.learn_every)) {
       scorer_->Learn(seen_, fleet_);
       index_->Reset();
     }

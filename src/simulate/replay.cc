@@ -178,7 +178,7 @@ Result<ReplayResult> Replay(const std::vector<TraceNode>& nodes, const std::vect
     const Shape& shape = shapes[pod];
     if (options.learn_every > 0 && scorer != nullptr) {
       seen.Count(shape, pods[pod].models);
-      if (seen.total() == 1 || seen.total() % options.learn_every == 0) {
+      if (LearnsAfter(seen.total(), options.learn_every)) {
         scorer->Learn(seen, fleet);
         index->Reset();
       }
