@@ -110,6 +110,40 @@ int Main(int argc, const char* const* argv, const std::function<int(const UpFlag
   simulate_command->add_option("--json", simulate.json, "Write the curves to this file");
   simulate_command->add_option("--html", simulate.html,
                                "Write a page with the curves to this file");
+  simulate_command->add_option("--csv", simulate.csv,
+                               "Write the curves to this file, a line a point");
+  auto* batch = simulate_command->add_option(
+      "--batch", simulate.batch, "Hold arrivals back in groups of N, the largest of each first");
+  batch->check(CLI::Range(1, 65'536));
+  auto* migrate = simulate_command->add_flag("--migrate", simulate.migrate,
+                                             "Move one other for a request that fits nowhere");
+  auto* churn = simulate_command->add_flag(
+      "--churn", simulate.churn, "Requests come and go by creation_time and deletion_time");
+  churn->excludes(sequence)->excludes(batch)->excludes(migrate);
+  simulate_command
+      ->add_option("--nodes-every", simulate.nodes_every, "Keep every N-th node (--churn)")
+      ->check(CLI::Range(1, 1'000'000))
+      ->needs(churn);
+  simulate_command
+      ->add_option("--churn-load", simulate.churn_load_percent,
+                   "Card-time asked for, in percent of what there is (--churn)")
+      ->check(CLI::Range(1, 1000))
+      ->needs(churn);
+  simulate_command
+      ->add_option("--backfill", simulate.backfill,
+                   "Who may pass a head that waits: none, easy (the head starts no later), any")
+      ->check(CLI::IsMember({"none", "easy", "any"}))
+      ->needs(churn);
+  simulate_command
+      ->add_option("--moves", simulate.moves,
+                   "Moves of each plan in the runs that move; 0: no such runs (--churn)")
+      ->check(CLI::Range(0, 16))
+      ->needs(churn);
+  simulate_command
+      ->add_option("--loss-every", simulate.loss_every,
+                   "Seconds between losses of a node, on average; 0: none (--churn)")
+      ->check(CLI::Range(0, 1'000'000'000))
+      ->needs(churn);
   simulate_command->callback([&] {
     context.output = output == "json" ? Output::kJson : Output::kTable;
     simulate.random_ties = ties == "random";

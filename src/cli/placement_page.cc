@@ -83,7 +83,11 @@ Axis ValueAxis(const std::vector<PlacementCurve>& curves, Curve which, const Axi
 }
 
 void Chart(std::string* page, const std::string& heading, const std::vector<PlacementCurve>& curves,
-           Curve which, const Axis& loads) {
+           Curve which, const Axis& loads, const std::string& along) {
+  if (std::all_of(curves.begin(), curves.end(),
+                  [&](const PlacementCurve& curve) { return (curve.*which).empty(); })) {
+    return;
+  }
   const Axis values = ValueAxis(curves, which, loads);
   const auto x = [&](double load) { return Number(loads.At(load, kLeft, kWidth - kRight), 1); };
   const auto y = [&](double value) { return Number(values.At(value, kHeight - kBottom, kTop), 1); };
@@ -103,7 +107,7 @@ void Chart(std::string* page, const std::string& heading, const std::vector<Plac
                  std::to_string(kHeight - kBottom + 18) + "\">" + Number(load, 0) + "</text>\n");
   }
   page->append("<text class=\"load\" x=\"" + std::to_string(kWidth / 2) + "\" y=\"" +
-               std::to_string(kHeight - 4) + "\">arrived, percent of the cards</text>\n</g>\n");
+               std::to_string(kHeight - 4) + "\">" + Escaped(along) + "</text>\n</g>\n");
   for (std::size_t i = 0; i < curves.size(); ++i) {
     std::string points;
     const std::vector<double>& curve = curves[i].*which;
@@ -152,7 +156,8 @@ double LastLoad(const std::vector<PlacementCurve>& curves) {
 
 }  // namespace
 
-std::string PlacementPage(const std::string& title, const std::vector<PlacementCurve>& curves) {
+std::string PlacementPage(const std::string& title, const std::vector<PlacementCurve>& curves,
+                          const std::string& along) {
   std::string page =
       "<!DOCTYPE html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n"
       "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; "
@@ -172,13 +177,13 @@ std::string PlacementPage(const std::string& title, const std::vector<PlacementC
       Escaped(title) + "</h1>\n";
   Figures(&page, curves);
   const double last = LastLoad(curves);
-  Chart(&page, "Allocated, all the way", curves, &PlacementCurve::allocated, {0, last});
+  Chart(&page, "Allocated, all the way", curves, &PlacementCurve::allocated, {0, last}, along);
   // Policies part where the fleet gets full; the last third shows by how much.
   if (last > 80) {
-    Chart(&page, "Allocated, where the fleet gets full", curves, &PlacementCurve::allocated,
-          {80, last});
+    Chart(&page, "Allocated, the last part", curves, &PlacementCurve::allocated, {80, last}, along);
   }
-  Chart(&page, "Fragmented, percent of the cards", curves, &PlacementCurve::fragmented, {0, last});
+  Chart(&page, "Fragmented, percent of the cards", curves, &PlacementCurve::fragmented, {0, last},
+        along);
   page.append("</body>\n</html>\n");
   return page;
 }

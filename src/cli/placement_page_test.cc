@@ -46,7 +46,7 @@ void ExpectWellFormed(const std::string& page) {
 }
 
 TEST(PlacementPage, IsOnePageWithThreeChartsAndATable) {
-  const std::string page = PlacementPage("what fits", TwoCurves());
+  const std::string page = PlacementPage("what fits", TwoCurves(), "load");
   ExpectWellFormed(page);
   EXPECT_EQ(Count(page, "role=\"img\""), 3u);
   EXPECT_EQ(Count(page, "<tr>"), 3u) << "a head and a row a policy";
@@ -57,7 +57,7 @@ TEST(PlacementPage, IsOnePageWithThreeChartsAndATable) {
 }
 
 TEST(PlacementPage, LoadsNothingAndRunsNothing) {
-  const std::string page = PlacementPage("t", TwoCurves());
+  const std::string page = PlacementPage("t", TwoCurves(), "load");
   for (const char* never : {"<script", "http://", "https://", "src=", "href=", "url(", "@import"}) {
     EXPECT_THAT(page, Not(HasSubstr(never)));
   }
@@ -67,7 +67,7 @@ TEST(PlacementPage, LoadsNothingAndRunsNothing) {
 TEST(PlacementPage, EscapesWhatItIsGiven) {
   auto curves = TwoCurves();
   curves[0].policy = "<b onclick='x'>\"&\n";
-  const std::string page = PlacementPage("</title><script>alert(1)</script>", curves);
+  const std::string page = PlacementPage("</title><script>alert(1)</script>", curves, "load");
   ExpectWellFormed(page);
   EXPECT_THAT(page, Not(HasSubstr("<script")));
   EXPECT_THAT(page, Not(HasSubstr("<b ")));
@@ -75,8 +75,8 @@ TEST(PlacementPage, EscapesWhatItIsGiven) {
 }
 
 TEST(PlacementPage, StandsWithoutCurves) {
-  ExpectWellFormed(PlacementPage("t", {}));
-  ExpectWellFormed(PlacementPage("t", {{"p", {}, {}}, {"q", {5}, {5}}}));
+  ExpectWellFormed(PlacementPage("t", {}, "load"));
+  ExpectWellFormed(PlacementPage("t", {{"p", {}, {}}, {"q", {5}, {5}}}, "load"));
 }
 
 }  // namespace

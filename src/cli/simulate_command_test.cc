@@ -85,6 +85,49 @@ TEST_F(SimulateTest, RandomTiesRepeatFromTheirSeed) {
   EXPECT_THAT(*text, HasSubstr("\"ties\":\"random\""));
 }
 
+TEST_F(SimulateTest, WritesTheCurvesAsLines) {
+  options_.csv = folder_ / "curves.csv";
+  ASSERT_EQ(Run(), 0) << err_;
+  const auto text = os::PosixFiles().Read(options_.csv);
+  ASSERT_TRUE(text);
+  EXPECT_THAT(*text, HasSubstr("policy,load_percent,allocated_percent,fragmented_percent\n"));
+  for (const std::string& policy : options_.policies)
+    EXPECT_THAT(*text, HasSubstr("\n" + policy + ",56,56.25,"));
+}
+
+TEST_F(SimulateTest, ChurnRunsEachPolicyWithAndWithoutMoves) {
+  {
+    std::ofstream pods(options_.pods);
+    pods << "name,cpu_milli,memory_mib,num_gpu,gpu_milli,gpu_spec,qos,pod_phase,creation_time,"
+            "deletion_time\n";
+    for (int i = 0; i < 200; ++i) {
+      pods << "p" << i << ",1000,1024,1," << (i % 3 == 0 ? 1000 : 400) << ",,LS,Running," << i * 10
+           << "," << i * 10 + 100 + i % 7 * 50 << "\n";
+    }
+  }
+  options_.churn = true;
+  options_.nodes_every = 1;
+  options_.policies = {"tessera", "bestfit"};
+  options_.csv = folder_ / "churn.csv";
+  options_.html = folder_ / "churn.html";
+  ASSERT_EQ(Run(), 0) << err_;
+  const auto json = os::PosixFiles().Read(options_.json);
+  ASSERT_TRUE(json);
+  EXPECT_TRUE(http::JsonObject::Parse(*json));
+  EXPECT_THAT(*json, HasSubstr("\"moves_max\":0,"));
+  EXPECT_THAT(*json, HasSubstr("\"moves_max\":4,"));
+  EXPECT_THAT(*os::PosixFiles().Read(options_.csv), HasSubstr("\nbestfit,4,1000,"));
+  const auto page = os::PosixFiles().Read(options_.html);
+  EXPECT_THAT(*page, HasSubstr("<title>tessera, up to 4 moves</title></polyline>"));
+  EXPECT_EQ(page->find("Fragmented"), std::string::npos) << "nothing is known of it";
+  const std::string first = out_;
+  ASSERT_EQ(Run(), 0);
+  EXPECT_EQ(std::string(out_), first + first) << "the same seed, the same answer";
+  options_.backfill = "some";
+  EXPECT_EQ(Run(), 2);
+  EXPECT_THAT(err_, HasSubstr("backfill: expected none, easy or any"));
+}
+
 TEST_F(SimulateTest, BadInputNamesTheField) {
   options_.policies = {"best"};
   EXPECT_EQ(Run(), 2);

@@ -48,6 +48,22 @@ std::vector<TaskClass> ClassCounter::Typical(std::uint32_t permille) const {
   return sorted;
 }
 
+std::int64_t UnusableMilli(const Fleet& fleet, const std::vector<Shape>& skus) {
+  std::int64_t unusable = 0;
+  for (std::uint32_t n = 0; n < fleet.nodes(); ++n) {
+    const Fleet::Node& node = fleet.node(n);
+    std::uint32_t least = kWholeCardMilli + 1;  // of what fits, the smallest share of a card
+    for (const Shape& sku : skus) {
+      if (sku.cards > 0 && fleet.Fits(node, sku)) least = std::min(least, sku.milli);
+    }
+    for (std::uint32_t i = 0; i < node.cards; ++i) {
+      const std::uint32_t left = fleet.cards(node)[i];
+      if (left < least) unusable += left;
+    }
+  }
+  return unusable;
+}
+
 Fragmentation::Fragmentation(std::vector<TaskClass> classes) : classes_(std::move(classes)) {
   for (const TaskClass& one : classes_) {
     auto at = std::find(sizes_.begin(), sizes_.end(), one.shape.milli);

@@ -50,6 +50,10 @@ struct FragmentView {
   }
 };
 
+// The free milli that no SKU can use: of each card, what is left where none of the shapes fits the
+// node with that card among its own. A shape that fits nowhere makes nothing usable.
+std::int64_t UnusableMilli(const Fleet& fleet, const std::vector<Shape>& skus);
+
 class Fragmentation {
  public:
   explicit Fragmentation(std::vector<TaskClass> classes);

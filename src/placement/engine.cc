@@ -1,6 +1,7 @@
 #include "placement/engine.h"
 
 #include <algorithm>
+#include <bit>
 #include <limits>
 #include <utility>
 
@@ -629,7 +630,8 @@ void Engine::CountArrival(const Request& request, bool placed) {
     pool->arrived.Count(*shape, type);
     const std::uint64_t total = pool->arrived.total();
     const std::uint64_t every = std::max<std::uint64_t>(kLearnEvery, pool->fleet.nodes());
-    if (total != 1 && total - pool->learnt_at < every) continue;
+    // While little has arrived, each further one says much.
+    if (!std::has_single_bit(total) && total - pool->learnt_at < every) continue;
     pool->learnt_at = total;
     for (auto& [policy, one] : pool->ordered) {
       if (one->scorer->Learn(pool->arrived, pool->fleet)) one->index.Reset();

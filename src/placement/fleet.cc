@@ -124,8 +124,14 @@ void Fleet::SetNode(std::uint32_t index, std::string name, std::uint64_t rank,
       room.card_compute = card.compute;
     }
   }
-  node.kind = static_cast<std::uint32_t>(std::max_element(of_kind.begin(), of_kind.end()) -
-                                         of_kind.begin());
+  // Kinds are numbered as they came; where two are as many, that must not decide.
+  for (std::uint32_t kind = 0; kind < kinds_.size(); ++kind) {
+    const std::uint32_t most = of_kind[node.kind];
+    if (of_kind[kind] > most ||
+        (of_kind[kind] == most && most > 0 && kinds_[kind] < kinds_[node.kind])) {
+      node.kind = kind;
+    }
+  }
   node.present = true;
   SetAmounts(index, amounts, groups);
 }

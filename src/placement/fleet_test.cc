@@ -324,5 +324,54 @@ TEST(Scorers, AnUnknownNameIsRefusedWithTheList) {
   }
 }
 
+// What free capacity is lost to fragmentation, and A16: packing loses no more of it than spreading.
+
+TEST(Unusable, IsWhatNoSkuFits) {
+  Fleet fleet;
+  const std::uint32_t t4 = *fleet.KindOf("T4");
+  ASSERT_TRUE(fleet.AddNode("a", 8000, 100, 2, t4, 0));
+  const Shape third{1000, 1, 1, 333, 0}, pair{1000, 1, 2, 1000, 0};
+  EXPECT_EQ(UnusableMilli(fleet, {third, pair}), 0);
+  EXPECT_EQ(UnusableMilli(fleet, {}), 2000) << "nothing is sold";
+  CardSet first;
+  first.count = 1;
+  fleet.Take(0, {1000, 1, 1, 800, 0}, first);
+  EXPECT_EQ(UnusableMilli(fleet, {third, pair}), 200) << "a sliver on the first card";
+  EXPECT_EQ(UnusableMilli(fleet, {pair}), 1200) << "no two whole cards are left";
+  EXPECT_EQ(UnusableMilli(fleet, {Shape{1000, 1, 1, 333, 2}}), 1200) << "another model";
+  fleet.Take(0, {7000, 1, 0, 0, 0}, {});
+  EXPECT_EQ(UnusableMilli(fleet, {third, pair}), 1200) << "no cores are left";
+}
+
+TEST(Unusable, PackingLosesNoMoreThanSpreading) {
+  // Quarters, halves and four whole cards are sold; shares come until half of the cards are taken.
+  const Shape quarter{1000, 1, 1, 250, 0}, half{1000, 1, 1, 500, 0}, four{2000, 1, 4, 1000, 0};
+  const auto lost = [&](const char* policy, const std::vector<Shape>& skus) {
+    Fleet fleet;
+    const std::uint32_t t4 = *fleet.KindOf("T4");
+    for (std::uint32_t n = 0; n < 16; ++n) {
+      EXPECT_TRUE(fleet.AddNode("n" + std::to_string(n), 64'000, 1000, 4, t4, n));
+    }
+    const auto scorer = *MakeScorer(policy);
+    ShapeIndex index(fleet, *scorer);
+    Rng rng(16);
+    while (fleet.used_milli() * 2 < fleet.capacity_milli()) {
+      const Shape& shape = rng.Chance(700) ? quarter : half;
+      const auto choice = index.Best(shape);
+      fleet.Take(choice->node, shape, choice->cards);
+      index.Changed(choice->node);
+    }
+    return UnusableMilli(fleet, skus);
+  };
+  for (const std::vector<Shape>& skus :
+       {std::vector<Shape>{four}, std::vector<Shape>{quarter, half, four}}) {
+    for (const char* binpack : {"packing", "bestfit", "tessera"}) {
+      EXPECT_LE(lost(binpack, skus), lost("least-allocated", skus)) << binpack;
+    }
+  }
+  EXPECT_LT(lost("packing", {four}), lost("least-allocated", {four}) / 4)
+      << "spreading leaves no node with four free cards";
+}
+
 }  // namespace
 }  // namespace tessera::placement

@@ -328,17 +328,18 @@ class Fgd : public Scorer {
   Fragmentation fragmentation_{{}};
 };
 
-// Ours: fragmentation's gradient beside what it cannot see — slivers nobody's share fits, cards and
-// cores that strand each other, nodes and cards opened, card kinds that others depend on, places
-// for the rare large requests. Amounts
-// are in cards and cores. The weights were found by search over generated orders of the public
-// openb trace, none of them one that results are reported on.
+// Ours: fragmentation's gradient beside what it cannot see — slivers nobody's share fits, cores
+// that no request for cores alone fills, cards and cores that strand each other, nodes and cards
+// opened, card kinds that others depend on, places for the rare large requests. Amounts are in
+// cards and cores. The weights were found by search over generated orders of the public openb
+// trace, none of them one that results are reported on.
 class Tessera : public Scorer {
  public:
   bool Learn(const ClassCounter& arrived, const Fleet& fleet) override {
     const std::vector<TaskClass> classes = Measured(arrived.Typical(kTypicalPermille), fleet);
     fragmentation_ = Fragmentation(classes);
     FindFillable(classes);
+    FindFillableCores(classes);
     FindScarcity(classes, fleet);
     FindPrices(Measured(arrived.Typical(1000), fleet), fleet);
     return true;
@@ -400,6 +401,7 @@ class Tessera : public Scorer {
   static constexpr double kStranded[3] = {0.67, 1.11, 1.86};  // growth of cards without cores
   static constexpr double kCoresPerCard[3] = {8, 11.4, 16};
   static constexpr double kStrandedCores = 0.10, kStrandedCoresAt = 12;
+  static constexpr double kUnfillableCores = 0.025;
   static constexpr double kIdleCards = 0.078, kIdleCores = 0.0013;
   static constexpr double kOpenNode = 0.68, kOpenCard = 0.28;
   static constexpr double kCoresFit = 0.52, kCardsFit = 0.055;
@@ -410,6 +412,8 @@ class Tessera : public Scorer {
   static constexpr double kPlacesFree = 0.3;     // of the places may be wanted at no price
   static constexpr double kPlacesUnused = 0.05;  // of the cards that no arrival is expected for
   static constexpr double kStep = 0.024;
+
+  static constexpr std::int64_t kCoreStep = 100, kCoreSteps = 1280;  // millis; of them
 
   // A class of large requests and what one of its places costs who takes it, in 0 to 1.
   struct Price {
@@ -441,6 +445,9 @@ class Tessera : public Scorer {
                              above(cores, kStrandedCoresAt * cards)) /
                             kStrandedCoresAt));
     add("idle", kIdleCards * cards_after - kIdleCores * cores_after);
+    add("unfillable cores",
+        -(kUnfillableCores *
+          (UnfillableCores(node.cpu_left - shape.cpu_millis) - UnfillableCores(node.cpu_left))));
     if (node.placed == 0) add("opened node", -kOpenNode);
     const double per_card =
         node.cards > 0 ? static_cast<double>(node.cpu_millis) / 1000 / node.cards : 0;
@@ -482,24 +489,50 @@ class Tessera : public Scorer {
     return sum;
   }
 
-  // For each amount left on a card, what stays over when it is filled with shares that arrive.
+  // For each amount up to `most`, what stays over when it is filled with pieces of these sizes.
+  static void FindRemainders(const std::vector<std::uint32_t>& sizes, std::uint32_t most,
+                             std::uint16_t* remainders) {
+    std::vector<bool> reachable(most + 1, false);
+    reachable[0] = true;
+    std::uint32_t best = 0;
+    for (std::uint32_t amount = 0; amount <= most; ++amount) {
+      for (const std::uint32_t size : sizes) {
+        if (size <= amount && reachable[amount - size]) reachable[amount] = true;
+      }
+      if (reachable[amount]) best = amount;
+      remainders[amount] = static_cast<std::uint16_t>(amount - best);
+    }
+  }
+
+  // What stays over on a card that is filled with the shares that arrive.
   void FindFillable(const std::vector<TaskClass>& classes) {
     std::vector<std::uint32_t> sizes;
     for (const TaskClass& one : classes) {
       if (one.shape.shared()) sizes.push_back(one.shape.milli);
     }
     smallest_ = sizes.empty() ? 0 : *std::min_element(sizes.begin(), sizes.end());
-    std::vector<bool> reachable(kWholeCardMilli + 1, false);
-    reachable[0] = true;
-    std::uint32_t best = 0;
-    for (std::uint32_t amount = 0; amount <= kWholeCardMilli; ++amount) {
-      for (const std::uint32_t size : sizes) {
-        if (size <= amount && reachable[amount - size]) reachable[amount] = true;
-      }
-      if (reachable[amount]) best = amount;
-      unfillable_[amount] = static_cast<std::uint16_t>(amount - best);
-    }
+    FindRemainders(sizes, kWholeCardMilli, unfillable_.data());
     unfillable_[kWholeCardMilli] = 0;  // a whole card is wanted as such
+  }
+
+  // What stays over of a node's cores when they are filled with the requests for cores alone that
+  // arrive: those decide, for they come last to a node whose cards are taken.
+  void FindFillableCores(const std::vector<TaskClass>& classes) {
+    unfillable_cores_.fill(0);
+    std::vector<std::uint32_t> sizes;
+    for (const TaskClass& one : classes) {
+      if (one.shape.cards > 0 || one.shape.cpu_millis == 0) continue;
+      const std::int64_t steps = (one.shape.cpu_millis + kCoreStep - 1) / kCoreStep;
+      if (steps <= kCoreSteps) sizes.push_back(static_cast<std::uint32_t>(steps));
+    }
+    if (!sizes.empty()) FindRemainders(sizes, kCoreSteps, unfillable_cores_.data());
+  }
+
+  double UnfillableCores(std::int64_t cpu_millis) const {
+    const std::int64_t steps = cpu_millis / kCoreStep;
+    if (steps > kCoreSteps) return 0;  // so many can be filled in some way
+    return static_cast<double>(unfillable_cores_[static_cast<std::size_t>(steps)]) * kCoreStep /
+           1000;
   }
 
   // Demand bound to a kind (spread over the kinds it may use) against what there is of it.
@@ -591,6 +624,7 @@ class Tessera : public Scorer {
   std::vector<Price> prices_;
   std::uint32_t smallest_ = 0;
   std::array<std::uint16_t, kWholeCardMilli + 1> unfillable_{};
+  std::array<std::uint16_t, kCoreSteps + 1> unfillable_cores_{};
   std::vector<double> scarcity_;
 };
 

@@ -1,5 +1,6 @@
 #include "simulate/replay.h"
 
+#include <algorithm>
 #include <cmath>
 #include <memory>
 #include <optional>
@@ -7,6 +8,7 @@
 #include "base/rng.h"
 #include "base/units.h"
 #include "placement/classes.h"
+#include "placement/defragment.h"
 #include "placement/fleet.h"
 #include "placement/scores.h"
 #include "placement/shape_index.h"
@@ -18,25 +20,6 @@ using placement::CardSet;
 using placement::Choice;
 using placement::Fleet;
 using placement::Shape;
-
-// "A|B" as bits of the fleet's kinds. A model the fleet lacks adds nothing; a pod that names only
-// such models fits nowhere, which kNowhere keeps apart from "any".
-constexpr std::uint64_t kNowhere = std::uint64_t{1} << 63;
-
-std::uint64_t KindsOf(const Fleet& fleet, std::string_view models) {
-  if (models.empty()) return 0;
-  std::uint64_t bits = 0;
-  while (true) {
-    const std::size_t bar = models.find('|');
-    const std::string_view one = models.substr(0, bar);
-    for (std::size_t k = 0; k < fleet.kinds().size(); ++k) {
-      if (fleet.kinds()[k] == one) bits |= std::uint64_t{1} << k;
-    }
-    if (bar == std::string_view::npos) break;
-    models.remove_prefix(bar + 1);
-  }
-  return bits == 0 ? kNowhere : bits;
-}
 
 // A uniformly drawn node that fits, and uniformly drawn cards on it.
 std::optional<Choice> DrawRandom(const Fleet& fleet, const Shape& shape, Rng* rng) {
@@ -65,6 +48,21 @@ std::optional<Choice> DrawTied(placement::ShapeIndex* index, const Shape& shape,
   index->Tied(shape, tied);
   if (tied->empty()) return std::nullopt;
   return index->On((*tied)[rng->Below(tied->size())], shape);
+}
+
+// The arrivals with each group of so many in order of falling demand.
+std::vector<std::uint32_t> InBatches(std::vector<std::uint32_t> arrivals, std::size_t batch,
+                                     const std::vector<Shape>& shapes) {
+  const auto demand = [&](std::uint32_t pod) {
+    return std::pair(shapes[pod].total_milli(), shapes[pod].cpu_millis);
+  };
+  for (std::size_t first = 0; batch > 1 && first < arrivals.size(); first += batch) {
+    const auto begin = arrivals.begin() + static_cast<std::ptrdiff_t>(first);
+    const std::size_t count = std::min(batch, arrivals.size() - first);
+    std::stable_sort(begin, begin + static_cast<std::ptrdiff_t>(count),
+                     [&](std::uint32_t a, std::uint32_t b) { return demand(a) > demand(b); });
+  }
+  return arrivals;
 }
 
 // The mean of what was noted at each whole percent of load.
@@ -111,6 +109,12 @@ Result<ReplayResult> Replay(const std::vector<TraceNode>& nodes, const std::vect
   if (order.ranks.size() != nodes.size()) {
     return Error::Field("sequence", "expected a rank for each of the nodes");
   }
+  if (options.batch < 1 || options.batch > kBatchMax) {
+    return Error::Field("batch", "expected 1 to kBatchMax (65536)");
+  }
+  if (options.migrate && random) {
+    return Error::Field("migrate", "expected a policy that scores: random has nowhere to move to");
+  }
   Fleet fleet;
   for (std::size_t n = 0; n < nodes.size(); ++n) {
     TRY(const std::uint32_t kind, fleet.KindOf(nodes[n].model));
@@ -123,8 +127,7 @@ Result<ReplayResult> Replay(const std::vector<TraceNode>& nodes, const std::vect
   std::vector<Shape> shapes;
   placement::ClassCounter all;
   for (const TracePod& pod : pods) {
-    shapes.push_back({pod.cpu_millis, pod.ram_mib * static_cast<std::int64_t>(kMiB), pod.cards,
-                      pod.milli, pod.cards > 0 ? KindsOf(fleet, pod.models) : 0});
+    shapes.push_back(ShapeOf(fleet, pod));
     all.Count(shapes.back(), pod.models);
   }
   // Fragmentation is reported against the whole trace, whatever the policy knows.
@@ -149,26 +152,52 @@ Result<ReplayResult> Replay(const std::vector<TraceNode>& nodes, const std::vect
   ReplayResult result;
   const auto capacity = static_cast<double>(fleet.capacity_milli());
   std::int64_t arrived_milli = 0;
-  for (const std::uint32_t pod : order.arrivals) {
+  std::vector<placement::Held> held;  // kept for who migrates
+  const auto take = [&](std::uint32_t node, const Shape& shape, const CardSet& cards) {
+    fragmented -= fragments(node);
+    fleet.Take(node, shape, cards);
+    fragmented += fragments(node);
+    if (index) index->Changed(node);
+  };
+  // One move for the request at most; its cost is what moves, in milli of cards.
+  const auto make_room = [&](const Shape& shape) -> std::optional<Choice> {
+    const auto room = placement::MakeRoom(&fleet, held, shape, *scorer, 1);
+    if (!room) return std::nullopt;
+    for (const placement::Move& move : room->moves) {
+      placement::Held& one = held[move.held];
+      fragmented -= fragments(one.node);
+      fleet.Give(one.node, one.shape, one.cards);
+      fragmented += fragments(one.node);
+      index->Changed(one.node);
+      take(move.node, one.shape, move.cards);
+      one.node = move.node;
+      one.cards = move.cards;
+      ++result.moves;
+    }
+    return Choice{room->node, 0, room->cards};
+  };
+  for (const std::uint32_t pod : InBatches(order.arrivals, options.batch, shapes)) {
     const Shape& shape = shapes[pod];
     if (options.learn_every > 0 && scorer != nullptr) {
       seen.Count(shape, pods[pod].models);
-      if (seen.total() == 1 || seen.total() % options.learn_every == 0) {
+      if (LearnsAfter(seen.total(), options.learn_every)) {
         scorer->Learn(seen, fleet);
         index->Reset();
       }
     }
     ++result.arrived;
     arrived_milli += shape.total_milli();
-    const auto choice = random                ? DrawRandom(fleet, shape, &rng)
-                        : options.random_ties ? DrawTied(&*index, shape, &rng, &tied)
-                                              : index->Best(shape);
+    auto choice = random                ? DrawRandom(fleet, shape, &rng)
+                  : options.random_ties ? DrawTied(&*index, shape, &rng, &tied)
+                                        : index->Best(shape);
+    if (!choice && options.migrate && shape.cards > 0) choice = make_room(shape);
     if (choice) {
       ++result.placed;
-      fragmented -= fragments(choice->node);
-      fleet.Take(choice->node, shape, choice->cards);
-      fragmented += fragments(choice->node);
-      if (index) index->Changed(choice->node);
+      take(choice->node, shape, choice->cards);
+      if (options.migrate) {
+        held.push_back({choice->node, shape, choice->cards, false,
+                        static_cast<std::uint64_t>(shape.total_milli())});
+      }
     }
     const double load = 100.0 * static_cast<double>(arrived_milli) / capacity;
     // To a hundredth before the mean is taken: the published tables were made so.

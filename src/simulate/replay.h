@@ -14,14 +14,27 @@
 namespace tessera::simulate {
 
 inline constexpr std::size_t kLoadPercentMax = 200;  // columns of a curve
+inline constexpr std::uint32_t kBatchMax = 65'536;   // arrivals held back at a time
+
+// Whether the classes are learnt anew after so many arrivals: every `every`, and before the first
+// of those after 1, 2, 4, 8...
+inline bool LearnsAfter(std::uint64_t arrivals, std::uint32_t every) {
+  return arrivals % every == 0 || (arrivals < every && (arrivals & (arrivals - 1)) == 0);
+}
 
 struct ReplayOptions {
   std::string policy;  // placement::MakeScorer, or "random"
   // Task classes: from the whole trace beforehand (as FGD has them), or learnt from what has
-  // arrived, counted again every so many arrivals.
+  // arrived, see LearnsAfter.
   std::uint32_t learn_every = 0;  // 0: beforehand
   // Nodes of the same score: the lowest rank wins, or one of them drawn at random.
   bool random_ties = false;
+  // Arrivals are held back in groups of that many and placed by falling demand (cards, then cores).
+  // FGD's protocol places each as it comes.
+  std::uint32_t batch = 1;
+  // A request with cards that fits nowhere may have one other moved out of its way
+  // (placement/defragment.h). FGD's protocol moves nothing.
+  bool migrate = false;
   std::uint64_t seed = 1;  // of policy "random" and of random ties
 };
 
@@ -32,6 +45,7 @@ struct ReplayResult {
   std::vector<double> fragmented;
   std::uint64_t arrived = 0;
   std::uint64_t placed = 0;
+  std::uint64_t moves = 0;
 };
 
 Result<ReplayResult> Replay(const std::vector<TraceNode>& nodes, const std::vector<TracePod>& pods,

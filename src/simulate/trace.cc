@@ -5,6 +5,7 @@
 #include <string_view>
 
 #include "base/rng.h"
+#include "base/units.h"
 #include "os/files.h"
 
 namespace tessera::simulate {
@@ -51,12 +52,19 @@ class Table {
             return Wrong("header", "column \"" + std::string(columns_[i]) + "\"");
           }
         }
+        header_ = fields;
         continue;
       }
       TRY_STATUS(row(fields));
     }
     if (number == 0) return Wrong("header", "a header line");
     return {};
+  }
+
+  // Where a column that need not be there stands; 0 (a column that must): it is not there.
+  std::size_t Find(std::string_view column) const {
+    const auto at = std::find(header_.begin(), header_.end(), column);
+    return at == header_.end() ? 0 : static_cast<std::size_t>(at - header_.begin());
   }
 
   Error Wrong(std::string_view column, const std::string& expected) const {
@@ -71,8 +79,8 @@ class Table {
     const std::string_view text = fields[column];
     const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
     if (error != std::errc() || end != text.data() + text.size() || value < 0 || value > max) {
-      return Wrong(columns_[column], "a whole number of 0 to " + std::to_string(max) + ", got \"" +
-                                         std::string(text.substr(0, 40)) + "\"");
+      return Wrong(header_[column], "a whole number of 0 to " + std::to_string(max) + ", got \"" +
+                                        std::string(text.substr(0, 40)) + "\"");
     }
     return value;
   }
@@ -81,10 +89,12 @@ class Table {
   std::string path_;
   std::string text_;
   std::vector<std::string_view> columns_;
+  std::vector<std::string_view> header_;
   std::size_t line_ = 0;
 };
 
 constexpr std::int64_t kCpuMillisMax = 100'000'000;
+constexpr std::int64_t kSecondsMax = 100LL * 366 * 86'400;
 constexpr std::int64_t kRamMibMax = std::int64_t{1} << 32;
 
 }  // namespace
@@ -127,6 +137,15 @@ Result<std::vector<TracePod>> ReadPods(const std::string& path) {
             : static_cast<std::uint32_t>(std::min<std::int64_t>(milli, placement::kWholeCardMilli));
     if (cards > 0 && fields.size() > 5) pod.models = fields[5];
     if (cards > 0 && pod.milli == 0) return table.Wrong("gpu_milli", "more than 0 with num_gpu");
+    const std::size_t created = table.Find("creation_time");
+    const std::size_t deleted = table.Find("deletion_time");
+    if (created > 0 && deleted > 0 && fields.size() > std::max(created, deleted)) {
+      TRY(pod.created, table.Number(fields, created, kSecondsMax));
+      TRY(pod.deleted, table.Number(fields, deleted, kSecondsMax));
+      if (pod.deleted < pod.created) {
+        return table.Wrong("deletion_time", "no earlier time than creation_time");
+      }
+    }
     pods.push_back(std::move(pod));
     return {};
   }));
@@ -198,6 +217,25 @@ TraceOrder MakeOrder(const std::vector<TraceNode>& nodes, const std::vector<Trac
   }
   order.ranks = shuffled(nodes.size());
   return order;
+}
+
+placement::Shape ShapeOf(const placement::Fleet& fleet, const TracePod& pod) {
+  placement::Shape shape{pod.cpu_millis, pod.ram_mib * static_cast<std::int64_t>(kMiB), pod.cards,
+                         pod.milli, 0};
+  if (pod.cards == 0 || pod.models.empty()) return shape;
+  for (std::string_view models = pod.models;;) {
+    const std::size_t bar = models.find('|');
+    for (std::size_t k = 0; k < fleet.kinds().size(); ++k) {
+      if (fleet.kinds()[k] == models.substr(0, bar)) shape.kinds |= std::uint64_t{1} << k;
+    }
+    if (bar == std::string_view::npos) break;
+    models.remove_prefix(bar + 1);
+  }
+  // A model the fleet lacks adds nothing; a pod that names only such models fits nowhere, which is
+  // not "any".
+  constexpr std::uint64_t kNowhere = std::uint64_t{1} << 63;
+  if (shape.kinds == 0) shape.kinds = kNowhere;
+  return shape;
 }
 
 }  // namespace tessera::simulate

@@ -2,7 +2,8 @@
 // public openb trace (cluster-trace-gpu-v2023).
 //
 //   nodes  sn,cpu_milli,memory_mib,gpu,model
-//   pods   name,cpu_milli,memory_mib,num_gpu,gpu_milli[,gpu_spec,...]  (later ones are not read)
+//   pods   name,cpu_milli,memory_mib,num_gpu,gpu_milli[,gpu_spec,...]  (of the later ones, only
+//          creation_time and deletion_time are read, in seconds, where both are there)
 //   order  one number a line: indices into the pods in file order as they arrive, -1, then for each
 //          node, by name, its rank (the lowest wins ties)
 //
@@ -33,8 +34,10 @@ struct TracePod {
   std::int64_t cpu_millis = 0;
   std::int64_t ram_mib = 0;
   std::uint32_t cards = 0;
-  std::uint32_t milli = 0;  // on each card; 0 without cards
-  std::string models;       // allowed ones, "A|B"; empty: any
+  std::uint32_t milli = 0;    // on each card; 0 without cards
+  std::string models;         // allowed ones, "A|B"; empty: any
+  std::int64_t created = -1;  // seconds from the trace's begin; negative: not in the file
+  std::int64_t deleted = -1;
 };
 
 struct TraceOrder {
@@ -45,6 +48,9 @@ struct TraceOrder {
 Result<std::vector<TraceNode>> ReadNodes(const std::string& path);  // sorted by name
 Result<std::vector<TracePod>> ReadPods(const std::string& path);
 Result<TraceOrder> ReadOrder(const std::string& path, std::size_t pods, std::size_t nodes);
+
+// What a pod asks of the fleet.
+placement::Shape ShapeOf(const placement::Fleet& fleet, const TracePod& pod);
 
 // An order of our own: the pods shuffled, then picks of them until `load_permille` of the fleet's
 // milli has arrived (pods beyond it are left out), and shuffled ranks. The same seed gives the same
