@@ -441,6 +441,7 @@ TEST_F(SimulatedAuditTest, AWellBehavedProgramNeverIs) {
 // Speaks the protocol by hand, so that session and ledger are in order, and then runs on the driver
 // with nobody before its gate. Its neighbour keeps to its turns.
 TEST_F(SimulatedAuditTest, AProgramThatPassesItsGateIsFoundByItsTimeAndItsNeighbourIsNot) {
+  audit_.turns = AuditAction::kFreeze;
   node_.reset();
   audit_.turns_settle_nanos = 0;
   StartWithSlice(4 * kGiB);
