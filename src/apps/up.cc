@@ -24,6 +24,7 @@
 #include "os/clock.h"
 #include "os/fd.h"
 #include "os/files.h"
+#include "placement/scores.h"
 #include "scheduler/scheduler.h"
 #include "store/database.h"
 
@@ -34,6 +35,7 @@ struct Settings {
   cloud::SeedPrices prices;
   std::int64_t queue_max = 1000;
   std::int64_t workers = 8;
+  std::string placement_policy{placement::kDefaultPolicy};
 };
 
 // The file of --config; see docs/up.md. Unknown keys are errors with their line.
@@ -49,6 +51,11 @@ Result<Settings> ReadSettings(const std::string& path) {
   TRY_STATUS(prices.Finish());
   TRY(settings.queue_max, file.OptionalInt("queue_max", 1, 1'000'000, settings.queue_max));
   TRY(settings.workers, file.OptionalInt("http_workers", 1, 256, settings.workers));
+  TRY(settings.placement_policy,
+      file.OptionalString("placement_policy", settings.placement_policy));
+  if (const auto scorer = placement::MakeScorer(settings.placement_policy); !scorer) {
+    return file.Wrong("placement_policy", scorer.error().message());
+  }
   TRY_STATUS(file.Finish());
   return settings;
 }
@@ -161,6 +168,7 @@ Status Run(const cli::UpFlags& flags) {
   TRY(const auto database, store::Database::OpenSqlite(data + "/tessera.db"));
   scheduler::Options scheduler_options;
   scheduler_options.queue_max = static_cast<std::size_t>(settings.queue_max);
+  scheduler_options.policy = settings.placement_policy;
   scheduler_options.period_millis = 500;
   scheduler::Scheduler scheduler(scheduler_options, os::RealClock());
   auto node = std::make_shared<HttpNode>(run + "/node.sock");
