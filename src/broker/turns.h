@@ -57,8 +57,8 @@ struct TurnService {
   std::string card;
   std::uint64_t served_nanos = 0;  // time counted as its own since the slice was added; a slice
                                    // that has the card to itself is not looked at, all of it counts
-  std::int64_t gated_since = 0;  // monotonic; 0: the gate is open and nothing is counted
-  std::int64_t now = 0;          // when this was read
+  std::int64_t gated_since = 0;    // monotonic; 0: the gate is open and nothing is counted
+  std::int64_t now = 0;            // when this was read
 };
 
 // Thread-safe: all methods. Owns its threads, not the pages.
