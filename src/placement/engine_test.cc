@@ -2,6 +2,8 @@
 
 #include <gtest/gtest.h>
 
+#include <cmath>
+
 namespace tessera::placement {
 namespace {
 
@@ -328,6 +330,11 @@ TEST(Engine, ExplainNamesTheRuleOfEachFilteredNodeAndTheBestFive) {
   // It is what Place does, and it reserves nothing.
   EXPECT_EQ(engine.reservations(), 1u);
   EXPECT_EQ(Where(engine.Place(Ask("x"), {"kept"})), "d/d1");
+  // Nothing left is 0, not -0, in what users see.
+  const Explanation whole = engine.Explain(Ask("y", 24 * kGiB, 1000), {});
+  ASSERT_FALSE(whole.best.empty());
+  EXPECT_FALSE(std::signbit(whole.best[0].score));
+  for (const auto& [name, part] : whole.best[0].parts) EXPECT_FALSE(std::signbit(part)) << name;
 }
 
 TEST(Engine, BadInputIsRefusedByName) {

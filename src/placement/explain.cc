@@ -428,6 +428,9 @@ Explanation Engine::Explain(const Request& request, const std::set<std::string>&
     candidate.score = static_cast<double>(one.free.score) * scorer.unit();
     candidate.parts = scorer.PartsOf(fleet, fleet.node(found.record->slot), found.shape,
                                      one.free.cards, one.free.score);
+    // What is nothing is said without a sign.
+    candidate.score += 0.0;
+    for (auto& [name, part] : candidate.parts) part += 0.0;
     explanation.best.push_back(std::move(candidate));
   }
   return explanation;
