@@ -23,7 +23,8 @@ target_include_directories(tessera_options INTERFACE ${CMAKE_SOURCE_DIR}/src ${C
 target_compile_options(tessera_options INTERFACE -Wall -Wextra -Werror -Wno-missing-field-initializers
                        $<$<COMPILE_LANGUAGE:CXX>:-Wnon-virtual-dtor -Woverloaded-virtual>)
 if(CMAKE_CXX_COMPILER_ID STREQUAL "Clang")
-  target_compile_options(tessera_options INTERFACE -Wthread-safety -Wno-gnu-statement-expression)
+  # libstdc++ 12 marks as deprecated what its own std::stable_sort is made of, and clang says so where it is used.
+  target_compile_options(tessera_options INTERFACE -Wthread-safety -Wno-gnu-statement-expression -Wno-deprecated-declarations)
 endif()
 # g++ 12 sees overlaps in std::string's own operator+ when it optimises (GCC bug 105651).
 if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU" AND NOT CMAKE_BUILD_TYPE STREQUAL "Debug")

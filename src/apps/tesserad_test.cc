@@ -19,6 +19,7 @@
 #include "apps/node_client.h"
 #include "base/units.h"
 #include "http/json.h"
+#include "os/scratch.h"
 #include "simgpu/state/state.h"
 
 namespace tessera::apps {
@@ -252,6 +253,14 @@ TEST_F(TesseradTest, TwoSlicesOnOneCardOutliveTheirDaemon) {
 // own. They meet in one MPS server all the same, and the engine says with how much.
 TEST_F(TesseradTest, SpatialInstancesAreClientsOfOneServer) {
   StartDaemon();
+  // An instance has a /tmp of its own, and the build may lie in ours: what it runs must not.
+  std::string client = TESSERA_MPS_CLIENT;
+  const os::ScratchFolder programs(geteuid() == 0 ? "/opt" : "/tmp");
+  if (geteuid() == 0) {
+    std::filesystem::permissions(programs.path(), std::filesystem::perms(0755));
+    client = programs.path() + "/client";
+    std::filesystem::copy_file(TESSERA_MPS_CLIENT, client);
+  }
   HttpNode node(folder_ + "/run/node.sock");
   const auto state = node.State();
   ASSERT_TRUE(state) << state.error().ToString();
@@ -265,7 +274,7 @@ TEST_F(TesseradTest, SpatialInstancesAreClientsOfOneServer) {
         R"({"generation":1,"shares":[{"card":")" + card +
             R"(","memory_bytes":"2GiB","compute_permille":)" + std::to_string(permille) +
             R"(,"compute_capped":true,"isolation":"spatial"}],"workload":{"argv":["/bin/sh","-c",)" +
-            R"("(echo keep 2000 100; sleep 1000) | )" TESSERA_MPS_CLIENT R"("]}})");
+            R"("(echo keep 2000 100; sleep 1000) | )" + client + R"("]}})");
     EXPECT_TRUE(done) << done.error().ToString();
   };
   put("a", 700);

@@ -11,10 +11,8 @@ namespace tessera::os {
 
 class ScratchFolder {
  public:
-  ScratchFolder() {
-    char name[] = "/tmp/t-XXXXXX";
-    if (mkdtemp(name) == nullptr) abort();
-    path_ = name;
+  explicit ScratchFolder(const std::string& below = "/tmp") : path_(below + "/t-XXXXXX") {
+    if (mkdtemp(path_.data()) == nullptr) abort();
   }
   ~ScratchFolder() {
     std::error_code ignored;
