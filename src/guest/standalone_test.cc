@@ -173,7 +173,7 @@ TEST_F(StandaloneTest, AComputeLimitIsHeldWithoutANode) {
     usleep(300'000);
     double share = 0;
     for (int i = 0; i < 5 && share < c.least; ++i) {
-      share = ShareOf(state_, 0, {program.pid()}, 1.5);
+      share = ShareOf(state_, 0, {program.pid()}, 3);
       EXPECT_LE(share, c.most);
     }
     EXPECT_GE(share, c.least);

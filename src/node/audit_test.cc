@@ -218,30 +218,51 @@ TEST(NodeAuditTest, AMemberWithoutASessionIsStoppedWithinTwoSamples) {
   EXPECT_EQ(counts.strangers.at(t.uuids[0]), 1u);
 }
 
+// A process that became a member of the slice, attached, reserved so much and only waits; killed in
+// the end.
+class AttachedMember {
+ public:
+  AttachedMember(TestNode& t, const std::string& slice, std::uint64_t bytes) {
+    int go[2], ready[2];
+    EXPECT_EQ(pipe2(go, O_CLOEXEC), 0);
+    EXPECT_EQ(pipe2(ready, O_CLOEXEC), 0);
+    pid_ = fork();
+    if (pid_ == 0) {
+      char byte = 0;
+      if (read(go[0], &byte, 1) != 1) _exit(1);
+      broker::TestGuest guest;
+      const bool good = guest.Attach(t.node->guest_socket()) == wire::kStatusOk &&
+                        (bytes == 0 || guest.Reserve(0, bytes));
+      byte = good ? 'y' : 'n';
+      if (write(ready[1], &byte, 1) != 1) _exit(1);
+      for (;;) pause();
+    }
+    EXPECT_TRUE(t.node->AddMember(slice, pid_));
+    char byte = 'x';
+    EXPECT_EQ(write(go[1], &byte, 1), 1);
+    EXPECT_EQ(read(ready[0], &byte, 1), 1);
+    EXPECT_EQ(byte, 'y');
+    for (const int fd : {go[0], go[1], ready[0], ready[1]}) close(fd);
+  }
+  ~AttachedMember() {
+    kill(pid_, SIGKILL);
+    waitpid(pid_, nullptr, 0);
+  }
+  AttachedMember(const AttachedMember&) = delete;
+  AttachedMember& operator=(const AttachedMember&) = delete;
+  pid_t pid() const { return pid_; }
+
+ private:
+  pid_t pid_ = -1;
+};
+
 // A member that attached and reserved little, while the driver says it holds much.
 TEST(NodeAuditTest, AMemberPastItsLedgerIsStoppedAndOneInOrderRunsOn) {
   TestNode t;
   ASSERT_TRUE(t.Restart());
   ASSERT_TRUE(t.node->PutSlice("s", 1, {t.Share(0, 4 * kGiB)}));
-  int go[2], ready[2];
-  ASSERT_EQ(pipe2(go, O_CLOEXEC), 0);
-  ASSERT_EQ(pipe2(ready, O_CLOEXEC), 0);
-  const pid_t member = fork();
-  if (member == 0) {
-    char byte = 0;
-    if (read(go[0], &byte, 1) != 1) _exit(1);
-    broker::TestGuest guest;
-    const bool good =
-        guest.Attach(t.node->guest_socket()) == wire::kStatusOk && guest.Reserve(0, kGiB);
-    byte = good ? 'y' : 'n';
-    if (write(ready[1], &byte, 1) != 1) _exit(1);
-    for (;;) pause();
-  }
-  ASSERT_TRUE(t.node->AddMember("s", member));
-  char byte = 'x';
-  ASSERT_EQ(write(go[1], &byte, 1), 1);
-  ASSERT_EQ(read(ready[0], &byte, 1), 1);
-  ASSERT_EQ(byte, 'y');
+  const AttachedMember attached(t, "s", kGiB);
+  const pid_t member = attached.pid();
   t.vendor->SetProcesses(t.uuids[0], {{member, kGiB + 60 * kMiB}});
   for (int i = 0; i < 3; ++i) Sample(t);
   EXPECT_THAT(t.node->audit().findings, IsEmpty());
@@ -259,9 +280,6 @@ TEST(NodeAuditTest, AMemberPastItsLedgerIsStoppedAndOneInOrderRunsOn) {
   EXPECT_EQ(t.node->audit().findings.at("over_ledger"), 1u);
   EXPECT_EQ(t.node->audit().frozen, 1u);
   EXPECT_TRUE(Eventually([&] { return StateOf(member) == 'T'; }));
-  kill(member, SIGKILL);
-  waitpid(member, nullptr, 0);
-  for (const int fd : {go[0], go[1], ready[0], ready[1]}) close(fd);
 }
 
 // Two slices share a card, so turns are held. A member that is busy by the driver's word and was
@@ -278,23 +296,8 @@ TEST(NodeAuditTest, AMemberThatIsBusyWithoutATurnIsStopped) {
       if (shared) {
         ASSERT_TRUE(t.node->PutSlice("other", 1, {t.Share(0, 4 * kGiB)}));
       }
-      int go[2], ready[2];
-      ASSERT_EQ(pipe2(go, O_CLOEXEC), 0);
-      ASSERT_EQ(pipe2(ready, O_CLOEXEC), 0);
-      const pid_t member = fork();
-      if (member == 0) {
-        char byte = 0;
-        if (read(go[0], &byte, 1) != 1) _exit(1);
-        broker::TestGuest guest;
-        byte = guest.Attach(t.node->guest_socket()) == wire::kStatusOk ? 'y' : 'n';
-        if (write(ready[1], &byte, 1) != 1) _exit(1);
-        for (;;) pause();
-      }
-      ASSERT_TRUE(t.node->AddMember("s", member));
-      char byte = 'x';
-      ASSERT_EQ(write(go[1], &byte, 1), 1);
-      ASSERT_EQ(read(ready[0], &byte, 1), 1);
-      ASSERT_EQ(byte, 'y');
+      const AttachedMember attached(t, "s", 0);
+      const pid_t member = attached.pid();
       t.vendor->SetProcesses(t.uuids[0], {{member, 0}});
       t.vendor->SetBusy(t.uuids[0], {{member, Permille{99}}});
       for (int i = 0; i < 4; ++i) Sample(t);
@@ -309,9 +312,6 @@ TEST(NodeAuditTest, AMemberThatIsBusyWithoutATurnIsStopped) {
       } else {
         EXPECT_THAT(findings, IsEmpty());
       }
-      kill(member, SIGKILL);
-      waitpid(member, nullptr, 0);
-      for (const int fd : {go[0], go[1], ready[0], ready[1]}) close(fd);
     }
   }
 }

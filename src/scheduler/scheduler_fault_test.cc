@@ -142,27 +142,32 @@ struct Fault {
   bool frees_on_exit;
 };
 
-class SchedulerFaults : public testing::TestWithParam<Fault> {};
+class SchedulerFaults : public testing::TestWithParam<Fault> {
+ protected:
+  // Tells the story once with every call answered, then once for each call that fails.
+  template <typename Told, typename... Arguments>
+  void FailEveryCall(int more_than, Arguments... arguments) {
+    int calls = 0;
+    {
+      Told calm(arguments...);
+      calm.world.FailCall(-1, Code::kOk, FakeWorld::When::kBefore);
+      ASSERT_NO_FATAL_FAILURE(calm.Run());
+      calls = calm.world.calls();
+      ASSERT_NO_FATAL_FAILURE(calm.Check());
+      ASSERT_GT(calls, more_than);
+    }
+    for (int n = 0; n < calls; ++n) {
+      SCOPED_TRACE("call " + std::to_string(n));
+      Told story(arguments...);
+      story.world.FailCall(n, GetParam().code, GetParam().when);
+      ASSERT_NO_FATAL_FAILURE(story.Run());
+      ASSERT_NO_FATAL_FAILURE(story.Check());
+      if (HasFailure()) return;
+    }
+  }
+};
 
-TEST_P(SchedulerFaults, AnyOneCallMayFail) {
-  int calls = 0;
-  {
-    Story calm(GetParam().frees_on_exit);
-    calm.world.FailCall(-1, Code::kOk, FakeWorld::When::kBefore);
-    ASSERT_NO_FATAL_FAILURE(calm.Run());
-    calls = calm.world.calls();
-    ASSERT_NO_FATAL_FAILURE(calm.Check());
-    ASSERT_GT(calls, 60);
-  }
-  for (int n = 0; n < calls; ++n) {
-    SCOPED_TRACE("call " + std::to_string(n));
-    Story story(GetParam().frees_on_exit);
-    story.world.FailCall(n, GetParam().code, GetParam().when);
-    ASSERT_NO_FATAL_FAILURE(story.Run());
-    ASSERT_NO_FATAL_FAILURE(story.Check());
-    if (HasFailure()) return;
-  }
-}
+TEST_P(SchedulerFaults, AnyOneCallMayFail) { FailEveryCall<Story>(60, GetParam().frees_on_exit); }
 
 // Six spot slices fill two cards; a whole card is asked for with a higher priority, so three must
 // go. Whatever fails on the way, three have ended with the reason stated, three run, the asker
@@ -254,23 +259,7 @@ struct PreemptionStory : Story {
 
 TEST_P(SchedulerFaults, AnyCallMayFailWhileSomebodyGoesForAnother) {
   for (const bool restarts : {false, true}) {
-    int calls = 0;
-    {
-      PreemptionStory calm(GetParam().frees_on_exit, restarts);
-      calm.world.FailCall(-1, Code::kOk, FakeWorld::When::kBefore);
-      ASSERT_NO_FATAL_FAILURE(calm.Run());
-      calls = calm.world.calls();
-      ASSERT_NO_FATAL_FAILURE(calm.Check());
-      ASSERT_GT(calls, 40);
-    }
-    for (int n = 0; n < calls; ++n) {
-      SCOPED_TRACE("call " + std::to_string(n));
-      PreemptionStory story(GetParam().frees_on_exit, restarts);
-      story.world.FailCall(n, GetParam().code, GetParam().when);
-      ASSERT_NO_FATAL_FAILURE(story.Run());
-      ASSERT_NO_FATAL_FAILURE(story.Check());
-      if (HasFailure()) return;
-    }
+    FailEveryCall<PreemptionStory>(40, GetParam().frees_on_exit, restarts);
   }
 }
 
