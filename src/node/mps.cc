@@ -218,7 +218,7 @@ Status MpsDaemons::Tell(const std::string& card, const Daemon& daemon) const {
     lines += "set_active_thread_percentage " + server + part;
     lines += "set_device_pinned_mem_limit " + server + limit;
   }
-  TRY(const std::string said, Command(card, lines));
+  TRY_STATUS(Command(card, lines));
   return {};
 }
 

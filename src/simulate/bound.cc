@@ -20,7 +20,8 @@ double Threshold(std::uint32_t milli, std::uint32_t e) {
 double Steps(std::uint32_t milli, std::uint32_t k) {
   const std::uint32_t scaled = milli * (k + 1);
   if (scaled % kWholeCardMilli == 0) return milli;
-  return static_cast<double>(scaled / kWholeCardMilli) * kWholeCardMilli / k;
+  const std::uint32_t steps = scaled / kWholeCardMilli;
+  return static_cast<double>(steps) * kWholeCardMilli / k;
 }
 
 // The most milli whose weights stay within the room.
