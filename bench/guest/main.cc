@@ -434,8 +434,11 @@ int Measure(const Options& options) {
   const ssize_t length = readlink("/proc/self/exe", program, sizeof(program) - 1);
   if (length < 0) Die("/proc/self/exe");
   setup.program.assign(program, static_cast<size_t>(length));
-  char folder[] = "/tmp/bgXXXXXX";
-  if (mkdtemp(folder) == nullptr) Die("mkdtemp");
+  // The pages of a slice lie in memory, as under /run: on a disk's file system a first write to one
+  // would be measured too.
+  std::string folder = "/dev/shm/bgXXXXXX";
+  if (access("/dev/shm", W_OK) != 0) folder = "/tmp/bgXXXXXX";
+  if (mkdtemp(folder.data()) == nullptr) Die("mkdtemp");
   setup.folder = folder;
   setup.preload = TESSERA_GUEST_LIBRARY;
   std::unique_ptr<Node> node;
