@@ -1,5 +1,5 @@
-// bench-guest [--json FILE] [--check [--counts] | [--peer LIBRARY] [--only FIGURE]]: what libtessera.so, or a peer's
-// library, adds to a call, on a driver that does nothing.
+// bench-guest [--json FILE] [--check [--counts] | [--peer LIBRARY] [--only FIGURE]]: what
+// libtessera.so, or a peer's library, adds to a call, on a driver that does nothing.
 //
 // Two copies of the same program run side by side, one with the preload; they make batches of calls
 // in turn, and the figure is the median over pairs of the difference. One machine, one moment, so
