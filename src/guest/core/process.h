@@ -72,7 +72,7 @@ struct alignas(kPageBytes) Process {
   uint32_t granule_shift;
   uint32_t card_count;
   uint32_t sole_context;  // id of the only live context of the process; 0: none or several
-  uint32_t reserved0;
+  uint32_t any_riders;    // arrays that ride, of all cards
   Ledger ledger;
 
   uint32_t attach_word;    // 0 not attached, 1 a thread is at it, 2 attached

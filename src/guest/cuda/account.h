@@ -92,7 +92,7 @@ inline bool HoldsForRiders(uint32_t card) {
 // What freed linear memory leaves. Beside riders one granule of it may be theirs.
 void ReleaseBesideRiders(uint32_t card, uint64_t bytes);
 inline void ReleaseGranules(uint32_t card, uint64_t bytes) {
-  if (__builtin_expect(__atomic_load_n(&process.riders[card].count, __ATOMIC_RELAXED) != 0, 0)) {
+  if (__builtin_expect(__atomic_load_n(&process.any_riders, __ATOMIC_RELAXED) != 0, 0)) {
     ReleaseBesideRiders(card, bytes);
   } else {
     process.ledger.Release(card, bytes);

@@ -43,7 +43,9 @@ void SettleRiders(uint32_t card) {
 }
 
 void CountRider(uint32_t card, int change) {
-  __atomic_fetch_add(&process.riders[card].count, static_cast<uint32_t>(change), __ATOMIC_ACQ_REL);
+  const auto by = static_cast<uint32_t>(change);
+  __atomic_fetch_add(&process.riders[card].count, by, __ATOMIC_ACQ_REL);
+  __atomic_fetch_add(&process.any_riders, by, __ATOMIC_ACQ_REL);
   TrimRiders(card);
 }
 
