@@ -225,9 +225,9 @@ struct Kind {
 };
 constexpr Kind kKinds[] = {
     {"launch", "launch_added_ns", 20000, 1, 1, 3, 16, true},
-    {"alloc_free.1", "alloc_free_added_ns.1", 5000, 1, 1, 40, 540, false},
-    {"alloc_free.100", "alloc_free_added_ns.100", 5000, 1, 1, 40, 540, true},
-    {"alloc_free.10000", "alloc_free_added_ns.10000", 5000, 1, 1, 40, 540, false},
+    {"alloc_free.1", "alloc_free_added_ns.1", 5000, 1, 1, 40, 520, false},
+    {"alloc_free.100", "alloc_free_added_ns.100", 5000, 1, 1, 40, 520, true},
+    {"alloc_free.10000", "alloc_free_added_ns.10000", 5000, 1, 1, 40, 520, false},
     // Long enough that starting and ending the threads is nothing beside it.
     {"threads.8", "alloc_free_added_ns.8_threads", 20000, 1, 8, 80, 0, false},
     {"alloc_free.1", "alloc_free_added_ns.8_processes", 8000, 8, 1, 80, 0, false},
@@ -236,7 +236,7 @@ constexpr Kind kKinds[] = {
     {"dlsym", "dlsym_added_ns", 5000, 1, 1, 50, 320, false},
 };
 // In a turn that is granted and has room.
-constexpr Kind kCapped = {"launch", "launch_capped_added_ns", 20000, 1, 1, 15, 250, true};
+constexpr Kind kCapped = {"launch", "launch_capped_added_ns", 20000, 1, 1, 15, 235, true};
 constexpr double kInitAimMicros = 150;
 // Looking a pointer up takes as long among 10,000 as alone.
 constexpr double kLookupRatioMax = 1.1;

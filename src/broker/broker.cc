@@ -284,13 +284,15 @@ struct Broker::Impl {
       return;
     }
     const std::uint64_t number = next_connection++;
-    if (!Watch(socket.get(), Tagged(kTagConnection, number))) return;
     ++count;
     connection.socket = std::move(socket);
     connections.emplace(number, std::move(connection));
     // Guests send their question right after connecting, so it is usually there.
     Serve(number);
-    if (const auto at = connections.find(number); at != connections.end()) at->second.fresh.reset();
+    const auto at = connections.find(number);
+    if (at == connections.end()) return;
+    at->second.fresh.reset();
+    if (!Watch(at->second.socket.get(), Tagged(kTagConnection, number))) Drop(number);
   }
 
   void Drop(std::uint64_t number) {

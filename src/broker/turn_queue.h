@@ -28,8 +28,8 @@ namespace tessera::broker {
 
 inline constexpr std::int64_t kCapPeriodNanos = 100'000'000;
 inline constexpr std::int64_t kCapTurnNanosMin = 10'000'000;
-// A turn is kRoundNanos divided by who contends, within these: a round of all stays short, and up to
-// four have the longest turns, because every hand-over costs the card some time.
+// A turn is kRoundNanos divided by who contends, within these: a round of all stays short, and up
+// to four have the longest turns, because every hand-over costs the card some time.
 inline constexpr std::int64_t kTurnNanosMin = 2'000'000;
 inline constexpr std::int64_t kTurnNanosMax = 10'000'000;
 inline constexpr std::int64_t kRoundNanos = 40'000'000;
