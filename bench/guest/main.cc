@@ -236,7 +236,7 @@ constexpr Kind kKinds[] = {
     {"dlsym", "dlsym_added_ns", 5000, 1, 1, 50, 320, false},
 };
 // In a turn that is granted and has room.
-constexpr Kind kCapped = {"launch", "launch_capped_added_ns", 20000, 1, 1, 15, 235, true};
+constexpr Kind kCapped = {"launch", "launch_capped_added_ns", 20000, 1, 1, 15, 250, true};
 constexpr double kInitAimMicros = 150;
 // Looking a pointer up takes as long among 10,000 as alone.
 constexpr double kLookupRatioMax = 1.1;
