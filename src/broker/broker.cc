@@ -258,12 +258,14 @@ struct Broker::Impl {
     }
     if (const auto peer = os::PeerOf(socket.get()); peer && peer->pid > 0) {
       connection.pid = peer->pid;
-      if (auto program = IdentifyProgram(peer->pid)) {
+      pid_t parent = 0;
+      if (auto program = IdentifyProgram(peer->pid, &parent)) {
         connection.identity = program->process;
         connection.fresh = *program;
         connection.counted_as = AttachedTo(program->process);
         if (connection.counted_as.empty()) {
-          connection.counted_as = membership.SliceOf(peer->pid, &program->process).value_or("");
+          const Membership::Known known{program->process, parent};
+          connection.counted_as = membership.SliceOf(peer->pid, &known).value_or("");
           connection.asked_kernel = true;
         }
       }
@@ -282,13 +284,15 @@ struct Broker::Impl {
       return;
     }
     const std::uint64_t number = next_connection++;
-    if (!Watch(socket.get(), Tagged(kTagConnection, number))) return;
     ++count;
     connection.socket = std::move(socket);
     connections.emplace(number, std::move(connection));
     // Guests send their question right after connecting, so it is usually there.
     Serve(number);
-    if (const auto at = connections.find(number); at != connections.end()) at->second.fresh.reset();
+    const auto at = connections.find(number);
+    if (at == connections.end()) return;
+    at->second.fresh.reset();
+    if (!Watch(at->second.socket.get(), Tagged(kTagConnection, number))) Drop(number);
   }
 
   void Drop(std::uint64_t number) {
@@ -453,50 +457,33 @@ struct Broker::Impl {
       return;
     }
     connection.parked_until = 0;
-    wire::MessageStatus status = wire::kStatusOk;
-    std::uint32_t slot = 0;
-    os::Fd control;
-    os::Fd usage;
-    {
-      const std::lock_guard lock(mutex);
-      const auto at = slices.find(*slice_id);
-      if (at == slices.end()) {
-        status = wire::kStatusNoSlice;
-        ++counters.strangers;
-      } else {
-        SliceLedger& ledger = *at->second.ledger;
-        auto taken = ledger.Attach(*program);
-        if (!taken && taken.error().code() == Code::kResourceExhausted) {
-          // Some of those in the table may have ended without the news being read yet.
-          if (ledger.CheckProcesses()) ledger.Step();
-          taken = ledger.Attach(*program);
-        }
-        if (taken) {
-          slot = *taken;
-          ++counters.attached;
-          if (attached_to.size() >= kConnectionsMax) attached_to.clear();
-          attached_to[program->process.pid] = *slice_id;
-          WatchProcess(ledger, slot);
-          control = os::Fd(fcntl(ledger.pages().control_fd(), F_DUPFD_CLOEXEC, 0));
-          usage = os::Fd(fcntl(ledger.pages().usage_fd(), F_DUPFD_CLOEXEC, 0));
-        } else {
-          status = taken.error().code() == Code::kResourceExhausted ? wire::kStatusFull
-                                                                    : wire::kStatusClosed;
-        }
-      }
-    }
-    if (status != wire::kStatusOk) {
-      Reply(number, wire::kAttach, status);
+    // Answered under the lock, which keeps the pages: a send to a peer that may not read never
+    // waits. What the asker need not wait for comes after it.
+    const std::lock_guard lock(mutex);
+    const auto slice = slices.find(*slice_id);
+    if (slice == slices.end()) {
+      ++counters.strangers;
+      Reply(number, wire::kAttach, wire::kStatusNoSlice);
       return;
     }
-    if (!control || !usage) {
-      Log(LogLevel::kError, "broker.descriptors",
-          {{"slice", *slice_id}, {"why", std::strerror(errno)}});
-      Drop(number);
+    SliceLedger& ledger = *slice->second.ledger;
+    auto taken = ledger.Attach(*program, &connection.pidfd);
+    if (!taken && taken.error().code() == Code::kResourceExhausted) {
+      // Some of those in the table may have ended without the news being read yet.
+      if (ledger.CheckProcesses()) ledger.Step();
+      taken = ledger.Attach(*program, &connection.pidfd);
+    }
+    if (!taken) {
+      const bool full = taken.error().code() == Code::kResourceExhausted;
+      Reply(number, wire::kAttach, full ? wire::kStatusFull : wire::kStatusClosed);
       return;
     }
-    const int fds[] = {control.get(), usage.get()};
-    Reply(number, wire::kAttach, wire::kStatusOk, slot, 0, fds);
+    const int fds[] = {ledger.pages().control_fd(), ledger.pages().usage_fd()};
+    Reply(number, wire::kAttach, wire::kStatusOk, *taken, 0, fds);
+    ++counters.attached;
+    if (attached_to.size() >= kConnectionsMax) attached_to.clear();
+    attached_to[program->process.pid] = *slice_id;
+    WatchProcess(ledger, *taken);
   }
 
   void AnswerSettle(std::uint64_t number, Connection& connection, const wire::Request& request) {

@@ -46,7 +46,7 @@ void Membership::RemoveSlice(const std::string& slice) {
   roots_.erase(slice);
 }
 
-std::optional<std::string> Membership::SliceOf(pid_t pid, const os::ProcessId* known) const {
+std::optional<std::string> Membership::SliceOf(pid_t pid, const Known* known) const {
   const std::lock_guard lock(mutex_);
   if (!cgroups_.empty()) {
     if (auto found = kernel_.cgroup(pid)) {
@@ -61,15 +61,15 @@ std::optional<std::string> Membership::SliceOf(pid_t pid, const os::ProcessId* k
   // A child is younger than its parent; a parent that began later took over a reused pid.
   std::optional<std::uint64_t> child_start;
   for (int depth = 0; depth < kAncestryMax && pid > 0; ++depth) {
-    const auto id =
-        depth == 0 && known != nullptr ? Result<os::ProcessId>(*known) : kernel_.identify(pid);
+    const bool told = depth == 0 && known != nullptr;
+    const auto id = told ? Result<os::ProcessId>(known->process) : kernel_.identify(pid);
     if (!id) return std::nullopt;
     if (child_start && id->start_time > *child_start) return std::nullopt;
     child_start = id->start_time;
     for (const auto& [slice, roots] : roots_) {
       if (std::find(roots.begin(), roots.end(), *id) != roots.end()) return slice;
     }
-    const auto parent = kernel_.parent(pid);
+    const auto parent = told ? Result<pid_t>(known->parent) : kernel_.parent(pid);
     if (!parent) return std::nullopt;
     pid = *parent;
   }

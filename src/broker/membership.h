@@ -37,9 +37,13 @@ class Membership {
   Status AddRoot(const std::string& slice, const os::ProcessId& root);
   void RemoveSlice(const std::string& slice);
 
+  // What the caller has just read of the process itself.
+  struct Known {
+    os::ProcessId process;
+    pid_t parent = 0;
+  };
   // The longest registered cgroup wins over a shorter one, any cgroup over ancestry.
-  // `known` is what the caller has just read of the process itself.
-  std::optional<std::string> SliceOf(pid_t pid, const os::ProcessId* known = nullptr) const;
+  std::optional<std::string> SliceOf(pid_t pid, const Known* known = nullptr) const;
   // Live roots of a slice; ended ones are forgotten on the way.
   std::vector<os::ProcessId> LiveRoots(const std::string& slice);
 

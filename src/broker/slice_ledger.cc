@@ -56,9 +56,9 @@ std::uint64_t ImageOf(std::string_view stat) {
 
 }  // namespace
 
-Result<ProgramId> IdentifyProgram(pid_t pid) {
+Result<ProgramId> IdentifyProgram(pid_t pid, pid_t* parent) {
   TRY(const std::string stat, os::PosixFiles().Read("/proc/" + std::to_string(pid) + "/stat"));
-  TRY(const os::ProcessId process, os::ParseProcessStat(pid, stat));
+  TRY(const os::ProcessId process, os::ParseProcessStat(pid, stat, parent));
   ProgramId program{process, ImageOf(stat)};
   struct stat info{};
   if (program.image != 0 && ::stat(("/proc/" + std::to_string(pid) + "/exe").c_str(), &info) == 0) {
@@ -85,7 +85,7 @@ SliceLedger::~SliceLedger() {
   if (frozen_) Thaw();
 }
 
-Result<std::uint32_t> SliceLedger::Attach(const ProgramId& program) {
+Result<std::uint32_t> SliceLedger::Attach(const ProgramId& program, os::Fd* pidfd) {
   if (closed_) return Error(Code::kFailedPrecondition, "slice " + id_ + " is closed");
   std::optional<std::uint32_t> free;
   for (std::uint32_t i = 0; i < entries_.size(); ++i) {
@@ -104,18 +104,20 @@ Result<std::uint32_t> SliceLedger::Attach(const ProgramId& program) {
     return Error(Code::kResourceExhausted,
                  "slice " + id_ + ": kProcessesMax (256) processes are attached already");
   }
-  Take(*free, program);
+  Take(*free, program, pidfd);
   return *free;
 }
 
-void SliceLedger::Take(std::uint32_t index, const ProgramId& program) {
+void SliceLedger::Take(std::uint32_t index, const ProgramId& program, os::Fd* pidfd) {
   Entry& entry = entries_[index];
   entry.state = State::kLive;
   entry.program = program;
   entry.pidfd.Close();
-  if (auto pidfd = os::OpenPidfd(program.process.pid)) {
+  if (pidfd != nullptr && *pidfd) {
+    entry.pidfd = std::move(*pidfd);
+  } else if (auto opened = os::OpenPidfd(program.process.pid)) {
     // The pid may have been given to another process between the look and the open.
-    if (os::IsAlive(program.process)) entry.pidfd = std::move(*pidfd);
+    if (os::IsAlive(program.process)) entry.pidfd = std::move(*opened);
   }
   wire::ProcessSlot& slot = pages_->usage().slots[index];
   wire::Store(&slot.start_time, program.process.start_time);
@@ -142,7 +144,7 @@ void SliceLedger::AdoptSlots(bool (*is_member)(void*, const os::ProcessId&), voi
     const os::ProcessId process{static_cast<pid_t>(pid), wire::Load(&slot.start_time)};
     const auto now = IdentifyProgram(process.pid);
     if (now && now->process == process && !IsAttached(process) && is_member(context, process)) {
-      Take(i, *now);
+      Take(i, *now, nullptr);
     } else {
       entry.state = State::kDead;
     }

@@ -35,8 +35,8 @@ struct ProgramId {
   std::uint64_t image = 0;  // differs after exec; 0 when the kernel does not tell
   bool operator==(const ProgramId&) const = default;
 };
-// Identifies the program a live process runs now.
-Result<ProgramId> IdentifyProgram(pid_t pid);
+// Identifies the program a live process runs now; its parent comes from the same look.
+Result<ProgramId> IdentifyProgram(pid_t pid, pid_t* parent = nullptr);
 
 struct CardAudit {
   std::string uuid;
@@ -78,8 +78,9 @@ class SliceLedger {
   SliceLedger& operator=(const SliceLedger&) = delete;
 
   // The slot of a process, the same one when the same program asks again; kResourceExhausted naming
-  // kProcessesMax when no slot is free, kFailedPrecondition when the slice is closed.
-  Result<std::uint32_t> Attach(const ProgramId& program);
+  // kProcessesMax when no slot is free, kFailedPrecondition when the slice is closed. A pidfd that
+  // is known to be the process's is taken over with the slot; else one is opened.
+  Result<std::uint32_t> Attach(const ProgramId& program, os::Fd* pidfd = nullptr);
   // After a restart: takes over what the page says about processes that `is_member` confirms, and
   // starts a recount for the rest. The page is a hint here; a forged line can only name a member of
   // this very slice.
@@ -129,7 +130,7 @@ class SliceLedger {
   };
 
   void AdoptSlots(bool (*is_member)(void*, const os::ProcessId&), void* context);
-  void Take(std::uint32_t slot, const ProgramId& program);
+  void Take(std::uint32_t slot, const ProgramId& program, os::Fd* pidfd);
   void Freeze();
   void Thaw();
   bool LivingSettled();

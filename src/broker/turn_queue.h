@@ -28,10 +28,11 @@ namespace tessera::broker {
 
 inline constexpr std::int64_t kCapPeriodNanos = 100'000'000;
 inline constexpr std::int64_t kCapTurnNanosMin = 10'000'000;
-// A turn is kRoundNanos divided by who contends, within these: a round of all stays short.
+// A turn is kRoundNanos divided by who contends, within these: a round of all stays short, and up
+// to four have the longest turns, because every hand-over costs the card some time.
 inline constexpr std::int64_t kTurnNanosMin = 2'000'000;
 inline constexpr std::int64_t kTurnNanosMax = 10'000'000;
-inline constexpr std::int64_t kRoundNanos = 32'000'000;
+inline constexpr std::int64_t kRoundNanos = 40'000'000;
 inline constexpr std::int64_t kAbsenceNanos = 100'000'000;
 // No single charge counts for more (a card that hung for hours must not stop a tenant for weeks).
 inline constexpr std::int64_t kChargeNanosMax = 10'000'000'000;

@@ -443,6 +443,13 @@ class Turns::CardTurns {
     return took;
   }
 
+  // Often, and at the very moment from which the next one's work may come behind it.
+  std::int64_t NextLookAtTail(std::int64_t now) const {
+    if (tail_.empty()) return TurnQueue::kNever;
+    const std::int64_t follow = tail_meter_.ExpectedEnd() - kHandOverNanos;
+    return follow > now ? std::min(follow, now + kLookNanosClose) : now + kLookNanosClose;
+  }
+
   // Whether this tenant's work may come behind what is left of the turn before.
   bool MayFollow(const std::string& id, std::int64_t now) {
     if (tail_.empty()) return true;
@@ -465,7 +472,7 @@ class Turns::CardTurns {
       Hear(now);
       const bool overdue = ChargeOverdue(now);
       const std::int64_t others = LookAtTail(now);
-      const std::int64_t close = tail_.empty() ? TurnQueue::kNever : now + kLookNanosClose;
+      const std::int64_t close = NextLookAtTail(now);
       if (Called() && !reserved_ && (holder_.empty() || holder_ != turns_->called_->id)) {
         if (!holder_.empty() && !led_) (void)meter_.Look(ProgressOf(holder_), now, others);
         if (!Assemble(now)) Sleep(&lock, reserved_ ? close : now + kLookNanosClose, true);

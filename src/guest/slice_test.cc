@@ -62,6 +62,54 @@ TEST_F(SliceTest, EveryKindOfMemoryIsChargedAsTheDriverTakesIt) {
   EXPECT_EQ(UsedOf(*node), 0u);
 }
 
+// The driver puts a small array where linear memory was already, and charges nothing more for it.
+TEST_F(SliceTest, AGranuleStaysChargedForTheArrayThatSharedIt) {
+  auto node = Node(2048 * kMiB);
+  Tenant tenant(Socket());
+  ASSERT_EQ(tenant.Code("init"), 0u);
+  ASSERT_EQ(tenant.Code("retain"), 0u);
+  const uint64_t context = UsedOf(*node);
+  ASSERT_EQ(tenant.Code("alloc", 4096), 0u);
+  ASSERT_EQ(tenant.Code("array", 4096), 0u);
+  ASSERT_EQ(UsedOf(*node), context + kGranule) << "the array is in the granule of the memory";
+  ASSERT_EQ(tenant.Code("free", 1), 0u);
+  EXPECT_EQ(RealOf(tenant.pid(), 0), context + kGranule);
+  EXPECT_EQ(UsedOf(*node), context + kGranule);
+  // Over and over: no more is kept than the array can have, and once it is gone nothing.
+  for (int i = 0; i < 200; ++i) {
+    ASSERT_EQ(tenant.Code("alloc", 4096), 0u);
+    ASSERT_EQ(tenant.Code("free", 1), 0u);
+    ASSERT_EQ(UsedOf(*node), context + kGranule);
+  }
+  ASSERT_EQ(tenant.Code("unarray"), 0u);
+  EXPECT_EQ(RealOf(tenant.pid(), 0), context);
+  EXPECT_EQ(UsedOf(*node), context);
+  // An array may share the granule of another one.
+  ASSERT_EQ(tenant.Code("array", 8192), 0u);
+  ASSERT_EQ(tenant.Code("array", 4096), 0u);
+  EXPECT_EQ(UsedOf(*node), context + kGranule);
+  ASSERT_EQ(tenant.Code("unarray", 0), 0u);
+  EXPECT_EQ(UsedOf(*node), RealOf(tenant.pid(), 0));
+  ASSERT_EQ(tenant.Code("array", 4096), 0u);
+  ASSERT_EQ(tenant.Code("unarray", 1), 0u);
+  EXPECT_EQ(UsedOf(*node), RealOf(tenant.pid(), 0));
+  EXPECT_EQ(UsedOf(*node), context + kGranule);
+  ASSERT_EQ(tenant.Code("unarray"), 0u);
+  EXPECT_EQ(UsedOf(*node), context);
+  // Memory in a granule of its own is not the array's, whatever was asked a moment ago.
+  ASSERT_EQ(tenant.Code("alloc", 4096), 0u);
+  ASSERT_EQ(tenant.Code("array", 4096), 0u);
+  ASSERT_EQ(tenant.Code("alloc", 600 * 1024), 0u);
+  ASSERT_EQ(tenant.Code("alloc", 600 * 1024), 0u);
+  ASSERT_EQ(tenant.Code("alloc", 600 * 1024), 0u);
+  ASSERT_EQ(tenant.Code("free", 3), 0u);
+  EXPECT_GE(UsedOf(*node), RealOf(tenant.pid(), 0));
+  ASSERT_EQ(tenant.Code("alloc", 4096 * kMiB), 2u);
+  EXPECT_EQ(UsedOf(*node), RealOf(tenant.pid(), 0)) << "the next settlement says whose it is";
+  ASSERT_EQ(tenant.Code("release"), 0u);
+  EXPECT_EQ(UsedOf(*node), 0u);
+}
+
 TEST_F(SliceTest, ContextsAreChargedAndTakeTheirMemoryWithThem) {
   auto node = Node(2048 * kMiB, {0}, 64 * kMiB);
   Tenant tenant(Socket());

@@ -85,9 +85,10 @@ Result<Stat> StatOf(pid_t pid) {
 
 }  // namespace
 
-Result<ProcessId> ParseProcessStat(pid_t pid, std::string_view text) {
+Result<ProcessId> ParseProcessStat(pid_t pid, std::string_view text, pid_t* parent) {
   TRY(const Stat stat, ParseStat(text));
   if (stat.Dead()) return NoProcess(pid);
+  if (parent != nullptr) *parent = stat.parent;
   return ProcessId{pid, stat.start_time};
 }
 

@@ -25,8 +25,8 @@ struct ProcessId {
 // when there is none. Parses /proc/pid/stat from the last ')' on, so a command named "a) Z" cannot
 // mislead it.
 Result<ProcessId> IdentifyProcess(pid_t pid);
-// The parsing alone, of a text in the form of /proc/pid/stat.
-Result<ProcessId> ParseProcessStat(pid_t pid, std::string_view text);
+// The parsing alone, of a text in the form of /proc/pid/stat, which names the parent too.
+Result<ProcessId> ParseProcessStat(pid_t pid, std::string_view text, pid_t* parent = nullptr);
 bool IsAlive(const ProcessId& id);
 Result<pid_t> ParentOf(pid_t pid);
 // The process's path in the unified (v2) cgroup hierarchy, "/" when it is at the root.

@@ -336,8 +336,8 @@ class Walk {
       if (!early) Do("cuMemRelease", handle);
     });
   }
-  // Arrays are never small: one that shares a granule with linear memory is seen by the ledger only
-  // at the next settlement once that memory is freed (src/guest/README.md).
+  // Arrays are never small: where one shares a granule with linear memory that is freed, the
+  // ledger may hold a granule more than the driver until the next settlement.
   void Array() {
     CUarray array = nullptr;
     if (rng_.Chance(500)) {

@@ -7,9 +7,10 @@ namespace tessera::guest {
 // compare-exchange of ours that precedes the bit has released the intent to it, while one that
 // follows the bit fails.
 inline void Ledger::Begin(const wire::UsageCard* shared) {
-  // Siblings write it too; it comes while the lock is taken.
-  PrefetchForWrite(shared);
   lock_.Acquire();
+  // Siblings write it too. Not before the lock is taken, or a thread that waits would take the line
+  // from the one that is at it.
+  PrefetchForWrite(shared);
   __atomic_store_n(&pages_.slot->intent, 1u, __ATOMIC_RELAXED);
 }
 inline void Ledger::End() {

@@ -343,7 +343,8 @@ bool Settle(uint32_t card, uint64_t* charged, uint64_t slack, uint64_t* surplus)
   // What is charged but neither a live allocation nor another object is this object (and nothing in
   // flight).
   const uint64_t others = process.allocations.Granules(card) * granule +
-                          process.objects.Charged(card) + process.pools[card].Charged();
+                          process.objects.Charged(card) + process.pools[card].Charged() +
+                          wire::Load(&process.riders[card].held);
   if (others + *charged != after || process.ledger.Held(card) != after) return true;
   uint64_t too_much = after - real;
   if (surplus != nullptr) {

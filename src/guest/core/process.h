@@ -49,6 +49,16 @@ struct Device {
   uint64_t handle;   // the driver's
 };
 
+// Arrays that were charged nothing, because the driver put them into a granule that other memory of
+// this process had taken: once that memory is freed, the granule is theirs and must stay charged.
+struct Riders {
+  uint32_t count;  // of them, living. Atomic
+  uint32_t reserved;
+  uint64_t held;   // kept in the ledger when granules were freed, in case it is theirs. Atomic
+  uint64_t asked;  // monotonic time at which the driver's figure was last asked for because of it
+};
+inline constexpr uint64_t kRidersPauseNanos = 10'000'000;  // between two such questions
+
 // Lives in memory the kernel wipes in a forked child (MADV_WIPEONFORK): a child starts from zero,
 // attaches again on first use under its own identity, and never touches its parent's slot. All-zero
 // is the state before the first use. Thread-safety: members are words read with atomics, or guard
@@ -62,7 +72,7 @@ struct alignas(kPageBytes) Process {
   uint32_t granule_shift;
   uint32_t card_count;
   uint32_t sole_context;  // id of the only live context of the process; 0: none or several
-  uint32_t reserved0;
+  uint32_t any_riders;    // arrays that ride, of all cards
   Ledger ledger;
 
   uint32_t attach_word;    // 0 not attached, 1 a thread is at it, 2 attached
@@ -81,6 +91,7 @@ struct alignas(kPageBytes) Process {
   uint32_t graphs_used;  // a graph was given a node that allocates
   // Id of a context that is charged by the node's measure yet; 0: none.
   uint32_t unsettled[wire::kCardsMax];
+  Riders riders[wire::kCardsMax];
   PoolHold pools[wire::kCardsMax];
   Turns turns;
 };

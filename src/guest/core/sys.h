@@ -104,11 +104,12 @@ inline void Pause() {
 #endif
 }
 
-// Fresh zeroed private memory, or null.
+// Fresh zeroed private memory, or null. Its pages are there at once: all of it is written soon, and
+// a page that comes by a fault costs several times as much.
 inline void* MapMemory(size_t bytes) {
-  constexpr long kReadWrite = 3, kPrivateAnonymous = 0x22;
-  const long result =
-      Syscall(SYS_mmap, 0, static_cast<long>(bytes), kReadWrite, kPrivateAnonymous, -1, 0);
+  constexpr long kReadWrite = 3, kPrivateAnonymous = 0x22, kPopulate = 0x8000;
+  const long result = Syscall(SYS_mmap, 0, static_cast<long>(bytes), kReadWrite,
+                              kPrivateAnonymous | kPopulate, -1, 0);
   return result < 0 && result > -4096 ? nullptr : reinterpret_cast<void*>(result);
 }
 

@@ -195,7 +195,8 @@ struct Object {
   uint32_t card;      // or wire::kHostRow
   uint64_t bytes;     // charged for it
   uint32_t context;   // id it dies with, or its own id for a context
-  uint32_t holders;   // references the program holds on a physical handle
+  uint32_t holders;   // references the program holds on a physical handle. Of an array 1: it is
+                      // counted among the riders
   uint32_t maps;      // mappings of a physical handle
   uint32_t imported;  // a physical handle another process made: charged when it is mapped
   uint64_t target;    // kObjectMapping: the physical handle; bytes is the mapping's length.

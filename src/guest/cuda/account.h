@@ -81,27 +81,33 @@ inline uint64_t Slack(uint32_t card) {
 inline void AddAhead(uint32_t card, uint64_t bytes) {
   __atomic_fetch_add(&process.pools[card].ahead, bytes, __ATOMIC_RELAXED);
 }
-// Settle, with what pools and graphs have of the charge left out of the comparison.
-inline bool SettleObject(uint32_t card, uint64_t* charged) {
-  if (__builtin_expect(!process.pools[card].Differs(), 1)) return Settle(card, charged);
-  SettlePools(card, 0);
-  const uint64_t slack = Slack(card);
-  uint64_t surplus = 0;
-  if (!Settle(card, charged, slack, &surplus)) return false;
-  if (surplus > *charged) surplus = *charged;
-  if (surplus != 0 && Slack(card) == slack) {
-    *charged -= surplus;
-    process.ledger.Release(card, surplus);
-  }
-  return true;
+// Lets go of what is held for riders and not theirs, by the driver's figure.
+void SettleRiders(uint32_t card);
+// Counts an array among the riders of its card, or no more.
+void CountRider(uint32_t card, int change);
+inline bool HoldsForRiders(uint32_t card) {
+  return __atomic_load_n(&process.riders[card].held, __ATOMIC_RELAXED) != 0;
 }
+
+// What freed linear memory leaves. Beside riders one granule of it may be theirs.
+void ReleaseBesideRiders(uint32_t card, uint64_t bytes);
+inline void ReleaseGranules(uint32_t card, uint64_t bytes) {
+  if (__builtin_expect(__atomic_load_n(&process.any_riders, __ATOMIC_RELAXED) != 0, 0)) {
+    ReleaseBesideRiders(card, bytes);
+  } else {
+    process.ledger.Release(card, bytes);
+  }
+}
+
+// Settle, with what pools and graphs have of the charge left out of the comparison.
+bool SettleObject(uint32_t card, uint64_t* charged);
 
 // A new context is charged by what the node has measured, and compared with what the driver says
 // only before code or another context is made on the card, or when an ask does not fit: a program
 // that starts asks the node no more than it must. False: it took more than the slice can have.
 bool SettleContextSlow(uint32_t card);
 inline bool Unsettled(uint32_t card) {
-  return __atomic_load_n(&process.unsettled[card], __ATOMIC_RELAXED) != 0;
+  return __atomic_load_n(&process.unsettled[card], __ATOMIC_RELAXED) != 0 || HoldsForRiders(card);
 }
 inline bool SettleContext(uint32_t card) {
   return __builtin_expect(!Unsettled(card), 1) || SettleContextSlow(card);

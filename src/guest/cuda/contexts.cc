@@ -349,6 +349,7 @@ abi::CUresult ResetPrimary(abi::CUdevice ordinal, const Call& call) {
 }  // namespace
 
 bool SettleContextSlow(uint32_t card) {
+  if (HoldsForRiders(card)) SettleRiders(card);
   const uint32_t context = __atomic_exchange_n(&process.unsettled[card], 0u, __ATOMIC_RELAXED);
   if (context == 0) return true;
   if (process.pools[card].Differs()) SettlePools(card, 0);
@@ -446,6 +447,8 @@ void DropContext(uint32_t card, uint32_t context) {
       ForgetGraph(object);
     } else if (object.bytes != 0) {
       process.ledger.Release(object.card, object.bytes);
+    } else if (object.holders != 0) {
+      CountRider(object.card, -1);
     }
   }
   // Pools belong to the card and outlive one context of several, but not the last.

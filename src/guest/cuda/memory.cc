@@ -93,7 +93,7 @@ inline abi::CUresult Free(abi::CUdeviceptr pointer, const Call& call) {
   const uint64_t granules = __builtin_expect(result == abi::CUDA_SUCCESS, 1)
                                 ? process.allocations.Finish(removed, shift)
                                 : process.allocations.Restore(removed, shift);
-  if (granules != 0) process.ledger.Release(removed.card(), granules << shift);
+  if (granules != 0) ReleaseGranules(removed.card(), granules << shift);
   return result;
 }
 

@@ -4,6 +4,65 @@
 
 namespace tessera::guest {
 
+bool SettleObject(uint32_t card, uint64_t* charged) {
+  // Or the difference would be taken for this object's.
+  if (HoldsForRiders(card)) SettleRiders(card);
+  if (!process.pools[card].Differs()) return Settle(card, charged);
+  SettlePools(card, 0);
+  const uint64_t slack = Slack(card);
+  uint64_t surplus = 0;
+  if (!Settle(card, charged, slack, &surplus)) return false;
+  if (surplus > *charged) surplus = *charged;
+  if (surplus != 0 && Slack(card) == slack) {
+    *charged -= surplus;
+    process.ledger.Release(card, surplus);
+  }
+  return true;
+}
+
+// Gives up what is held beyond a granule a rider.
+static void TrimRiders(uint32_t card) {
+  Riders& riders = process.riders[card];
+  uint64_t held = wire::Load(&riders.held);
+  uint64_t most = 0;
+  do {
+    most = __atomic_load_n(&riders.count, __ATOMIC_RELAXED) * Granule();
+    if (held <= most) return;
+  } while (!__atomic_compare_exchange_n(&riders.held, &held, most, false, __ATOMIC_ACQ_REL,
+                                        __ATOMIC_ACQUIRE));
+  process.ledger.Release(card, held - most);
+}
+
+void SettleRiders(uint32_t card) {
+  Riders& riders = process.riders[card];
+  uint64_t held = __atomic_exchange_n(&riders.held, 0, __ATOMIC_ACQ_REL);
+  if (held == 0) return;
+  SettleObject(card, &held);
+  __atomic_fetch_add(&riders.held, held, __ATOMIC_ACQ_REL);
+  TrimRiders(card);
+}
+
+void CountRider(uint32_t card, int change) {
+  const auto by = static_cast<uint32_t>(change);
+  __atomic_fetch_add(&process.riders[card].count, by, __ATOMIC_ACQ_REL);
+  __atomic_fetch_add(&process.any_riders, by, __ATOMIC_ACQ_REL);
+  TrimRiders(card);
+}
+
+// Whose a freed granule is only the driver knows. It is asked at once, or with the next settlement
+// when it was asked a moment ago; until then the granule stays charged.
+void ReleaseBesideRiders(uint32_t card, uint64_t bytes) {
+  Riders& riders = process.riders[card];
+  // Small memory lay in one granule, or in two by chance; larger has none with riders in it.
+  if (bytes > 2 * Granule()) return process.ledger.Release(card, bytes);
+  __atomic_fetch_add(&riders.held, bytes, __ATOMIC_ACQ_REL);
+  TrimRiders(card);
+  const uint64_t now = MonotonicNanos();
+  if (!HoldsForRiders(card) || now - wire::Load(&riders.asked) < kRidersPauseNanos) return;
+  wire::Store(&riders.asked, now);
+  SettleRiders(card);
+}
+
 namespace {
 
 // Estimates look at no more than this of an image.
@@ -154,7 +213,11 @@ struct Making {
   object.card = making->place.card;
   object.bytes = making->charged;
   object.context = making->place.context;
-  return process.objects.Put(object);
+  const bool rides = (kind == kObjectArray || kind == kObjectMipmap) && making->charged == 0;
+  object.holders = rides ? 1 : 0;
+  if (!process.objects.Put(object)) return false;
+  if (rides) CountRider(object.card, 1);
+  return true;
 }
 
 template <typename Handle, typename Make, typename Unmake>
@@ -236,9 +299,9 @@ abi::CUresult LibraryUsed(abi::CUlibrary library) {
     return result;
   }
   if (object.target != 0) AddAhead(object.card, -object.target);
-  if (object.bytes != 0) {
-    process.ledger.Release(object.card, object.bytes);
-  }
+  if (object.holders != 0) CountRider(object.card, -1);
+  // Another array may ride in the granule of this one.
+  if (object.bytes != 0) ReleaseGranules(object.card, object.bytes);
   return result;
 }
 

@@ -255,7 +255,7 @@ abi::CUresult FreeInStream(abi::CUdeviceptr pointer, const StreamForm& stream, c
   }
   Synchronise(stream);
   const uint64_t granules = process.allocations.Drop(taken, shift);
-  if (granules != 0) process.ledger.Release(taken.card, granules << shift);
+  if (granules != 0) ReleaseGranules(taken.card, granules << shift);
   return result;
 }
 

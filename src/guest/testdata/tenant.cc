@@ -101,6 +101,7 @@ int main(int argc, char** argv) {
   g_nvml = dlopen("libnvidia-ml.so.1", RTLD_NOW);
   std::vector<CUdeviceptr> held;
   std::vector<CUcontext> contexts;
+  std::vector<CUarray> arrays;
   std::vector<CUmemGenericAllocationHandle> handles;
   char word[64];
   unsigned long long n = 0;
@@ -143,6 +144,17 @@ int main(int argc, char** argv) {
       CUdeviceptr pointer = 0;
       code = Cuda("cuMemAllocManaged", &pointer, static_cast<size_t>(n), 1u);
       if (code == 0) held.push_back(pointer);
+    } else if (command == "array") {
+      CUarray array = nullptr;
+      const CUDA_ARRAY_DESCRIPTOR wanted = {static_cast<size_t>(n), 1, CU_AD_FORMAT_UNSIGNED_INT8,
+                                            1};
+      code = Cuda("cuArrayCreate_v2", &array, &wanted);
+      if (code == 0) arrays.push_back(array);
+    } else if (command == "unarray") {
+      // The n-th but last.
+      const auto at = arrays.end() - 1 - static_cast<std::ptrdiff_t>(n);
+      code = Cuda("cuArrayDestroy", *at);
+      arrays.erase(at);
     } else if (command == "pitch") {
       CUdeviceptr pointer = 0;
       size_t pitch = 0;
