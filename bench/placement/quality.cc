@@ -1,4 +1,5 @@
 #include <algorithm>
+#include <cmath>
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
@@ -9,7 +10,9 @@
 #include "os/files.h"
 #include "os/scratch.h"
 #include "simulate/bound.h"
+#include "simulate/churn.h"
 #include "simulate/replay.h"
+#include "simulate/spot.h"
 #include "simulate/trace.h"
 
 namespace tessera::bench {
@@ -66,6 +69,63 @@ double BoundAt100(const std::vector<simulate::TraceNode>& nodes,
   return simulate::AllocationBound(fleet, arrived);
 }
 
+double MeanOf(const std::vector<double>& values) {
+  double sum = 0;
+  for (const double value : values) sum += value;
+  return sum / static_cast<double>(values.size());
+}
+
+// Requests that come and go on every 16th node: allocation in percent and waits in seconds, mean of
+// the seeds, without moves and with plans of up to four.
+void MeasureChurn(const std::vector<simulate::TraceNode>& nodes,
+                  const std::vector<simulate::TracePod>& pods, std::vector<Figure>* figures) {
+  constexpr std::uint64_t kSeeds = 10;
+  for (const std::string policy : {"tessera", "fgd", "binpack", "bestfit"}) {
+    for (const std::uint32_t moves_max : {0u, 4u}) {
+      std::vector<double> allocated, delay, moves;
+      for (std::uint64_t seed = 1; seed <= kSeeds; ++seed) {
+        const auto result = OrDie(
+            simulate::Churn(nodes, pods, {.policy = policy, .moves_max = moves_max, .seed = seed}));
+        allocated.push_back(result.allocated_mean);
+        delay.push_back(static_cast<double>(result.delay_p99));
+        moves.push_back(static_cast<double>(result.moves));
+      }
+      const double mean = MeanOf(allocated);
+      double squares = 0;
+      for (const double one : allocated) squares += (one - mean) * (one - mean);
+      const std::string key = moves_max > 0 ? "churn_moved_" : "churn_";
+      figures->push_back({key + "alloc." + policy, mean});
+      figures->push_back({key + "alloc_deviation." + policy, std::sqrt(squares / (kSeeds - 1))});
+      figures->push_back({key + "delay_p99_s." + policy, MeanOf(delay)});
+      if (moves_max > 0) figures->push_back({key + "moves." + policy, MeanOf(moves)});
+    }
+  }
+}
+
+// Four in ten requests are spot, on every 64th node: what selling more than there is brings, and
+// what it costs. By compute sold to what there is, per mille; percent of what the cards have.
+void MeasureSpot(const std::vector<simulate::TraceNode>& nodes,
+                 const std::vector<simulate::TracePod>& all, std::vector<Figure>* figures) {
+  std::vector<simulate::TracePod> pods;
+  for (std::size_t i = 0; i < all.size(); i += 4) pods.push_back(all[i]);
+  for (const std::uint32_t oversell : {1000u, 1200u, 1400u, 1600u, 1800u}) {
+    const auto result = OrDie(simulate::ChurnSpot(
+        nodes, pods,
+        {.policy = "tessera", .nodes_every = 64, .spot_percent = 40, .oversell = oversell}));
+    const std::string at = "." + std::to_string(oversell);
+    figures->push_back({"spot_alloc" + at, result.allocated_percent});
+    figures->push_back({"spot_sold" + at, result.sold_percent});
+    figures->push_back({"spot_useful" + at, result.useful_percent});
+    figures->push_back({"spot_lost_work" + at, result.lost_work_percent});
+    figures->push_back({"spot_contended" + at, result.contended_percent});
+    figures->push_back({"spot_evictions" + at, static_cast<double>(result.spot.evicted)});
+    figures->push_back(
+        {"spot_guaranteed_delay_p99_s" + at, static_cast<double>(result.guaranteed.delay_p99)});
+    figures->push_back({"spot_delay_p99_s" + at, static_cast<double>(result.spot.delay_p99)});
+    figures->push_back({"spot_behind_max_s" + at, static_cast<double>(result.behind_spot_max)});
+  }
+}
+
 }  // namespace
 
 void MeasureQuality(std::vector<Figure>* figures) {
@@ -90,6 +150,10 @@ void MeasureQuality(std::vector<Figure>* figures) {
     std::vector<std::vector<double>> mean(std::size(kWays),
                                           std::vector<double>(simulate::kLoadPercentMax + 1));
     double bound = 0;
+    if (variant == "default") {
+      MeasureChurn(nodes, pods, figures);
+      MeasureSpot(nodes, pods, figures);
+    }
     for (int seed = kFirstSeed; seed <= kLastSeed; ++seed) {
       const auto order = OrDie(simulate::ReadOrder(
           orders / ("sequences/" + variant + ".10" + std::to_string(seed) + ".txt"), pods.size(),
@@ -103,6 +167,20 @@ void MeasureQuality(std::vector<Figure>* figures) {
           mean[way][load] += result.allocated[load] / (kLastSeed - kFirstSeed + 1);
         }
       }
+    }
+    if (variant == "default") {
+      double allocated = 0;
+      for (int seed = kFirstSeed; seed <= kLastSeed; ++seed) {
+        const auto order = OrDie(simulate::ReadOrder(
+            orders / ("sequences/" + variant + ".10" + std::to_string(seed) + ".txt"), pods.size(),
+            nodes.size()));
+        allocated +=
+            OrDie(simulate::Replay(nodes, pods, order,
+                                   {.policy = "tessera", .learn_every = 100, .migrate = true}))
+                .allocated[100] /
+            (kLastSeed - kFirstSeed + 1);
+      }
+      figures->push_back({"migrate_alloc_at_100.default", allocated});
     }
     std::fprintf(stderr, "bench-placement: %-12s", variant.c_str());
     for (std::size_t way = 0; way < std::size(kWays); ++way) {

@@ -99,10 +99,11 @@ int Main(int argc, const char* const* argv, const std::function<int(const UpFlag
       ->excludes(sequence);
   simulate_command->add_option("--policy", simulate.policies, "Policies, separated by commas")
       ->delimiter(',');
-  simulate_command
-      ->add_option("--learn-every", simulate.learn_every,
-                   "Learn the task classes anew every N arrivals; 0: know them all")
-      ->check(CLI::Range(0, 1'000'000));
+  auto* learn_every =
+      simulate_command
+          ->add_option("--learn-every", simulate.learn_every,
+                       "Learn the task classes anew every N arrivals; 0: know them all")
+          ->check(CLI::Range(0, 1'000'000));
   std::string ties = "rank";
   simulate_command
       ->add_option("--ties", ties, "Among nodes of the same score: the lowest rank, or any")
@@ -124,26 +125,50 @@ int Main(int argc, const char* const* argv, const std::function<int(const UpFlag
       ->add_option("--nodes-every", simulate.nodes_every, "Keep every N-th node (--churn)")
       ->check(CLI::Range(1, 1'000'000))
       ->needs(churn);
+  simulate_command->add_option("--pods-every", simulate.pods_every, "Keep every N-th pod (--churn)")
+      ->check(CLI::Range(1, 1'000'000))
+      ->needs(churn);
   simulate_command
       ->add_option("--churn-load", simulate.churn_load_percent,
                    "Card-time asked for, in percent of what there is (--churn)")
       ->check(CLI::Range(1, 1000))
       ->needs(churn);
-  simulate_command
-      ->add_option("--backfill", simulate.backfill,
-                   "Who may pass a head that waits: none, easy (the head starts no later), any")
-      ->check(CLI::IsMember({"none", "easy", "any"}))
-      ->needs(churn);
+  auto* backfill =
+      simulate_command
+          ->add_option("--backfill", simulate.backfill,
+                       "Who may pass a head that waits: none, easy (the head starts no later), any")
+          ->check(CLI::IsMember({"none", "easy", "any"}))
+          ->needs(churn);
   simulate_command
       ->add_option("--moves", simulate.moves,
                    "Moves of each plan in the runs that move; 0: no such runs (--churn)")
       ->check(CLI::Range(0, 16))
       ->needs(churn);
+  auto* loss_every =
+      simulate_command
+          ->add_option("--loss-every", simulate.loss_every,
+                       "Seconds between losses of a node, on average; 0: none (--churn)")
+          ->check(CLI::Range(0, 1'000'000'000))
+          ->needs(churn);
+  auto* spot = simulate_command->add_flag(
+      "--spot", simulate.spot, "Some requests are spot and the cards are oversold (--churn)");
+  spot->needs(churn)->excludes(learn_every)->excludes(backfill)->excludes(loss_every);
   simulate_command
-      ->add_option("--loss-every", simulate.loss_every,
-                   "Seconds between losses of a node, on average; 0: none (--churn)")
-      ->check(CLI::Range(0, 1'000'000'000))
-      ->needs(churn);
+      ->add_option("--spot-percent", simulate.spot_percent,
+                   "Requests that are spot, drawn from the seed; else those of QoS class BE")
+      ->check(CLI::Range(0, 100))
+      ->needs(spot);
+  simulate_command
+      ->add_option("--oversell", simulate.oversell,
+                   "Compute sold to what there is, from 1.0 to 1.8, separated by commas; memory "
+                   "likewise, up to 1.4")
+      ->delimiter(',')
+      ->needs(spot);
+  simulate_command
+      ->add_option("--use-percent", simulate.use_percent,
+                   "Of what is asked, in use on average; drawn from the seed")
+      ->check(CLI::Range(1, 50))
+      ->needs(spot);
   simulate_command->callback([&] {
     context.output = output == "json" ? Output::kJson : Output::kTable;
     simulate.random_ties = ties == "random";

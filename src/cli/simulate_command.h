@@ -1,8 +1,9 @@
 // `tessera simulate --placement`: replays a trace of arrivals against placement policies, or, with
-// `--churn`, lets them come and go.
+// `--churn`, lets them come and go, with `--spot` on cards that are sold more than once.
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -28,10 +29,17 @@ struct SimulateOptions {
   // if `moves` is not 0, with plans of at most that many.
   bool churn = false;
   std::uint32_t nodes_every = 16;
+  std::uint32_t pods_every = 1;
   std::uint32_t churn_load_percent = 110;
   std::string backfill = "easy";
   std::uint32_t moves = 4;
   std::int64_t loss_every = 0;
+  // Of a run under churn: on oversold cards, with requests that may be stopped (simulate/spot.h),
+  // for each policy at each ratio.
+  bool spot = false;
+  std::optional<std::uint32_t> spot_percent;
+  std::vector<std::string> oversell = {"1.0", "1.2", "1.4", "1.6", "1.8"};
+  std::uint32_t use_percent = 35;
 };
 
 // Prints one line a policy; returns the process's exit code.

@@ -128,6 +128,45 @@ TEST_F(SimulateTest, ChurnRunsEachPolicyWithAndWithoutMoves) {
   EXPECT_THAT(err_, HasSubstr("backfill: expected none, easy or any"));
 }
 
+TEST_F(SimulateTest, SpotRunsEachPolicyAtEachRatio) {
+  {
+    std::ofstream pods(options_.pods);
+    pods << "name,cpu_milli,memory_mib,num_gpu,gpu_milli,gpu_spec,qos,pod_phase,creation_time,"
+            "deletion_time\n";
+    for (int i = 0; i < 200; ++i) {
+      pods << "p" << i << ",1000,1024,1," << (i % 3 == 0 ? 1000 : 400) << ",,"
+           << (i % 4 == 0 ? "LS" : "BE") << ",Running," << i * 10 << ","
+           << i * 10 + 100 + i % 7 * 50 << "\n";
+    }
+  }
+  options_.churn = true;
+  options_.spot = true;
+  options_.nodes_every = 1;
+  options_.pods_every = 2;
+  options_.churn_load_percent = 150;
+  options_.policies = {"tessera", "binpack"};
+  options_.oversell = {"1", "1.45"};
+  options_.csv = folder_ / "spot.csv";
+  options_.html = folder_ / "spot.html";
+  ASSERT_EQ(Run(), 0) << err_;
+  EXPECT_THAT(out_, HasSubstr("\nbinpack      1.45"));
+  const auto json = os::PosixFiles().Read(options_.json);
+  ASSERT_TRUE(json);
+  EXPECT_TRUE(http::JsonObject::Parse(*json));
+  EXPECT_THAT(*json, HasSubstr("\"spot\":\"qos BE\""));
+  EXPECT_THAT(*json, HasSubstr("\"oversell_permille\":1450,\"moves_max\":4,"));
+  EXPECT_THAT(*json, HasSubstr("\"guaranteed\":{\"arrived\":50,"))
+      << "every second pod, of them every second LS";
+  EXPECT_THAT(*os::PosixFiles().Read(options_.csv), HasSubstr("\nbinpack,1450,4,1000,"));
+  EXPECT_THAT(*os::PosixFiles().Read(options_.html),
+              HasSubstr("<title>tessera at 1.45, up to 4 moves</title></polyline>"));
+  for (const char* wrong : {"0.9", "1.81", "2", "x", "1.4x", "", "1.40001", "14"}) {
+    options_.oversell = {wrong};
+    EXPECT_EQ(Run(), 2) << wrong;
+  }
+  EXPECT_THAT(err_, HasSubstr("oversell: expected ratios from 1.0 to 1.8"));
+}
+
 TEST_F(SimulateTest, BadInputNamesTheField) {
   options_.policies = {"best"};
   EXPECT_EQ(Run(), 2);

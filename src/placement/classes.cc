@@ -48,6 +48,13 @@ std::vector<TaskClass> ClassCounter::Typical(std::uint32_t permille) const {
   return sorted;
 }
 
+double ClassCounter::Left(const Fleet& fleet) const {
+  std::uint64_t running = 0;
+  for (std::uint32_t n = 0; n < fleet.nodes(); ++n) running += fleet.node(n).placed;
+  if (running >= placed_) return 0;
+  return 1 - static_cast<double>(running) / static_cast<double>(placed_);
+}
+
 std::int64_t UnusableMilli(const Fleet& fleet, const std::vector<Shape>& skus) {
   std::int64_t unusable = 0;
   for (std::uint32_t n = 0; n < fleet.nodes(); ++n) {

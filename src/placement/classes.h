@@ -29,10 +29,17 @@ class ClassCounter {
   // weights adding up to 1. Ties: more CPU, then more milli, more cards, the later type first.
   std::vector<TaskClass> Typical(std::uint32_t permille) const;
   std::uint64_t total() const { return total_; }
+  // One of what was counted got its place.
+  void Placed() { ++placed_; }
+  // Of all that got a place, the part that has left the fleet again: 0 while nothing ever leaves,
+  // near 1 on a fleet that has turned over many times. What holds a place without having been
+  // counted here makes it smaller.
+  double Left(const Fleet& fleet) const;
 
  private:
   std::vector<TaskClass> counted_;
   std::uint64_t total_ = 0;
+  std::uint64_t placed_ = 0;
 };
 
 // A node as fragmentation sees it.

@@ -172,6 +172,7 @@ std::optional<Shape> Engine::Asked::ShapeIn(const Pool& pool) const {
   shape.milli = exclusive ? kWholeCardMilli : request.compute.value;
   shape.mode = static_cast<std::uint8_t>(request.isolation);
   shape.exclusive = exclusive;
+  shape.guaranteed = request.guaranteed;
   if (model_lower.empty() && models.empty() && excluded.empty()) return shape;
   const std::vector<std::string>& kinds = pool.fleet.kinds();
   for (std::size_t k = 0; k < kinds.size(); ++k) {
@@ -342,6 +343,11 @@ Fleet::Card Engine::CardOf(const Record& record, std::size_t i) {
     card.compute_left = static_cast<std::uint32_t>(
         Left(known.sell_permille, held.permille, known.foreign_permille));
   }
+  // What others hold is not known to be less than guaranteed.
+  card.guaranteed_memory_left =
+      Left(known.card.memory_bytes, held.guaranteed_bytes, known.foreign_bytes);
+  card.guaranteed_compute_left = static_cast<std::uint32_t>(
+      Left(kWholeCard, held.guaranteed_permille, known.foreign_permille));
   const std::uint32_t slices_max = inventory.slices_per_card_max;
   card.slices_left =
       slices_max == 0 ? ~std::uint32_t{0} : slices_max - std::min(slices_max, held.slices);
@@ -651,13 +657,22 @@ std::variant<Placement, Scarcity> Engine::Place(const Request& request,
     return Scarcity{"cards", request.slices, 0, false,
                     "reservations_max (" + std::to_string(kReservationsMax) + ") is reached"};
   }
-  Reservation reservation{*placement,         request.cpu_millis,
-                          request.ram_bytes,  request.disk_bytes,
-                          request.isolation,  TakesWholeCards(request.isolation, request.exclusive),
-                          request.tenant,     request.apart,
-                          request.apart_from, request.priority};
+  Reservation reservation{
+      *placement,         request.cpu_millis, request.ram_bytes,
+      request.disk_bytes, request.isolation,  TakesWholeCards(request.isolation, request.exclusive),
+      request.tenant,     request.apart,      request.apart_from,
+      request.priority,   request.guaranteed};
   Hold(reservation);
+  if (counts) nodes_.at(placement->node)->pool->arrived.Placed();
   return answer;
+}
+
+void Engine::Arrived(const Request& request) {
+  CountArrival(request, true);
+  const Reservation* held = Find(request.id);
+  if (held == nullptr) return;
+  Pool* const pool = nodes_.at(held->placement.node)->pool;
+  if (pool != nullptr) pool->arrived.Placed();
 }
 
 void Engine::Refresh(const Record& record, const Placement& placement) {
@@ -684,6 +699,8 @@ void Engine::Hold(const Reservation& reservation) {
     Amount& amount = held.cards[share.card_uuid];
     amount.memory_bytes += share.memory_bytes;
     amount.permille += share.compute.value;
+    amount.guaranteed_bytes += kept.guaranteed ? share.memory_bytes : 0;
+    amount.guaranteed_permille += kept.guaranteed ? share.compute.value : 0;
     ++amount.slices;
     amount.exclusive += kept.exclusive ? 1 : 0;
     ++amount.of_mode[static_cast<std::size_t>(kept.isolation)];
@@ -713,6 +730,8 @@ bool Engine::Release(const std::string& request_id) {
     Amount& amount = card->second;
     amount.memory_bytes -= share.memory_bytes;
     amount.permille -= share.compute.value;
+    amount.guaranteed_bytes -= reservation.guaranteed ? share.memory_bytes : 0;
+    amount.guaranteed_permille -= reservation.guaranteed ? share.compute.value : 0;
     amount.exclusive -= reservation.exclusive ? 1 : 0;
     --amount.of_mode[static_cast<std::size_t>(reservation.isolation)];
     if (--amount.slices == 0) held.cards.erase(card);

@@ -114,6 +114,7 @@ struct Reservation {
   Apart apart = Apart::kNone;
   std::vector<std::string> apart_from;
   std::int32_t priority = 0;
+  bool guaranteed = false;
 };
 
 class Engine {
@@ -144,7 +145,7 @@ class Engine {
   std::variant<Placement, Scarcity> Place(const Request& request,
                                           const std::set<std::string>& avoid = {},
                                           bool counts = true);
-  void Arrived(const Request& request) { CountArrival(request, true); }
+  void Arrived(const Request& request);
   // What Place would answer, without reserving.
   std::variant<Placement, Scarcity> Consider(const Request& request,
                                              const std::set<std::string>& avoid = {}) const;
@@ -196,7 +197,7 @@ class Engine {
                                     const Shape& shape, Numa numa);
   static std::uint64_t ApartFrom(const Record& record, const Request& request,
                                  std::uint64_t allowed);
-  static NodeView View(const Record& record, bool empty);
+  static NodeView View(const Record& record, const Asked& asked, bool empty);
   static bool Holds(const NodeView& node, const Asked& asked);
   static Shortage Lacking(const Record& record, const Asked& asked, bool empty, bool tell);
 

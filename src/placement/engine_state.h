@@ -13,6 +13,8 @@ inline constexpr std::uint32_t kNoSlot = ~std::uint32_t{0};
 struct Engine::Amount {
   std::uint64_t memory_bytes = 0;
   std::uint64_t permille = 0;
+  std::uint64_t guaranteed_bytes = 0;  // of them
+  std::uint64_t guaranteed_permille = 0;
   std::uint32_t slices = 0;
   std::uint32_t exclusive = 0;                       // of them
   std::array<std::uint32_t, kIsolations> of_mode{};  // of them

@@ -249,6 +249,39 @@ TEST(Engine, ForeignUseIsNotOursToGive) {
   EXPECT_EQ(Where(engine.Place(Ask("x"))), "n/a");
 }
 
+TEST(Engine, GuaranteedSlicesOfAnOversoldCardNeverAddUpToMoreThanTheCard) {
+  Engine engine;
+  NodeInventory node = MakeNode("n", {MakeCard("a")});
+  node.oversell_memory = {1400};
+  node.oversell_compute = {1800};
+  ASSERT_TRUE(engine.UpdateNode(node));
+  const auto sure = [](std::string id, std::uint64_t memory, std::uint32_t permille) {
+    Request request = Ask(std::move(id), memory, permille);
+    request.guaranteed = true;
+    return request;
+  };
+  EXPECT_EQ(Where(engine.Place(sure("g1", 8 * kGiB, 600))), "n/a");
+  EXPECT_EQ(Where(engine.Place(Ask("s1", 8 * kGiB, 600))), "n/a");
+  const Scarcity compute = Scarce(engine.Place(sure("g2", kGiB, 401)));
+  EXPECT_EQ(compute.resource, "compute");
+  EXPECT_EQ(compute.available, 400u) << "of the card, whatever more may be sold";
+  const Scarcity memory = Scarce(engine.Place(sure("g2", 17 * kGiB, 1)));
+  EXPECT_EQ(memory.resource, "memory");
+  EXPECT_FALSE(memory.never);
+  EXPECT_TRUE(Scarce(engine.Place(sure("g3", 25 * kGiB, 1))).never);
+  // What is not guaranteed leaves less to sell, not less that is guaranteed.
+  EXPECT_EQ(Where(engine.Place(sure("g2", kGiB, 400))), "n/a");
+  EXPECT_EQ(Scarce(engine.Place(Ask("s2", kGiB, 201))).resource, "compute");
+  EXPECT_EQ(Where(engine.Place(Ask("s2", kGiB, 200))), "n/a");
+  const Reservation held = *engine.Find("g1");
+  EXPECT_TRUE(held.guaranteed);
+  ASSERT_TRUE(engine.Release("g1"));
+  ASSERT_TRUE(engine.Restore(held));
+  EXPECT_EQ(Scarce(engine.Consider(sure("g4", kGiB, 1))).resource, "compute");
+  ASSERT_TRUE(engine.Release("g1"));
+  EXPECT_EQ(Where(engine.Place(sure("g4", kGiB, 600))), "n/a");
+}
+
 TEST(Engine, ANodeThatComesBackStillHoldsWhatItHeld) {
   Engine engine;
   const NodeInventory node = MakeNode("n", {MakeCard("a")});

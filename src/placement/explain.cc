@@ -56,7 +56,7 @@ bool Engine::NodeView::Card::Takes(const Asked& asked) const {
          slices_left > 0 && (modes & Bit(request.isolation)) != 0 && (!asked.exclusive || idle);
 }
 
-Engine::NodeView Engine::View(const Record& record, bool empty) {
+Engine::NodeView Engine::View(const Record& record, const Asked& asked, bool empty) {
   const Known& known = *record.known;
   const NodeInventory& inventory = known.inventory;
   NodeView view;
@@ -78,7 +78,7 @@ Engine::NodeView Engine::View(const Record& record, bool empty) {
     one.known = &card;
     if (empty) {
       one.memory_left = card.sell_bytes;
-      one.permille_left = card.sell_permille;
+      one.permille_left = asked.request.guaranteed ? kWholeCardMilli : card.sell_permille;
       one.slices_left =
           inventory.slices_per_card_max == 0 ? kSlicesMax : inventory.slices_per_card_max;
       one.modes = inventory.isolations;
@@ -86,6 +86,10 @@ Engine::NodeView Engine::View(const Record& record, bool empty) {
       const Fleet::Card now = CardOf(record, i);
       one.memory_left = now.memory_left;
       one.permille_left = now.compute_left;
+      if (asked.request.guaranteed) {
+        one.memory_left = std::min(one.memory_left, now.guaranteed_memory_left);
+        one.permille_left = std::min<std::uint64_t>(one.permille_left, now.guaranteed_compute_left);
+      }
       one.slices_left = now.slices_left;
       one.modes = now.modes;
       one.healthy = now.healthy;
@@ -121,7 +125,7 @@ bool Engine::Holds(const NodeView& node, const Asked& asked) {
 // What a node lacks most of. `tell`: with the message.
 Engine::Shortage Engine::Lacking(const Record& record, const Asked& asked, bool empty, bool tell) {
   const Request& request = asked.request;
-  const NodeView node = View(record, empty);
+  const NodeView node = View(record, asked, empty);
   Shortage worst;
   const auto consider = [&](const char* resource, std::uint64_t wanted, std::uint64_t available,
                             std::uint64_t severity, auto message) {
@@ -318,7 +322,7 @@ std::variant<Placement, Scarcity> Engine::Consider(const Request& request,
   const Asked asked(request);
   const auto could_hold = [&](const Record& record) {
     return (request.pool.empty() || request.pool == record.pool->name) &&
-           Holds(View(record, true), asked);
+           Holds(View(record, asked, true), asked);
   };
   const bool never = std::none_of(nodes_.begin(), nodes_.end(), [&](const auto& one) {
     return one.second->known && could_hold(*one.second);
@@ -350,7 +354,7 @@ std::vector<std::string> Engine::CouldHold(const Request& request) const {
   std::vector<std::string> names;
   for (const auto& [name, record] : nodes_) {
     if (!record->known || (!request.pool.empty() && request.pool != record->pool->name)) continue;
-    if (Holds(View(*record, true), asked)) names.push_back(name);
+    if (Holds(View(*record, asked, true), asked)) names.push_back(name);
   }
   return names;
 }

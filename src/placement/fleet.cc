@@ -185,7 +185,9 @@ bool Fleet::FitsCards(const Node& node, const Shape& shape, std::uint64_t* cards
                       card->compute_left >= shape.compute && card->healthy &&
                       card->slices_left > 0 && shape.memory_bytes <= card->slice_bytes_max &&
                       (card->modes >> shape.mode & 1) != 0 && (!shape.exclusive || card->idle) &&
-                      (shape.kinds == 0 || (shape.kinds >> card->kind & 1) != 0);
+                      (shape.kinds == 0 || (shape.kinds >> card->kind & 1) != 0) &&
+                      (!shape.guaranteed || (card->guaranteed_memory_left >= shape.memory_bytes &&
+                                             card->guaranteed_compute_left >= shape.compute));
     fitting |= std::uint64_t{fits} << i;
   }
   *cards = fitting;

@@ -37,6 +37,7 @@ struct Shape {
   std::uint8_t mode = 0;           // isolation mode: a card holds slices of one mode only
   bool exclusive = false;          // cards that hold nothing, and nothing else afterwards
   std::int64_t disk_bytes = 0;
+  bool guaranteed = false;  // fits what is left of the card itself, not of what may be sold
 
   bool shared() const { return cards == 1 && milli < kWholeCardMilli; }
   std::int64_t total_milli() const { return std::int64_t{cards} * milli; }
@@ -92,6 +93,8 @@ class Fleet {
     std::uint64_t slice_bytes_max = 0;        // of one slice: what the card really has
     std::uint32_t compute = kWholeCardMilli;  // per mille that may be sold
     std::uint32_t compute_left = 0;
+    std::uint64_t guaranteed_memory_left = ~std::uint64_t{0};  // for guaranteed slices
+    std::uint32_t guaranteed_compute_left = ~std::uint32_t{0};
     std::uint32_t slices_left = 0;  // how many more it may hold
     std::uint8_t kind = 0;
     std::uint8_t modes = 0;  // that a next slice may have, as bits

@@ -67,6 +67,9 @@ struct Request {
   Apart apart = Apart::kNone;
   std::vector<std::string> apart_from;  // tenants; empty: every other one
   std::int32_t priority = 0;            // the higher, the more important
+  // Never oversold: the guaranteed slices of a card add up to no more than the card really has;
+  // what a node's oversell ratios add on top is for the others.
+  bool guaranteed = false;
   friend bool operator==(const Request&, const Request&) = default;
 };
 

@@ -341,6 +341,7 @@ class Tessera : public Scorer {
     FindFillable(classes);
     FindFillableCores(classes);
     FindScarcity(classes, fleet);
+    left_ = arrived.Left(fleet);
     FindPrices(Measured(arrived.Typical(1000), fleet), fleet);
     return true;
   }
@@ -444,7 +445,9 @@ class Tessera : public Scorer {
                             (above(cores_after, kStrandedCoresAt * cards_after) -
                              above(cores, kStrandedCoresAt * cards)) /
                             kStrandedCoresAt));
-    add("idle", kIdleCards * cards_after - kIdleCores * cores_after);
+    // Idle cards of one node are worth more together to who only ever fills the fleet; where
+    // requests leave, keeping away from what is in use breaks up the places that come free.
+    add("idle", (1 - left_) * kIdleCards * cards_after - kIdleCores * cores_after);
     add("unfillable cores",
         -(kUnfillableCores *
           (UnfillableCores(node.cpu_left - shape.cpu_millis) - UnfillableCores(node.cpu_left))));
@@ -593,7 +596,8 @@ class Tessera : public Scorer {
   // is, yet each that is refused leaves as many cards idle as dozens of small ones. So their places
   // have a price where more of them may arrive before the fleet is full than there are places: what
   // is expected of what is left, and some standard deviations of that. Near saturation nothing more
-  // is expected and every place may be broken up.
+  // is expected and every place may be broken up. Where requests leave again, more arrive than the
+  // free cards hold: what is in use now will be asked for anew, as much of it as leaves.
   void FindPrices(const std::vector<TaskClass>& classes, const Fleet& fleet) {
     prices_.clear();
     std::uint32_t most = 0;
@@ -603,7 +607,7 @@ class Tessera : public Scorer {
       mean += one.weight * static_cast<double>(one.shape.total_milli());
     }
     const double left = static_cast<double>(fleet.capacity_milli()) * (1 - kPlacesUnused) -
-                        static_cast<double>(fleet.used_milli());
+                        (1 - left_) * static_cast<double>(fleet.used_milli());
     if (mean <= 0 || left <= 0) return;
     for (const TaskClass& one : classes) {
       if (one.shape.cards < 2 || one.shape.cards * 2 <= most) continue;
@@ -611,10 +615,10 @@ class Tessera : public Scorer {
       for (std::uint32_t n = 0; n < fleet.nodes(); ++n) {
         places += PlacesFor(Before(fleet, fleet.node(n)), one.shape);
       }
-      if (places == 0) continue;
+      if (places == 0 && left_ == 0) continue;
       const double expected = one.weight * left / mean;
-      const double wanted =
-          (expected + kPlacesSigmas * std::sqrt(expected)) / static_cast<double>(places);
+      const double wanted = (expected + kPlacesSigmas * std::sqrt(expected)) /
+                            static_cast<double>(std::max<std::int64_t>(1, places));
       const double price = std::min(1.0, (wanted - kPlacesFree) / (1 - kPlacesFree));
       if (price > 0) prices_.push_back({one.shape, price});
     }
@@ -626,6 +630,7 @@ class Tessera : public Scorer {
   std::array<std::uint16_t, kWholeCardMilli + 1> unfillable_{};
   std::array<std::uint16_t, kCoreSteps + 1> unfillable_cores_{};
   std::vector<double> scarcity_;
+  double left_ = 0;  // ClassCounter::Left
 };
 
 }  // namespace

@@ -96,36 +96,16 @@ class Simulation {
     return {};
   }
 
-  // When what arrives, see the header.
   Status Schedule() {
-    std::vector<std::int64_t> instants;
-    double work = 0;  // milli x ms
-    std::vector<std::uint32_t> drawn(pods_.size());
-    for (std::uint32_t p = 0; p < pods_.size(); ++p) {
-      if (pods_[p].created < 0) {
-        return Error::Field("pods", "expected columns creation_time and deletion_time");
-      }
-      drawn[p] = p;
-      instants.push_back(pods_[p].created);
-      work += static_cast<double>(shapes_[p].total_milli()) * static_cast<double>(LifeOf(p));
-    }
-    if (work <= 0) return Error::Field("pods", "expected requests with cards that live");
-    for (std::size_t i = drawn.size(); i > 1; --i) std::swap(drawn[i - 1], drawn[rng_.Below(i)]);
-    std::sort(instants.begin(), instants.end());
-    std::vector<std::int64_t> dense(instants.size());
-    for (std::size_t i = 1; i < instants.size(); ++i) {
-      dense[i] = dense[i - 1] + std::min(instants[i] - instants[i - 1], kPauseSecondsMax);
-    }
-    const double span =
-        work / (static_cast<double>(fleet_.capacity_milli()) * options_.load_percent / 100);
-    const double scale = dense.back() > 0 ? span / static_cast<double>(dense.back()) : 0;
-    span_ = std::max<std::int64_t>(1, static_cast<std::int64_t>(span));
+    std::vector<std::int64_t> milli;
+    for (const Shape& shape : shapes_) milli.push_back(shape.total_milli());
+    TRY(const DenseTrace dense,
+        MakeDense(pods_, milli, fleet_.capacity_milli(), options_.load_percent, &rng_));
+    span_ = dense.span;
     result_.span_seconds = span_ / kMillis;
-    for (std::size_t i = 0; i < drawn.size(); ++i) {
-      requests_.push_back({drawn[i],
-                           static_cast<std::int64_t>(static_cast<double>(dense[i]) * scale),
-                           LifeOf(drawn[i]), false});
-      Push(requests_.back().arrives, Kind::kArrive, static_cast<std::uint32_t>(i));
+    for (const Arrival& one : dense.arrivals) {
+      Push(one.at, Kind::kArrive, static_cast<std::uint32_t>(requests_.size()));
+      requests_.push_back({one.pod, one.at, one.life, false});
     }
     slot_of_.assign(requests_.size(), kNobody);
     if (options_.loss_every > 0) PushLoss(0);
@@ -133,10 +113,6 @@ class Simulation {
     return {};
   }
 
-  std::int64_t LifeOf(std::uint32_t pod) const {
-    return std::clamp<std::int64_t>(pods_[pod].deleted - pods_[pod].created, 1, kLifeSecondsMax) *
-           kMillis;
-  }
   const Shape& ShapeOfRequest(std::uint32_t request) const {
     return shapes_[requests_[request].pod];
   }
@@ -216,6 +192,7 @@ class Simulation {
   void Start(std::uint32_t request, std::uint32_t node, const CardSet& cards) {
     const Shape& shape = ShapeOfRequest(request);
     fleet_.Take(node, shape, cards);
+    seen_.Placed();
     index_->Changed(node);
     slot_of_[request] = static_cast<std::uint32_t>(held_.size());
     held_.push_back({node, shape, cards, false, static_cast<std::uint64_t>(shape.total_milli())});
@@ -301,26 +278,31 @@ class Simulation {
   void Serve() {
     while (!queue_.empty() && ServeHead()) queue_.pop_front();
     if (queue_.size() < 2 || options_.backfill == Backfill::kNone) return;
+    const bool easy = options_.backfill == Backfill::kEasy;
     std::optional<std::int64_t> head_starts;
     refused_.clear();
+    refused_elsewhere_.clear();
+    const auto refused = [](const std::vector<Shape>& shapes, const Shape& shape) {
+      return std::find(shapes.begin(), shapes.end(), shape) != shapes.end();
+    };
     std::size_t looked_at = 0;
     for (auto at = queue_.begin() + 1; at != queue_.end() && looked_at < kBackfillMax;
          ++looked_at) {
       const Shape& shape = ShapeOfRequest(*at);
       // Within one pass the fleet only fills.
-      if (std::find(refused_.begin(), refused_.end(), shape) != refused_.end()) {
-        ++at;
-        continue;
-      }
-      const auto choice = index_->Best(shape);
+      auto choice =
+          refused(refused_, shape) ? std::optional<placement::Choice>() : index_->Best(shape);
       if (!choice) {
-        refused_.push_back(shape);
+        if (!refused(refused_, shape)) refused_.push_back(shape);
         ++at;
         continue;
       }
-      if (options_.backfill == Backfill::kEasy) {
-        if (!head_starts) head_starts = HeadStarts();
-        if (now_ + requests_[*at].life > *head_starts) {
+      if (easy && !head_starts) head_starts = HeadStarts();
+      if (easy && now_ + requests_[*at].life > *head_starts) {
+        choice.reset();
+        if (!refused(refused_elsewhere_, shape)) choice = OffTheHeadsNodes(shape);
+        if (!choice) {
+          refused_elsewhere_.push_back(shape);
           ++at;
           continue;
         }
@@ -328,6 +310,15 @@ class Simulation {
       Start(*at, choice->node, choice->cards);
       at = queue_.erase(at);
     }
+  }
+
+  // The best place on the nodes that the head could not have if they were empty: who goes there
+  // delays it by nothing, however long he stays.
+  std::optional<placement::Choice> OffTheHeadsNodes(const Shape& shape) {
+    const Shape& head = ShapeOfRequest(queue_.front());
+    const auto node = index_->FirstOf(shape, [&](std::uint32_t n) { return !CouldHold(n, head); });
+    if (!node) return std::nullopt;
+    return index_->On(*node, shape);
   }
 
   bool ServeHead() {
@@ -408,9 +399,10 @@ class Simulation {
   std::priority_queue<Event, std::vector<Event>, std::greater<>> events_;
   std::uint64_t events_pushed_ = 0;
   std::deque<std::uint32_t> queue_;
-  std::vector<Shape> refused_;
-  std::vector<Held> held_;        // what runs, and
-  std::vector<Running> running_;  // when it ends, by slot
+  std::vector<Shape> refused_;            // of this pass, by all nodes, and
+  std::vector<Shape> refused_elsewhere_;  // by those that the head does not wait for
+  std::vector<Held> held_;                // what runs, and
+  std::vector<Running> running_;          // when it ends, by slot
   std::vector<std::uint32_t> slot_of_;
   std::vector<std::optional<Held>> lost_;  // by node: what holds it while it is down
   std::int64_t lost_milli_ = 0;
@@ -422,6 +414,43 @@ class Simulation {
 };
 
 }  // namespace
+
+Result<DenseTrace> MakeDense(const std::vector<TracePod>& pods,
+                             const std::vector<std::int64_t>& milli, std::int64_t capacity_milli,
+                             std::uint32_t load_percent, Rng* rng) {
+  std::vector<std::int64_t> instants;
+  std::vector<std::uint32_t> drawn(pods.size());
+  double work = 0;  // milli x ms
+  const auto life = [&](std::uint32_t pod) {
+    return std::clamp<std::int64_t>(pods[pod].deleted - pods[pod].created, 1, kLifeSecondsMax) *
+           kMillis;
+  };
+  for (std::uint32_t p = 0; p < pods.size(); ++p) {
+    if (pods[p].created < 0) {
+      return Error::Field("pods", "expected columns creation_time and deletion_time");
+    }
+    drawn[p] = p;
+    instants.push_back(pods[p].created);
+    work += static_cast<double>(milli[p]) * static_cast<double>(life(p));
+  }
+  if (work <= 0) return Error::Field("pods", "expected requests with cards that live");
+  for (std::size_t i = drawn.size(); i > 1; --i) std::swap(drawn[i - 1], drawn[rng->Below(i)]);
+  std::sort(instants.begin(), instants.end());
+  std::vector<std::int64_t> dense(instants.size());
+  for (std::size_t i = 1; i < instants.size(); ++i) {
+    dense[i] = dense[i - 1] + std::min(instants[i] - instants[i - 1], kPauseSecondsMax);
+  }
+  const double span = work / (static_cast<double>(capacity_milli) * load_percent / 100);
+  const double scale = dense.back() > 0 ? span / static_cast<double>(dense.back()) : 0;
+  DenseTrace trace;
+  trace.span = std::max<std::int64_t>(1, static_cast<std::int64_t>(span));
+  for (std::size_t i = 0; i < drawn.size(); ++i) {
+    trace.arrivals.push_back({drawn[i],
+                              static_cast<std::int64_t>(static_cast<double>(dense[i]) * scale),
+                              life(drawn[i])});
+  }
+  return trace;
+}
 
 Result<ChurnResult> Churn(const std::vector<TraceNode>& nodes, const std::vector<TracePod>& pods,
                           const ChurnOptions& options) {

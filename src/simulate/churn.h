@@ -17,6 +17,7 @@
 #include <vector>
 
 #include "base/result.h"
+#include "base/rng.h"
 #include "simulate/trace.h"
 
 namespace tessera::simulate {
@@ -67,6 +68,21 @@ struct ChurnResult {
   std::uint64_t nodes_lost = 0;
   std::uint64_t restarted = 0;  // requests that lost their node and went back to the head
 };
+
+// The trace made dense, as said above: what arrives when, in milliseconds, and how long it lives.
+struct Arrival {
+  std::uint32_t pod = 0;
+  std::int64_t at = 0;
+  std::int64_t life = 0;
+};
+struct DenseTrace {
+  std::vector<Arrival> arrivals;  // in order
+  std::int64_t span = 0;
+};
+// `milli`: what each pod asks of cards in all. kInvalidArgument naming "pods" without times.
+Result<DenseTrace> MakeDense(const std::vector<TracePod>& pods,
+                             const std::vector<std::int64_t>& milli, std::int64_t capacity_milli,
+                             std::uint32_t load_percent, Rng* rng);
 
 // kInvalidArgument naming the field for options out of range and for pods without times.
 Result<ChurnResult> Churn(const std::vector<TraceNode>& nodes, const std::vector<TracePod>& pods,

@@ -193,6 +193,7 @@ Result<ReplayResult> Replay(const std::vector<TraceNode>& nodes, const std::vect
     if (!choice && options.migrate && shape.cards > 0) choice = make_room(shape);
     if (choice) {
       ++result.placed;
+      seen.Placed();
       take(choice->node, shape, choice->cards);
       if (options.migrate) {
         held.push_back({choice->node, shape, choice->cards, false,

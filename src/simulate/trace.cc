@@ -137,6 +137,8 @@ Result<std::vector<TracePod>> ReadPods(const std::string& path) {
             : static_cast<std::uint32_t>(std::min<std::int64_t>(milli, placement::kWholeCardMilli));
     if (cards > 0 && fields.size() > 5) pod.models = fields[5];
     if (cards > 0 && pod.milli == 0) return table.Wrong("gpu_milli", "more than 0 with num_gpu");
+    const std::size_t qos = table.Find("qos");
+    if (qos > 0 && fields.size() > qos) pod.qos = fields[qos];
     const std::size_t created = table.Find("creation_time");
     const std::size_t deleted = table.Find("deletion_time");
     if (created > 0 && deleted > 0 && fields.size() > std::max(created, deleted)) {

@@ -3,7 +3,7 @@
 //
 //   nodes  sn,cpu_milli,memory_mib,gpu,model
 //   pods   name,cpu_milli,memory_mib,num_gpu,gpu_milli[,gpu_spec,...]  (of the later ones, only
-//          creation_time and deletion_time are read, in seconds, where both are there)
+//          qos, and creation_time and deletion_time, in seconds, where both are there, are read)
 //   order  one number a line: indices into the pods in file order as they arrive, -1, then for each
 //          node, by name, its rank (the lowest wins ties)
 //
@@ -38,6 +38,7 @@ struct TracePod {
   std::string models;         // allowed ones, "A|B"; empty: any
   std::int64_t created = -1;  // seconds from the trace's begin; negative: not in the file
   std::int64_t deleted = -1;
+  std::string qos;  // Kubernetes' class as the trace has it; empty: not in the file
 };
 
 struct TraceOrder {
