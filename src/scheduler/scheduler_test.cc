@@ -735,5 +735,187 @@ TEST_F(SchedulerTest, ManyCallersAtOnce) {
   for (const CardStatus& card : scheduler->Cards()) EXPECT_EQ(card.reserved_bytes, 0u);
 }
 
+// ---- gangs ----
+
+std::vector<placement::Order> Gang(const std::string& name, int size) {
+  std::vector<placement::Order> orders;
+  for (int i = 0; i < size; ++i) {
+    placement::Order order;
+    order.request = Ask(name + std::to_string(i), kCardBytes, 1000);
+    order.gang = name;
+    order.gang_size = static_cast<std::uint32_t>(size);
+    orders.push_back(order);
+  }
+  return orders;
+}
+
+TEST_F(SchedulerTest, AGangStartsTogether) {
+  AddNode("a", {MakeCard("a1")});
+  const auto b = AddNode("b", {MakeCard("b1"), MakeCard("b2")});
+  scheduler->Tick();
+  Submit(Ask("x"));
+  const auto gang = Gang("g", 3);
+  for (const auto& order : gang) {
+    EXPECT_EQ(Must(scheduler->Submit(order, 1, Work())).phase, Phase::kQueued);
+  }
+  EXPECT_TRUE(Contains(Get("g0").waiting_for, "gang: 2 of 3 members fit")) << Get("g0").waiting_for;
+  Must(scheduler->Stop("x", 1));
+  for (const auto& order : gang) EXPECT_EQ(Get(order.request.id).phase, Phase::kRunning);
+  // From here on each is on its own.
+  Must(scheduler->Stop("g0", 1));
+  scheduler->Tick();
+  EXPECT_EQ(Get("g1").phase, Phase::kRunning);
+  EXPECT_EQ(Get("g2").phase, Phase::kRunning);
+  ExpectNoDoubles();
+}
+
+TEST_F(SchedulerTest, AMemberThatCannotStartEndsItsGang) {
+  AddNode("a", {MakeCard("a1"), MakeCard("a2")});
+  const auto b = AddNode("b", {MakeCard("b1"), MakeCard("b2")});
+  scheduler->Tick();
+  b->SetRefusal(Error::Field("argv[0]", "expected a program"));
+  const auto gang = Gang("g", 4);
+  for (const auto& order : gang) (void)scheduler->Submit(order, 1, Work()).has_value();
+  scheduler->Tick();
+  int known = 0;
+  for (const auto& order : gang) {
+    const auto status = scheduler->Get(order.request.id);
+    if (!status) continue;  // Submit said no to its face
+    ++known;
+    EXPECT_EQ(status->phase, Phase::kEnded) << order.request.id;
+    EXPECT_TRUE(Contains(status->failure, "expected a program")) << status->failure;
+  }
+  EXPECT_GE(known, 3);
+  for (const auto& [name, node] : nodes) EXPECT_TRUE(node->Running().empty()) << name;
+  for (const CardStatus& card : scheduler->Cards()) EXPECT_EQ(card.reserved_bytes, 0U);
+}
+
+TEST_F(SchedulerTest, StoppingAMemberThatWaitsEndsItsGang) {
+  AddNode("a", {MakeCard("a1")});
+  scheduler->Tick();
+  for (const auto& order : Gang("g", 2)) Must(scheduler->Submit(order, 1, Work()));
+  Must(scheduler->Stop("g0", 1));
+  EXPECT_EQ(Get("g1").phase, Phase::kEnded);
+  EXPECT_TRUE(Contains(Get("g1").failure, "g0 was stopped before")) << Get("g1").failure;
+}
+
+// ---- reservations ----
+
+placement::CapacityReservation Kept(const std::string& id, std::uint32_t units) {
+  placement::CapacityReservation reservation;
+  reservation.id = id;
+  reservation.unit = Ask("", kCardBytes, 1000);
+  reservation.unit.tenant = "ada";
+  reservation.units = units;
+  return reservation;
+}
+
+placement::Order Of(const std::string& tenant, const std::string& id,
+                    const std::string& reservation = "") {
+  placement::Order order;
+  order.request = Ask(id, kCardBytes, 1000);
+  order.request.tenant = tenant;
+  order.reservation = reservation;
+  return order;
+}
+
+TEST_F(SchedulerTest, AReservationKeepsItsCards) {
+  AddNode("a", {MakeCard("a1"), MakeCard("a2")});
+  EXPECT_EQ(scheduler->Reserve(Kept("r", 1), true).error().code(), Code::kUnavailable);
+  scheduler->Tick();
+  ASSERT_TRUE(scheduler->Reserve(Kept("r", 1), true));
+  EXPECT_EQ(scheduler->Reserve(Kept("s", 2), true).error().code(), Code::kResourceExhausted);
+  Must(scheduler->Submit(Of("bob", "b1"), 1, Work()));
+  EXPECT_EQ(Must(scheduler->Submit(Of("bob", "b2"), 1, Work())).phase, Phase::kQueued);
+  EXPECT_EQ(scheduler->Submit(Of("bob", "b3", "r"), 1, Work()).error().field(), "reservation");
+  EXPECT_EQ(scheduler->Submit(Of("ada", "a3", "q"), 1, Work()).error().field(), "reservation");
+  const InstanceStatus first = Must(scheduler->Submit(Of("ada", "a1", "r"), 1, Work()));
+  EXPECT_EQ(first.phase, Phase::kRunning);
+  EXPECT_EQ(first.reservation, "r");
+  EXPECT_EQ(Must(scheduler->Submit(Of("ada", "a2", "r"), 1, Work())).waiting_for,
+            "reservation: 0 of 1 units of r are free, 0 of them for earlier orders; 1 asked");
+  Must(scheduler->Stop("a1", 1));
+  EXPECT_EQ(Get("a2").phase, Phase::kRunning);
+  Must(scheduler->Stop("a2", 1));
+  scheduler->Tick();
+  EXPECT_EQ(Get("b2").phase, Phase::kQueued);
+  EXPECT_EQ(scheduler->Reservations().at(0).free, 1U);
+  scheduler->Unreserve("r");
+  EXPECT_EQ(Get("b2").phase, Phase::kRunning);
+  EXPECT_TRUE(scheduler->Reservations().empty());
+  ExpectNoDoubles();
+}
+
+TEST_F(SchedulerTest, AReservationIsToldAgainAfterARestart) {
+  const auto a = AddNode("a", {MakeCard("a1"), MakeCard("a2")});
+  const auto b = AddNode("b", {MakeCard("b1")});
+  scheduler->Tick();
+  ASSERT_TRUE(scheduler->Reserve(Kept("r", 2), true));
+  Must(scheduler->Submit(Of("bob", "b1"), 1, Work()));
+  const InstanceStatus ran = Must(scheduler->Submit(Of("ada", "a1", "r"), 1, Work()));
+  ASSERT_TRUE(ran.placement);
+  Restart();
+  ASSERT_TRUE(scheduler->Reserve(Kept("r", 2), false));
+  EXPECT_EQ(Must(scheduler->Submit(Of("bob", "b2"), 1, Work())).phase, Phase::kQueued);
+  scheduler->Tick();
+  // Until the orders are told again it is not known that one of them runs in it.
+  Must(scheduler->Submit(Of("ada", "a1", "r"), 1, Work()));
+  Must(scheduler->Submit(Of("bob", "b1"), 1, Work()));
+  scheduler->Tick();
+  const placement::ReservationUse use = scheduler->Reservations().at(0);
+  EXPECT_EQ(use.used, 1U);
+  EXPECT_EQ(use.free, 1U);
+  EXPECT_EQ(Get("a1").reservation, "r");
+  EXPECT_EQ(Get("b2").phase, Phase::kQueued);
+  Must(scheduler->Stop("a1", 1));
+  scheduler->Tick();
+  EXPECT_EQ(scheduler->Reservations().at(0).free, 2U);
+  EXPECT_EQ(Get("b2").phase, Phase::kQueued);
+  ExpectNoDoubles();
+}
+
+TEST_F(SchedulerTest, AReservationLeavesANodeThatIsAway) {
+  const auto a = AddNode("a", {MakeCard("a1")});
+  const auto b = AddNode("b", {MakeCard("b1")});
+  scheduler->Tick();
+  ASSERT_TRUE(scheduler->Reserve(Kept("r", 1), true));
+  a->SetOutage(true);
+  scheduler->Tick();
+  EXPECT_EQ(scheduler->Reservations().at(0).free, 1U);
+  EXPECT_EQ(Must(scheduler->Submit(Of("ada", "x", "r"), 1, Work())).placement->node, "b");
+  b->SetOutage(true);
+  b->Exit("x", 0);
+  scheduler->Tick();
+  EXPECT_EQ(Get("x").phase, Phase::kRunning);  // kept as it is
+  b->SetOutage(false);
+  scheduler->Tick();
+  b->SetOutage(true);
+  scheduler->Tick();
+  const placement::ReservationUse lost = scheduler->Reservations().at(0);
+  EXPECT_EQ(lost.missing, 1U);
+  EXPECT_FALSE(lost.missing_for.empty());
+  a->SetOutage(false);
+  scheduler->Tick();
+  EXPECT_EQ(scheduler->Reservations().at(0).free, 1U);
+}
+
+TEST_F(SchedulerTest, ABorrowerIsStoppedForTheOwner) {
+  const auto a = AddNode("a", {MakeCard("a1")});
+  scheduler->Tick();
+  placement::CapacityReservation lending = Kept("r", 1);
+  lending.lend = true;
+  ASSERT_TRUE(scheduler->Reserve(lending, true));
+  placement::Order spot = Of("bob", "spot");
+  spot.preemptible = true;
+  EXPECT_EQ(Must(scheduler->Submit(spot, 1, Work())).phase, Phase::kRunning);
+  EXPECT_EQ(scheduler->Reservations().at(0).lent, 1U);
+  Must(scheduler->Submit(Of("ada", "x", "r"), 1, Work()));
+  scheduler->Tick();
+  EXPECT_EQ(Get("x").phase, Phase::kRunning);
+  EXPECT_EQ(Get("spot").phase, Phase::kEnded);
+  EXPECT_TRUE(Contains(Get("spot").failure, "called back")) << Get("spot").failure;
+  ExpectNoDoubles();
+}
+
 }  // namespace
 }  // namespace tessera::scheduler
