@@ -115,6 +115,7 @@ class FakeExecution final : public Execution {
     if (found == jobs_.end() || found->second.generation < generation) {
       if (refusal_) return *refusal_;
       last_request_ = request;
+      last_order_ = order;
       last_tenant_ = order.request.tenant;
       last_workload_ = workload;
       if (found != jobs_.end() && found->second.phase == Phase::kRunning) End(request.id, 137);
@@ -126,6 +127,53 @@ class FakeExecution final : public Execution {
     }
     TRY_STATUS(After());
     return View(request.id);
+  }
+
+  // Of `places` units; what runs uses none of them.
+  Status Reserve(const placement::CapacityReservation& reservation, bool whole) override {
+    const std::lock_guard lock(mutex_);
+    TRY_STATUS(Before());
+    if (refusal_) return *refusal_;
+    if (whole && reservation.units > places_) {
+      return Error(Code::kResourceExhausted, std::to_string(places_) + " of " +
+                                                 std::to_string(reservation.units) +
+                                                 " units fit now; cards: asked 1, 0 are free")
+          .Under("units");
+    }
+    reservations_.emplace(reservation.id, reservation);
+    return After();
+  }
+  Status Unreserve(const std::string& id) override {
+    const std::lock_guard lock(mutex_);
+    TRY_STATUS(Before());
+    reservations_.erase(id);
+    return After();
+  }
+  Result<std::vector<placement::ReservationUse>> Reservations() override {
+    const std::lock_guard lock(mutex_);
+    TRY_STATUS(Before());
+    std::vector<placement::ReservationUse> all;
+    for (const auto& [id, reservation] : reservations_) {
+      const bool begun = reservation.start_micros <= clock_.WallMicros();
+      all.push_back({.reservation = reservation,
+                     .phase = begun ? placement::ReservationPhase::kActive
+                                    : placement::ReservationPhase::kPending,
+                     .free = begun ? reservation.units : 0});
+    }
+    return all;
+  }
+  // The plane starts anew; it knows of no reservation.
+  void ForgetReservations() {
+    const std::lock_guard lock(mutex_);
+    reservations_.clear();
+  }
+  std::size_t Reserved() {
+    const std::lock_guard lock(mutex_);
+    return reservations_.size();
+  }
+  placement::Order LastOrder() {
+    const std::lock_guard lock(mutex_);
+    return last_order_;
   }
 
   Result<ExecutionStatus> Stop(const std::string& instance_id, std::uint64_t generation) override {
@@ -316,6 +364,8 @@ class FakeExecution final : public Execution {
   std::optional<Error> outage_;
   std::optional<Error> refusal_;
   placement::Request last_request_;
+  placement::Order last_order_;
+  std::map<std::string, placement::CapacityReservation> reservations_;
   std::string last_tenant_;
   runtime::Workload last_workload_;
 };
