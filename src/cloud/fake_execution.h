@@ -121,6 +121,8 @@ class FakeExecution final : public Execution {
       if (found != jobs_.end() && found->second.phase == Phase::kRunning) End(request.id, 137);
       jobs_[request.id] =
           Job{.generation = generation, .order = ++order_, .tenant = order.request.tenant};
+      jobs_[request.id].gang = order.gang;
+      jobs_[request.id].gang_size = order.gang_size;
       Fill();
     } else {
       found->second.adopted = false;
@@ -284,6 +286,8 @@ class FakeExecution final : public Execution {
     std::uint64_t order = 0;
     std::string tenant;
     std::string eviction;
+    std::string gang;
+    std::size_t gang_size = 0;
     bool adopted = false;
     Phase phase = Phase::kQueued;
     int exit_code = 0;
@@ -314,20 +318,32 @@ class FakeExecution final : public Execution {
     }
     Fill();
   }
+  // The first that fits starts; a gang when all are here and fit.
   void Fill() {
     while (true) {
       std::size_t running = 0;
-      std::string next;
+      std::map<std::string, std::vector<std::string>> gangs;
+      std::map<std::uint64_t, std::string> waiting;
       for (const auto& [id, job] : jobs_) {
         if (job.phase == Phase::kRunning) ++running;
-        if (job.phase == Phase::kQueued && (next.empty() || job.order < jobs_[next].order))
-          next = id;
+        if (job.phase != Phase::kQueued) continue;
+        waiting[job.order] = id;
+        if (!job.gang.empty()) gangs[job.gang].push_back(id);
       }
-      if (running >= places_ || next.empty()) return;
-      Job& job = jobs_[next];
-      job.phase = Phase::kRunning;
-      job.started = clock_.WallMicros();
-      runs_.push_back({next, job.generation, job.started, 0});
+      std::vector<std::string> next;
+      for (const auto& [order, id] : waiting) {
+        const Job& job = jobs_[id];
+        next = job.gang.empty() ? std::vector<std::string>{id} : gangs[job.gang];
+        if (next.size() >= job.gang_size && running + next.size() <= places_) break;
+        next.clear();
+      }
+      if (next.empty()) return;
+      for (const std::string& id : next) {
+        Job& job = jobs_[id];
+        job.phase = Phase::kRunning;
+        job.started = clock_.WallMicros();
+        runs_.push_back({id, job.generation, job.started, 0});
+      }
     }
   }
   ExecutionStatus View(const std::string& id) {

@@ -202,8 +202,8 @@ class Story {
       EXPECT_GT(run.ended, 0) << "a released instance does not run";
       truth[run.id] += run.ended - run.started;
     }
-    EXPECT_GE(truth.size(), 1U);
-    EXPECT_LE(truth.size(), 2U) << "two instances were asked for";
+    EXPECT_EQ(truth.size(), 2U) << "two instances were asked for and ran, together";
+    EXPECT_EQ(execution_.Truth().size(), 2U) << "each once";
     Money expected;
     for (const auto& [id, micros] : truth) expected += *commerce::Cumulative(kPrice, micros);
     const auto bill = service_->Bill(tenant_);
@@ -261,13 +261,13 @@ class Story {
   }
 
   os::FakeClock clock_;
-  FakeExecution execution_{clock_, 1};
+  const bool kept_;
+  FakeExecution execution_{clock_, kept_ ? 2U : 1U};
   std::unique_ptr<store::Database> database_;
   std::unique_ptr<Service> service_;
   std::string tenant_;
   std::map<std::string, std::string> ids_;
   Fault fault_ = Fault::kStatement;
-  const bool kept_;
   bool tripped_ = false;
 };
 

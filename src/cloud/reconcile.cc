@@ -245,9 +245,10 @@ Status Service::Ask(const Instance& instance, bool first) {
   placement::Order order = ToOrder(instance);
   if (!order.gang.empty()) {
     // A gang that began has begun: who is still to start does not wait for those who are gone.
-    TRY(const auto began, database_.Query("SELECT 1 FROM instances WHERE gang = $1 AND "
-                                          "run_started_micros IS NOT NULL LIMIT 1",
-                                          {instance.gang.id}));
+    TRY(const auto began,
+        database_.Query("SELECT 1 FROM instances WHERE gang = $1 AND "
+                        "(run_started_micros IS NOT NULL OR generation > 1) LIMIT 1",
+                        {instance.gang.id}));
     if (!began.empty()) {
       order.gang.clear();
       order.gang_size = 0;

@@ -254,6 +254,7 @@ Answer CreateReservation(const Call& call) {
   }
   if (body.Has("end")) {
     TRY(wanted.end_micros, ParseTime(end, "end"));
+    if (wanted.end_micros <= 0) return body.Wrong("end", "expected a time to come");
   }
   TRY(const Reservation made, call.service.CreateReservation(tenant, sku, wanted, call.once));
   return Json(201, ToJson(made));

@@ -440,9 +440,13 @@ TEST_F(ServiceTest, AGangIsMadeHeldForAndAskedForTogether) {
   EXPECT_TRUE(order.gang_one_rack);
   // One that starts again starts on its own.
   const std::string first = (*made)[0].id;
-  ASSERT_EQ(Get(first).state, State::kRunning);
+  ASSERT_EQ(Get(first).state, State::kQueued);  // there is one place
   ASSERT_TRUE(service_->StopInstance(tenant_, first));
+  Pass(kSecond);
+  EXPECT_EQ(Get((*made)[2].id).state, State::kStopped);
+  EXPECT_EQ(Held(), "0.00");
   ASSERT_TRUE(service_->StartInstance(tenant_, first));
+  EXPECT_EQ(Get(first).state, State::kRunning);
   EXPECT_EQ(execution_.LastOrder().gang, "");
   EXPECT_EQ(execution_.LastOrder().gang_size, 0U);
 }
