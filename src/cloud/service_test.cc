@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include "cloud/fake_execution.h"
+#include "cloud/schema.h"
 #include "cloud/views.h"
 #include "cloud/witness.h"
 #include "commerce/rating.h"
@@ -518,6 +519,34 @@ TEST_F(ServiceTest, AReservationIsKeptAndToldAgain) {
   ASSERT_TRUE(execution_.Reserve({.id = "r-stray"}, false));
   Pass(kSecond);
   EXPECT_EQ(execution_.Reserved(), 0U);
+}
+
+TEST(Schema, AnOlderDatabaseKeepsItsInstances) {
+  os::FakeClock clock;
+  FakeExecution execution(clock, 1);
+  const auto database = *store::Database::OpenSqlite(":memory:");
+  ASSERT_TRUE(database->Migrate({Migrations().front()}));
+  {
+    auto transaction = database->Begin();
+    ASSERT_TRUE(transaction);
+    for (const char* row :
+         {"INSERT INTO tenants VALUES (1, 't-1', 'acme', 'hash', 0)",
+          "INSERT INTO skus VALUES ('third', 1, '', 1, 1048576, 333, 0, 0, 4000000, 0)",
+          "INSERT INTO instances VALUES (1, 'i-1', 't-1', 'old', 'third', 1, 4000000, '[\"x\"]', "
+          "'{}', 'stopped', 'stop', '', '', '', '[]', 1, NULL, 0, NULL, NULL, 0, 0)"}) {
+      ASSERT_TRUE((*transaction)->Execute(row, {})) << row;
+    }
+    ASSERT_TRUE((*transaction)->Commit());
+  }
+  const auto service = Service::Open(*database, execution, clock);
+  ASSERT_TRUE(service) << service.error().ToString();
+  const auto old = (*service)->GetInstance("t-1", "i-1");
+  ASSERT_TRUE(old);
+  EXPECT_EQ(old->name, "old");
+  EXPECT_EQ(old->gang.id, "");
+  EXPECT_EQ(old->reservation, "");
+  EXPECT_TRUE((*service)->Reservations("")->empty());
+  ASSERT_TRUE((*service)->Tick());
 }
 
 TEST(Views, TimesAreReadAsTheyAreWritten) {

@@ -5,6 +5,7 @@
 #include <atomic>
 #include <thread>
 
+#include "base/rng.h"
 #include "scheduler/fake_node.h"
 
 namespace tessera::scheduler {
@@ -915,6 +916,132 @@ TEST_F(SchedulerTest, ABorrowerIsStoppedForTheOwner) {
   EXPECT_EQ(Get("spot").phase, Phase::kEnded);
   EXPECT_TRUE(Contains(Get("spot").failure, "called back")) << Get("spot").failure;
   ExpectNoDoubles();
+}
+
+// Orders come and go, nodes are away, calls fail, the scheduler is started anew: a reservation's
+// units always add up, no card is given twice, and when all is well again it is whole.
+TEST(SchedulerReservations, HoldUnderRandomEvents) {
+  for (std::uint64_t seed = 1; seed <= 40 && !testing::Test::HasFailure(); ++seed) {
+    SCOPED_TRACE("seed " + std::to_string(seed));
+    Rng rng(seed);
+    os::FakeClock clock;
+    FakeWorld world;
+    std::map<std::string, std::shared_ptr<FakeNode>> nodes;
+    for (const char* name : {"a", "b", "c"}) {
+      nodes[name] =
+          std::make_shared<FakeNode>(world, clock, name,
+                                     std::vector<device::Card>{MakeCard(std::string(name) + "1"),
+                                                               MakeCard(std::string(name) + "2")});
+    }
+    placement::CapacityReservation kept = Kept("r", 2);
+    kept.open = rng.Chance(500);
+    kept.lend = rng.Chance(700);
+    std::unique_ptr<Scheduler> scheduler;
+    std::map<std::string, placement::Order> told;  // what the owner of the orders remembers
+    const auto restart = [&] {
+      scheduler = std::make_unique<Scheduler>(Options{.period_millis = 0}, clock);
+      for (const auto& [name, node] : nodes) ASSERT_TRUE(scheduler->AddNode(name, node));
+      ASSERT_TRUE(scheduler->Reserve(kept, false));
+      for (const auto& [id, order] : told) {
+        (void)scheduler->Submit(order, 1, Work()).has_value();
+      }
+    };
+    const auto check = [&] {
+      const auto uses = scheduler->Reservations();
+      ASSERT_EQ(uses.size(), 1U);
+      const placement::ReservationUse& use = uses[0];
+      EXPECT_EQ(use.used + use.lent + use.free + use.missing, 2U);
+      EXPECT_TRUE(kept.lend || use.lent == 0);
+      const auto listed = scheduler->List();
+      if (!listed) return;  // a node has not reported since a restart
+      std::map<std::string, std::string> on;
+      std::uint32_t inside = 0;
+      for (const InstanceStatus& status : *listed) {
+        if (status.phase == Phase::kEnded || !status.placement) continue;
+        if (!status.reservation.empty()) ++inside;
+        const std::string& card = status.placement->shares.at(0).card_uuid;
+        EXPECT_TRUE(on.emplace(card, status.instance_id).second)
+            << card << " is given to " << on[card] << " and " << status.instance_id;
+      }
+      EXPECT_EQ(inside, use.used + use.lent);
+      EXPECT_LE(on.size() + use.free, 6U);
+    };
+    restart();
+    scheduler->Tick();
+    int next = 0;
+    for (int step = 0; step < 150; ++step) {
+      const std::uint64_t kind = rng.Between(0, 99);
+      if (kind < 40 && told.size() < 12) {
+        std::vector<placement::Order> orders;
+        const std::string id = "i" + std::to_string(next++);
+        if (rng.Chance(150)) {
+          orders = Gang(id + "-", 2);
+          for (placement::Order& order : orders) order.request.tenant = "bob";
+        } else {
+          const bool owner = rng.Chance(500);
+          orders = {Of(owner ? "ada" : "bob", id, owner && rng.Chance(600) ? "r" : "")};
+          orders[0].preemptible = !owner && rng.Chance(600);
+        }
+        for (const placement::Order& order : orders) {
+          told[order.request.id] = order;
+          (void)scheduler->Submit(order, 1, Work()).has_value();
+        }
+      } else if (kind < 60 && !told.empty()) {
+        auto at = told.begin();
+        std::advance(at, static_cast<std::ptrdiff_t>(rng.Between(0, told.size() - 1)));
+        const auto stopped = scheduler->Stop(at->first, 1);
+        if (stopped && stopped->phase == Phase::kEnded) told.erase(at);
+      } else if (kind < 66 && !told.empty()) {
+        auto at = told.begin();
+        std::advance(at, static_cast<std::ptrdiff_t>(rng.Between(0, told.size() - 1)));
+        for (const auto& [name, node] : nodes) node->Exit(at->first, 0);
+      } else if (kind < 74) {
+        auto node = nodes.begin();
+        std::advance(node, static_cast<std::ptrdiff_t>(rng.Between(0, 2)));
+        node->second->SetOutage(rng.Chance(500));
+      } else if (kind < 78) {
+        world.FailCall(static_cast<int>(rng.Between(0, 10)),
+                       rng.Chance(500) ? Code::kUnavailable : Code::kInternal,
+                       rng.Chance(500) ? FakeWorld::When::kBefore : FakeWorld::When::kAfter);
+      } else if (kind < 82) {
+        restart();
+      }
+      clock.AdvanceMicros(1'000'000);
+      scheduler->Tick();
+      // Whoever has ended is remembered no more.
+      for (auto at = told.begin(); at != told.end();) {
+        const auto status = scheduler->Get(at->first);
+        const bool over =
+            status ? status->phase == Phase::kEnded : status.error().code() == Code::kNotFound;
+        at = over ? told.erase(at) : std::next(at);
+      }
+      check();
+      if (testing::Test::HasFailure()) FAIL() << "step " << step;
+    }
+    world.FailCall(-1, Code::kOk, FakeWorld::When::kBefore);
+    for (const auto& [name, node] : nodes) node->SetOutage(false);
+    const auto settle = [&] {
+      for (int i = 0; i < 6; ++i) {
+        clock.AdvanceMicros(1'000'000);
+        scheduler->Tick();
+      }
+    };
+    settle();
+    check();
+    const placement::ReservationUse use = scheduler->Reservations().at(0);
+    for (const auto& [id, order] : told) {
+      const auto status = scheduler->Get(id);
+      if (!status || status->phase != Phase::kQueued || order.reservation.empty()) continue;
+      EXPECT_EQ(use.used, 2U) << id << " waits: " << status->waiting_for;
+    }
+    for (const auto& [id, order] : told) (void)scheduler->Stop(id, 1).has_value();
+    settle();
+    EXPECT_TRUE(world.doubles().empty());
+    EXPECT_EQ(scheduler->Reservations().at(0).free, 2U);
+    scheduler->Unreserve("r");
+    settle();
+    for (const CardStatus& card : scheduler->Cards()) EXPECT_EQ(card.reserved_bytes, 0U);
+  }
 }
 
 }  // namespace
