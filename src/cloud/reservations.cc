@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <set>
 
+#include "base/log.h"
 #include "cloud/rows.h"
 #include "cloud/service.h"
 #include "cloud/views.h"
@@ -165,7 +166,13 @@ Status Service::ConvergeReservations() {
   for (const auto& use : uses) held.insert(use.reservation.id);
   for (const Reservation& reservation : rows) {
     if (held.erase(reservation.id) == 0) {
-      TRY_STATUS(execution_.Reserve(ToCapacity(reservation), false));
+      const Status told = execution_.Reserve(ToCapacity(reservation), false);
+      if (told) continue;
+      // Orders that run in it must not be asked for before it is known; one that the plane will
+      // never take holds nobody up.
+      if (told.error().code() == Code::kUnavailable) return told;
+      ::tessera::Log(LogLevel::kError, "reservation.refused",
+                     {{"reservation", reservation.id}, {"error", told.error().ToString()}});
     }
   }
   for (const std::string& id : held) TRY_STATUS(execution_.Unreserve(id));

@@ -22,6 +22,9 @@ bool Alike(Request a, const Request& b) {
   return a == b;
 }
 
+// Whether a gang minds where its members are: the places in a reservation are given.
+bool Choosy(const Order& order) { return order.gang_node_min > 1 || order.gang_one_rack; }
+
 SliceAmount FleetOf(const Engine& engine) {
   SliceAmount fleet;
   for (const NodeUse& node : engine.Nodes()) {
@@ -107,7 +110,7 @@ Status Queue::Check(const Order& order) const {
                                              std::to_string(order.gang_size) + "), got " +
                                              std::to_string(order.gang_node_min));
   }
-  if (!order.reservation.empty() && (order.gang_node_min > 1 || order.gang_one_rack)) {
+  if (!order.reservation.empty() && Choosy(order)) {
     return Error::Field(order.gang_node_min > 1 ? "gang_node_min" : "gang_one_rack",
                         "expected none in a reservation, whose places are given");
   }
@@ -506,7 +509,7 @@ void Queue::Look(Walk& walk, const Unit& unit) {
     Keep(walk, unit, std::move(*placed));
     return;
   }
-  if (walk.reservations != nullptr) {
+  if (walk.reservations != nullptr && !Choosy(*unit.order)) {
     for (const std::string& id : walk.reservations->OpenTo(unit.order->request)) {
       if (CallBack(walk, unit, id)) return;
     }
@@ -551,6 +554,7 @@ void Queue::CountWanted(Walk& walk) const {
       ++walk.wanted[order.reservation];
       continue;
     }
+    if (Choosy(order)) continue;
     for (const std::string& open : walk.reservations->OpenTo(order.request)) ++walk.wanted[open];
   }
 }
@@ -573,6 +577,7 @@ bool Queue::LookInside(Walk& walk, const Unit& unit, Admission admission) {
   const std::string& named = unit.order->reservation;
   if (named.empty()) {
     if (walk.reservations == nullptr || admission != Admission::kAdmitted) return false;
+    if (Choosy(*unit.order)) return false;
     const auto open = walk.reservations->OpenTo(unit.order->request);
     return std::any_of(open.begin(), open.end(),
                        [&](const std::string& id) { return TakeUnits(walk, unit, id, false); });

@@ -23,7 +23,8 @@
 //
 // Reservations (reservation.h). An order that names one waits for its units alone: it claims no
 // node, nobody is stopped for it but who borrowed a unit, and within a reservation nobody is
-// overtaken either. A gang gets units of one reservation or none at all. Who runs in a reservation
+// overtaken either. A gang gets units of one reservation or none at all, and none if it asks for a
+// rack or a minimum per node: the places of units are given. Who runs in a reservation
 // is no victim but of its owner, and his end frees nothing for others.
 //
 // Preemption. Who waits for room or quota may have others stopped: orders of strictly lower

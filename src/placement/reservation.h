@@ -13,6 +13,8 @@
 // waits for are lent to orders of any tenant that said they may be stopped, and called back for the
 // owner (queue.h does both).
 //
+// What stands free counts against nobody's quota; an order that uses a unit counts as anywhere.
+//
 // The end. Units that nobody uses are released; what runs goes on as an ordinary order.
 #pragma once
 

@@ -297,6 +297,27 @@ TEST_F(ReservationTest, IsNotOvertakenWithinItself) {
   EXPECT_EQ(queue.Add(bad).error().field(), "gang_node_min");
 }
 
+TEST_F(ReservationTest, IsNotForAGangThatMindsItsPlaces) {
+  Fleet(4, 1);
+  CapacityReservation open = Reserve("r", "ada", 2);  // n0 and n1
+  open.open = true;
+  ASSERT_TRUE(Add(open));
+  for (const char* node : {"n0", "n2"}) queue.SetRack(node, "east");
+  for (const char* node : {"n1", "n3"}) queue.SetRack(node, "west");
+  for (const char* id : {"g1", "g2"}) {
+    Order member;
+    member.request = Ask(id, "ada");
+    member.gang = "g";
+    member.gang_size = 2;
+    member.gang_one_rack = true;
+    ASSERT_TRUE(queue.Add(member));
+  }
+  EXPECT_TRUE(Decide().placed.empty());  // n2 and n3 are free, in two racks
+  EXPECT_EQ(Use("r"), "0+0+2+0");
+  reservations.Remove(engine, "r");
+  EXPECT_EQ(Decide().placed.size(), 2U);
+}
+
 TEST_F(ReservationTest, TakesInWhatRanBeforeARestart) {
   Fleet(1, 3);
   // What the nodes list is restored first; then the owner tells of the reservation.

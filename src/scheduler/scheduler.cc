@@ -278,6 +278,17 @@ struct Scheduler::Impl {
     for (const std::string& id : orders.Waiting()) {
       const placement::Standing standing = *orders.StandingOf(id);
       Instance& instance = instances.at(id);
+      if (standing.rule == "reservation") {
+        const placement::Order& order = *orders.Find(id);
+        const Status admits = reservations.Admits(order.reservation, order.request,
+                                                  std::max<std::size_t>(1, order.gang_size));
+        if (!admits) {
+          // It ended, and nothing else will do.
+          instance.failure = "reservation: " + admits.error().message();
+          Finish(id, instance, kExitNotStarted, now);
+          continue;
+        }
+      }
       instance.waiting_for = standing.message;
       if (standing.rule != "node") continue;
       for (const std::string& name : unavailable) {

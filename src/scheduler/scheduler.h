@@ -17,7 +17,7 @@
 // stopped before the gang was placed, the others end with it. Once all run, each is on its own.
 //
 // Reservations (placement/reservation.h) are not remembered: who keeps them tells again, before the
-// orders that run in them.
+// orders that run in them. An order whose reservation ended before it started ends with it.
 //
 // Restarts. A new scheduler knows nothing; until every node has listed what runs there once,
 // requests only queue. What a node lists is adopted with its reservation. Whose it is a node does

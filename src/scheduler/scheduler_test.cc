@@ -847,6 +847,22 @@ TEST_F(SchedulerTest, AReservationKeepsItsCards) {
   ExpectNoDoubles();
 }
 
+TEST_F(SchedulerTest, WhoWaitsForAReservationThatEndsEndsWithIt) {
+  AddNode("a", {MakeCard("a1")});
+  scheduler->Tick();
+  placement::CapacityReservation kept = Kept("r", 1);
+  kept.end_micros = clock.WallMicros() + 5'000'000;
+  ASSERT_TRUE(scheduler->Reserve(kept, true));
+  Must(scheduler->Submit(Of("ada", "x", "r"), 1, Work()));
+  EXPECT_EQ(Must(scheduler->Submit(Of("ada", "y", "r"), 1, Work())).phase, Phase::kQueued);
+  clock.AdvanceMicros(5'000'000);
+  scheduler->Tick();
+  EXPECT_EQ(Get("x").phase, Phase::kRunning);
+  EXPECT_EQ(Get("x").reservation, "");
+  EXPECT_EQ(Get("y").phase, Phase::kEnded);
+  EXPECT_EQ(Get("y").failure, "reservation: reservation r has ended");
+}
+
 TEST_F(SchedulerTest, AReservationIsToldAgainAfterARestart) {
   const auto a = AddNode("a", {MakeCard("a1"), MakeCard("a2")});
   const auto b = AddNode("b", {MakeCard("b1")});
