@@ -44,6 +44,19 @@ Result<cloud::ExecutionStatus> SchedulerExecution::Submit(const placement::Order
   return Convert(scheduler_.Submit(order, generation, workload));
 }
 
+Status SchedulerExecution::Reserve(const placement::CapacityReservation& reservation, bool whole) {
+  return scheduler_.Reserve(reservation, whole);
+}
+
+Status SchedulerExecution::Unreserve(const std::string& id) {
+  scheduler_.Unreserve(id);
+  return {};
+}
+
+Result<std::vector<placement::ReservationUse>> SchedulerExecution::Reservations() {
+  return scheduler_.Reservations();
+}
+
 Result<cloud::ExecutionStatus> SchedulerExecution::Stop(const std::string& instance_id,
                                                         std::uint64_t generation) {
   return Convert(scheduler_.Stop(instance_id, generation));

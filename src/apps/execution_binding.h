@@ -13,6 +13,9 @@ class SchedulerExecution : public cloud::Execution {
 
   Result<cloud::ExecutionStatus> Submit(const placement::Order& order, std::uint64_t generation,
                                         const runtime::Workload& workload) override;
+  Status Reserve(const placement::CapacityReservation& reservation, bool whole) override;
+  Status Unreserve(const std::string& id) override;
+  Result<std::vector<placement::ReservationUse>> Reservations() override;
   Result<cloud::ExecutionStatus> Stop(const std::string& instance_id,
                                       std::uint64_t generation) override;
   Status Forget(const std::string& instance_id) override;

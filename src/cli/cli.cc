@@ -184,6 +184,19 @@ int Main(int argc, const char* const* argv, const std::function<int(const UpFlag
   rent_command->add_option("--name", rent.name, "A name for people");
   rent_command->add_option("-e,--env", rent.environment, "NAME=value, may be repeated")
       ->allow_extra_args(false);
+  rent_command->add_option("--reservation", rent.reservation,
+                           "Run in this reservation and nowhere else (tessera reservation list)");
+  rent_command
+      ->add_option("--count", rent.count, "So many alike, which start together or not at all")
+      ->check(CLI::Range(1, 64));
+  rent_command
+      ->add_option("--per-node-min", rent.per_node_min,
+                   "At least so many on every node that gets one (--count)")
+      ->check(CLI::Range(1, 64));
+  rent_command
+      ->add_option("--same-rack", rent.same_rack,
+                   "All in one rack where that can be (prefer), or not at all (require) (--count)")
+      ->check(CLI::IsMember({"prefer", "require"}));
   rent_command->add_flag("--wait", rent.wait, "Wait until it runs, or has ended");
   rent_command->add_option("--wait-seconds", rent.wait_seconds_max, "Longest wait")
       ->check(CLI::Range(1, 86400));
@@ -230,6 +243,29 @@ int Main(int argc, const char* const* argv, const std::function<int(const UpFlag
   app.add_subcommand("top", "Cards: sold, used, busy")->callback(with_key([&] {
     return Top(context);
   }));
+
+  auto* reservation =
+      app.add_subcommand("reservation", "Capacity kept for a tenant on concrete cards");
+  reservation->require_subcommand(1);
+  ReservationOptions kept;
+  auto* reserve = reservation->add_subcommand(
+      "create", "Keep units of a SKU for a tenant, all or none (admin key)");
+  reserve->add_option("sku", kept.sku, "Name of the SKU (tessera skus)")->required();
+  reserve->add_option("--tenant", kept.tenant, "Tenant id")->required();
+  reserve->add_option("--units", kept.units, "How many")->check(CLI::Range(1, 1024));
+  reserve->add_flag("--open", kept.open, "The tenant's orders use it without naming it");
+  reserve->add_flag("--lend", kept.lend,
+                    "Lend unused units to orders that may be stopped, and call them back");
+  reserve->add_option("--start", kept.start, "Such as 2026-01-31T08:05:09Z; default: now");
+  reserve->add_option("--end", kept.end, "Likewise; default: until it is deleted");
+  reserve->callback(with_key([&] { return CreateReservation(context, kept); }));
+  reservation->add_subcommand("list", "Your reservations; with the admin key, all")
+      ->callback(with_key([&] { return Reservations(context); }));
+  std::string reservation_id;
+  auto* drop = reservation->add_subcommand(
+      "delete", "End it; what runs in it goes on as an ordinary instance (admin key)");
+  drop->add_option("reservation", reservation_id, "Its id")->required();
+  drop->callback(with_key([&] { return DeleteReservation(context, reservation_id); }));
 
   auto* admin = app.add_subcommand("admin", "For the operator: tenants, money, SKUs");
   admin->require_subcommand(1);

@@ -13,6 +13,7 @@
 #include <thread>
 
 #include "base/units.h"
+#include "cli/calls.h"
 #include "cli/table.h"
 #include "http/client.h"
 #include "os/fd.h"
@@ -50,8 +51,10 @@ std::string IdempotencyKey() {
   return text;
 }
 
+}  // namespace
+
 Result<json::value> Call(const Context& context, const std::string& method,
-                         const std::string& target, const json::value& body = nullptr) {
+                         const std::string& target, const json::value& body) {
   http::Client client = MakeClient(context);
   std::map<std::string, std::string> headers = {{"authorization", "Bearer " + context.key}};
   if (method == "POST") headers["idempotency-key"] = IdempotencyKey();
@@ -78,7 +81,6 @@ Result<json::value> Call(const Context& context, const std::string& method,
   }
 }
 
-// Ids come from a person's keyboard: nothing but what an id can hold may reach the path.
 Result<std::string> CheckedId(const std::string& id, const char* field) {
   if (id.empty() || id.size() > 64 ||
       id.find_first_not_of("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_") !=
@@ -120,7 +122,6 @@ void Print(const Context& context, const std::string& text) {
   std::fputs(text.c_str(), context.out);
 }
 
-// Prints the API's JSON, or what `table` makes of it.
 int Finish(const Context& context, const Result<json::value>& reply,
            const std::function<std::string(const json::value&)>& table) {
   if (!reply) return Report(context, reply.error());
@@ -130,6 +131,8 @@ int Finish(const Context& context, const Result<json::value>& reply,
     Print(context, table(*reply));
   return 0;
 }
+
+namespace {
 
 std::string Share(std::int64_t part, std::int64_t whole) {
   if (whole <= 0) return "-";
@@ -295,6 +298,29 @@ int Skus(const Context& context) {
   });
 }
 
+namespace {
+
+// Until every member runs or has ended.
+Result<json::value> WaitForGang(const Context& context, json::value gang, int seconds) {
+  const auto end = std::chrono::steady_clock::now() + std::chrono::seconds(seconds);
+  json::array members = Items(gang, "instances");
+  for (json::value& member : members) {
+    while (Text(member, "state") == "queued" || Text(member, "state") == "starting") {
+      if (std::chrono::steady_clock::now() > end) {
+        std::fprintf(context.err, "tessera: %s is still %s after %d s\n",
+                     Text(member, "id").c_str(), Text(member, "state").c_str(), seconds);
+        break;
+      }
+      std::this_thread::sleep_for(std::chrono::milliseconds(100));
+      TRY(member, Call(context, "GET", "/v1/instances/" + Text(member, "id")));
+    }
+  }
+  gang.as_object()["instances"] = std::move(members);
+  return gang;
+}
+
+}  // namespace
+
 int Rent(const Context& context, const RentOptions& options) {
   json::object environment;
   for (const std::string& pair : options.environment) {
@@ -308,7 +334,25 @@ int Rent(const Context& context, const RentOptions& options) {
                     {"command", json::array(options.command.begin(), options.command.end())}};
   if (!options.name.empty()) body["name"] = options.name;
   if (!environment.empty()) body["environment"] = environment;
-  auto reply = Call(context, "POST", "/v1/instances", body);
+  if (!options.reservation.empty()) body["reservation"] = options.reservation;
+  if (options.count > 1) {
+    body["count"] = options.count;
+    if (options.per_node_min > 1) body["per_node_min"] = options.per_node_min;
+    if (!options.same_rack.empty()) body["same_rack"] = options.same_rack;
+  } else if (options.per_node_min > 1 || !options.same_rack.empty()) {
+    return Report(context, Error::Field("count",
+                                        "expected 2 or more with --per-node-min or "
+                                        "--same-rack"));
+  }
+  auto reply = Call(context, "POST", options.count > 1 ? "/v1/gangs" : "/v1/instances", body);
+  if (options.count > 1) {
+    if (reply && options.wait) reply = WaitForGang(context, *reply, options.wait_seconds_max);
+    return Finish(context, reply, [](const json::value& gang) {
+      std::string text = "gang " + Text(gang, "gang") + "\n";
+      for (const json::value& member : Items(gang, "instances")) text += InstanceLine(member);
+      return text;
+    });
+  }
   if (reply && options.wait) {
     const auto end =
         std::chrono::steady_clock::now() + std::chrono::seconds(options.wait_seconds_max);

@@ -35,7 +35,11 @@ struct RentOptions {
   std::string name;
   std::vector<std::string> environment;  // NAME=value
   std::vector<std::string> command;
-  bool wait = false;  // until it runs or ended
+  std::string reservation;
+  int count = 1;  // above 1: a gang, which starts together or not at all
+  int per_node_min = 1;
+  std::string same_rack;  // prefer, require; empty: as the cloud does it
+  bool wait = false;      // until it runs or ended
   int wait_seconds_max = 60;
 };
 
@@ -71,5 +75,19 @@ struct SkuOptions {
   std::string model;
 };
 int AddSku(const Context& context, const SkuOptions& options);
+struct ReservationOptions {
+  std::string tenant;
+  std::string sku;
+  int units = 1;
+  bool open = false;
+  bool lend = false;
+  std::string start;  // such as 2026-01-31T08:05:09Z; empty: now
+  std::string end;    // empty: until it is deleted
+};
+int CreateReservation(const Context& context, const ReservationOptions& options);
+int Reservations(const Context& context);  // a tenant's own, the admin's all
+// What Reservations prints of the API's answer when a table is asked for.
+std::string ReservationsText(const std::string& answer);
+int DeleteReservation(const Context& context, const std::string& id);
 
 }  // namespace tessera::cli

@@ -12,6 +12,7 @@
 #include "placement/explain.h"
 #include "placement/queue.h"
 #include "placement/request.h"
+#include "placement/reservation.h"
 #include "runtime/workload.h"
 
 namespace tessera::cloud {
@@ -85,6 +86,12 @@ class Execution {
   // with the scarce thing named; a full queue is kResourceExhausted with the bound's name.
   virtual Result<ExecutionStatus> Submit(const placement::Order& order, std::uint64_t generation,
                                          const runtime::Workload& workload) = 0;
+  // Keeps capacity (placement/reservation.h). `whole`: all units or an error; else as many as there
+  // are, and the others as there is room. Idempotent by id. The plane does not remember it across
+  // its own restart.
+  virtual Status Reserve(const placement::CapacityReservation& reservation, bool whole) = 0;
+  virtual Status Unreserve(const std::string& id) = 0;  // unknown ids are fine
+  virtual Result<std::vector<placement::ReservationUse>> Reservations() = 0;
   // Ends a running instance or takes a queued one out of the queue. Returns the final status.
   virtual Result<ExecutionStatus> Stop(const std::string& instance_id,
                                        std::uint64_t generation) = 0;

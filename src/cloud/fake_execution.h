@@ -115,17 +115,67 @@ class FakeExecution final : public Execution {
     if (found == jobs_.end() || found->second.generation < generation) {
       if (refusal_) return *refusal_;
       last_request_ = request;
+      last_order_ = order;
       last_tenant_ = order.request.tenant;
       last_workload_ = workload;
       if (found != jobs_.end() && found->second.phase == Phase::kRunning) End(request.id, 137);
       jobs_[request.id] =
           Job{.generation = generation, .order = ++order_, .tenant = order.request.tenant};
+      jobs_[request.id].gang = order.gang;
+      jobs_[request.id].gang_size = order.gang_size;
       Fill();
     } else {
       found->second.adopted = false;
     }
     TRY_STATUS(After());
     return View(request.id);
+  }
+
+  // Of `places` units; what runs uses none of them.
+  Status Reserve(const placement::CapacityReservation& reservation, bool whole) override {
+    const std::lock_guard lock(mutex_);
+    TRY_STATUS(Before());
+    if (refusal_) return *refusal_;
+    if (whole && reservation.units > places_) {
+      return Error(Code::kResourceExhausted, std::to_string(places_) + " of " +
+                                                 std::to_string(reservation.units) +
+                                                 " units fit now; cards: asked 1, 0 are free")
+          .Under("units");
+    }
+    reservations_.emplace(reservation.id, reservation);
+    return After();
+  }
+  Status Unreserve(const std::string& id) override {
+    const std::lock_guard lock(mutex_);
+    TRY_STATUS(Before());
+    reservations_.erase(id);
+    return After();
+  }
+  Result<std::vector<placement::ReservationUse>> Reservations() override {
+    const std::lock_guard lock(mutex_);
+    TRY_STATUS(Before());
+    std::vector<placement::ReservationUse> all;
+    for (const auto& [id, reservation] : reservations_) {
+      const bool begun = reservation.start_micros <= clock_.WallMicros();
+      all.push_back({.reservation = reservation,
+                     .phase = begun ? placement::ReservationPhase::kActive
+                                    : placement::ReservationPhase::kPending,
+                     .free = begun ? reservation.units : 0});
+    }
+    return all;
+  }
+  // The plane starts anew; it knows of no reservation.
+  void ForgetReservations() {
+    const std::lock_guard lock(mutex_);
+    reservations_.clear();
+  }
+  std::size_t Reserved() {
+    const std::lock_guard lock(mutex_);
+    return reservations_.size();
+  }
+  placement::Order LastOrder() {
+    const std::lock_guard lock(mutex_);
+    return last_order_;
   }
 
   Result<ExecutionStatus> Stop(const std::string& instance_id, std::uint64_t generation) override {
@@ -236,6 +286,8 @@ class FakeExecution final : public Execution {
     std::uint64_t order = 0;
     std::string tenant;
     std::string eviction;
+    std::string gang;
+    std::size_t gang_size = 0;
     bool adopted = false;
     Phase phase = Phase::kQueued;
     int exit_code = 0;
@@ -266,20 +318,32 @@ class FakeExecution final : public Execution {
     }
     Fill();
   }
+  // The first that fits starts; a gang when all are here and fit.
   void Fill() {
     while (true) {
       std::size_t running = 0;
-      std::string next;
+      std::map<std::string, std::vector<std::string>> gangs;
+      std::map<std::uint64_t, std::string> waiting;
       for (const auto& [id, job] : jobs_) {
         if (job.phase == Phase::kRunning) ++running;
-        if (job.phase == Phase::kQueued && (next.empty() || job.order < jobs_[next].order))
-          next = id;
+        if (job.phase != Phase::kQueued) continue;
+        waiting[job.order] = id;
+        if (!job.gang.empty()) gangs[job.gang].push_back(id);
       }
-      if (running >= places_ || next.empty()) return;
-      Job& job = jobs_[next];
-      job.phase = Phase::kRunning;
-      job.started = clock_.WallMicros();
-      runs_.push_back({next, job.generation, job.started, 0});
+      std::vector<std::string> next;
+      for (const auto& [order, id] : waiting) {
+        const Job& job = jobs_[id];
+        next = job.gang.empty() ? std::vector<std::string>{id} : gangs[job.gang];
+        if (next.size() >= job.gang_size && running + next.size() <= places_) break;
+        next.clear();
+      }
+      if (next.empty()) return;
+      for (const std::string& id : next) {
+        Job& job = jobs_[id];
+        job.phase = Phase::kRunning;
+        job.started = clock_.WallMicros();
+        runs_.push_back({id, job.generation, job.started, 0});
+      }
     }
   }
   ExecutionStatus View(const std::string& id) {
@@ -316,6 +380,8 @@ class FakeExecution final : public Execution {
   std::optional<Error> outage_;
   std::optional<Error> refusal_;
   placement::Request last_request_;
+  placement::Order last_order_;
+  std::map<std::string, placement::CapacityReservation> reservations_;
   std::string last_tenant_;
   runtime::Workload last_workload_;
 };

@@ -25,7 +25,8 @@ enum class Fault { kStatement, kDeath, kCallNotHeard, kAnswerLost };
 
 class Story {
  public:
-  Story() {
+  // `kept`: a reservation and a gang instead of two instances.
+  explicit Story(bool kept = false) : kept_(kept) {
     database_ = *store::Database::OpenSqlite(":memory:");
     Restart();
     Sku sku{.name = "third", .memory_bytes = 26 * kGiB};
@@ -39,14 +40,22 @@ class Story {
   bool Play(Fault fault, int n) {
     fault_ = fault;
     Arm(n);
-    Tell();
+    if (kept_) {
+      TellOfKept();
+    } else {
+      Tell();
+    }
     const int seen = fault == Fault::kStatement || fault == Fault::kDeath
                          ? store::StatementsSeenForTest(*database_)
                          : execution_.Calls();
     const bool fired = tripped_ || n < seen;
     Disarm();
     Settle();
-    Check();
+    if (kept_) {
+      CheckKept();
+    } else {
+      Check();
+    }
     return fired;
   }
 
@@ -153,6 +162,66 @@ class Story {
     Pass(kSecond);
   }
 
+  void TellOfKept() {
+    Request("deposit", [&](const Once* once) {
+      return service_->Deposit(tenant_, "one", Money{20'000'000}, once);
+    });
+    const std::string reservation = Request("reserve", [&](const Once* once) -> Status {
+      const auto made = service_->CreateReservation(tenant_, "third", {.lend = true}, once);
+      return made ? Status() : Status(made.error());
+    });
+    Pass(kSecond);
+    const std::string gang = Request("gang", [&](const Once* once) -> Status {
+      const auto made = service_->CreateGang(
+          tenant_, {.name = "train", .sku = "third", .command = {"train"}}, {.size = 2}, once);
+      return made ? Status() : Status(made.error());
+    });
+    Pass(10 * kMinute);
+    EXPECT_EQ(execution_.Reserved(), 1U);
+    execution_.ForgetReservations();
+    Pass(kSecond);
+    EXPECT_EQ(execution_.Reserved(), 1U) << "told again";
+    std::vector<Instance> members;
+    Request("members", [&](const Once*) -> Status {
+      auto all = service_->LoadGang(gang);
+      if (!all) return all.error();
+      members = *std::move(all);
+      return {};
+    });
+    EXPECT_EQ(members.size(), 2U);
+    for (const Instance& member : members) {
+      Request("release " + member.name,
+              [&](const Once*) { return Done(service_->ReleaseInstance(tenant_, member.id)); });
+      Pass(5 * kMinute);
+    }
+    Request("delete", [&](const Once*) -> Status {
+      const Status deleted = service_->DeleteReservation(reservation);
+      return !deleted && deleted.error().code() == Code::kNotFound ? Status() : deleted;
+    });
+    Pass(kSecond);
+  }
+  void CheckKept() {
+    EXPECT_EQ(CheckBooks(*database_), "");
+    std::map<std::string, std::int64_t> truth;
+    for (const auto& run : execution_.Truth()) {
+      EXPECT_GT(run.ended, 0) << "a released instance does not run";
+      truth[run.id] += run.ended - run.started;
+    }
+    EXPECT_EQ(truth.size(), 2U) << "two instances were asked for and ran, together";
+    EXPECT_EQ(execution_.Truth().size(), 2U) << "each once";
+    Money expected;
+    for (const auto& [id, micros] : truth) expected += *commerce::Cumulative(kPrice, micros);
+    const auto bill = service_->Bill(tenant_);
+    ASSERT_TRUE(bill);
+    EXPECT_EQ(bill->total, expected) << "every second once, and the reservation not at all";
+    EXPECT_EQ(execution_.Reserved(), 0U);
+    EXPECT_EQ(database_->Query("SELECT 1 FROM reservations", {})->size(), 0U);
+    EXPECT_EQ(database_->Query("SELECT 1 FROM instances WHERE state <> 'released'", {})->size(),
+              0U);
+    EXPECT_EQ(execution_.Known(), 0U);
+    EXPECT_EQ(FormatMoney(service_->GetPurse(tenant_)->held), "0.00");
+  }
+
   // Stop and release need no key: they are asked for until they are so.
   static Status Done(const Result<Instance>& result) {
     return result ? Status() : Status(result.error());
@@ -197,7 +266,8 @@ class Story {
   }
 
   os::FakeClock clock_;
-  FakeExecution execution_{clock_, 1};
+  const bool kept_;
+  FakeExecution execution_{clock_, kept_ ? 2U : 1U};
   std::unique_ptr<store::Database> database_;
   std::unique_ptr<Service> service_;
   std::string tenant_;
@@ -206,11 +276,11 @@ class Story {
   bool tripped_ = false;
 };
 
-void PlayAll(Fault fault, int at_least) {
+void PlayAll(Fault fault, int at_least, bool kept = false) {
   int n = 0;
   for (;; ++n) {
     SCOPED_TRACE("occasion " + std::to_string(n));
-    Story story;
+    Story story(kept);
     if (!story.Play(fault, n)) break;
     if (::testing::Test::HasFailure()) return;
   }
@@ -221,6 +291,11 @@ TEST(Faults, EveryStatementFailsOnce) { PlayAll(Fault::kStatement, 300); }
 TEST(Faults, TheProcessDiesAtEveryStatement) { PlayAll(Fault::kDeath, 300); }
 TEST(Faults, EveryCallToThePlaneIsNotHeardOnce) { PlayAll(Fault::kCallNotHeard, 30); }
 TEST(Faults, EveryAnswerOfThePlaneIsLostOnce) { PlayAll(Fault::kAnswerLost, 30); }
+
+TEST(KeptFaults, EveryStatementFailsOnce) { PlayAll(Fault::kStatement, 100, true); }
+TEST(KeptFaults, TheProcessDiesAtEveryStatement) { PlayAll(Fault::kDeath, 100, true); }
+TEST(KeptFaults, EveryCallToThePlaneIsNotHeardOnce) { PlayAll(Fault::kCallNotHeard, 20, true); }
+TEST(KeptFaults, EveryAnswerOfThePlaneIsLostOnce) { PlayAll(Fault::kAnswerLost, 20, true); }
 
 }  // namespace
 }  // namespace tessera::cloud

@@ -92,66 +92,170 @@ Status HoldFirstHour(Books& books, const Instance& instance) {
   return books.Hold({instance.tenant_id, instance.id, instance.generation, 0}, price);
 }
 
-}  // namespace
-
-Result<Instance> Service::CreateInstance(const std::string& tenant_id, const InstanceSpec& spec,
-                                         const Once* once) {
+Status CheckSpec(const InstanceSpec& spec) {
   if (!spec.name.empty()) TRY_STATUS(CheckInstanceName(spec.name));
   TRY_STATUS(CheckCommand(spec.command));
   TRY_STATUS(CheckEnvironment(spec.environment));
+  if (spec.reservation.size() > placement::kReservationIdBytesMax) {
+    return Error::Field("reservation", "expected the id of a reservation");
+  }
+  return {};
+}
+
+Instance FromSpec(const std::string& tenant_id, const InstanceSpec& spec, std::int64_t now) {
   Instance instance;
   instance.id = crypto::RandomId("i");
   instance.tenant_id = tenant_id;
   instance.name = spec.name.empty() ? instance.id : spec.name;
   instance.command = spec.command;
   instance.environment = spec.environment;
-  const std::int64_t now = clock_.WallMicros();
+  instance.reservation = spec.reservation;
   instance.created_micros = now;
+  return instance;
+}
+
+Result<Sku> CurrentSku(store::Transaction& transaction, const std::string& name) {
+  TRY(const auto skus,
+      SelectSkus(transaction, "WHERE name = $1 ORDER BY version DESC LIMIT 1", {name}));
+  if (skus.empty()) return Error::Field("sku", "expected the name of a SKU in the catalogue");
+  return skus[0];
+}
+
+// Writes a new instance, with one hour set aside.
+Status AddInstance(store::Transaction& transaction, const Instance& instance) {
+  const std::int64_t now = instance.created_micros;
+  TRY(const auto others, transaction.Query("SELECT count(*), coalesce(sum(CASE WHEN name = $2 "
+                                           "THEN 1 ELSE 0 END), 0) FROM instances "
+                                           "WHERE tenant_id = $1 AND state <> 'released'",
+                                           {instance.tenant_id, instance.name}));
+  if (others[0].Int(1) != 0) {
+    return Error(Code::kAlreadyExists, "an instance of that name exists; release it first")
+        .Under("name");
+  }
+  if (others[0].Int(0) >= static_cast<std::int64_t>(kInstancesPerTenantMax)) {
+    return Error(Code::kResourceExhausted, "at most kInstancesPerTenantMax (" +
+                                               std::to_string(kInstancesPerTenantMax) +
+                                               ") instances a tenant; release some");
+  }
+  TRY(const std::int64_t price, instance.sku.price_per_hour.ToStored());
+  TRY(const auto added,
+      transaction.Execute(
+          "INSERT INTO instances (id, tenant_id, name, sku, sku_version, "
+          "price_per_hour_micro, command, environment, state, wanted, reason, waiting_for, "
+          "node, cards, generation, created_micros, earlier_micros, hours_settled, gang, "
+          "gang_size, gang_node_min, gang_one_rack, reservation) "
+          "VALUES ($1, $2, $3, $4, $5, $6, $7, $8, 'queued', 'run', '', '', '', '[]', 1, "
+          "$9, 0, 0, $10, $11, $12, $13, $14)",
+          {instance.id, instance.tenant_id, instance.name, instance.sku.name, instance.sku.version,
+           price, ListToJson(instance.command), MapToJson(instance.environment), now,
+           instance.gang.id, std::int64_t{instance.gang.size}, std::int64_t{instance.gang.node_min},
+           std::int64_t{instance.gang.one_rack ? 1 : 0}, instance.reservation}));
+  (void)added;
+  Books books(transaction, now);
+  TRY_STATUS(HoldFirstHour(books, instance));
+  TRY_STATUS(AddEvent(transaction, instance, State::kQueued, now, now, ""));
+  return Audit(transaction, now, instance.tenant_id, "instance.create", instance.tenant_id,
+               instance.id, instance.sku.name);
+}
+
+}  // namespace
+
+Result<Instance> Service::CreateInstance(const std::string& tenant_id, const InstanceSpec& spec,
+                                         const Once* once) {
+  TRY_STATUS(CheckSpec(spec));
+  const std::int64_t now = clock_.WallMicros();
+  Instance instance = FromSpec(tenant_id, spec, now);
 
   // The reconciler must not ask for the same placement at the same moment.
   const std::lock_guard stripe(Stripe(instance.id));
   {
     TRY(auto transaction, database_.Begin());
-    TRY(const auto skus,
-        SelectSkus(*transaction, "WHERE name = $1 ORDER BY version DESC LIMIT 1", {spec.sku}));
-    if (skus.empty()) return Error::Field("sku", "expected the name of a SKU in the catalogue");
-    instance.sku = skus[0];
-    TRY(const auto others, transaction->Query("SELECT count(*), coalesce(sum(CASE WHEN name = $2 "
-                                              "THEN 1 ELSE 0 END), 0) FROM instances "
-                                              "WHERE tenant_id = $1 AND state <> 'released'",
-                                              {tenant_id, instance.name}));
-    if (others[0].Int(1) != 0) {
-      return Error(Code::kAlreadyExists, "an instance of that name exists; release it first")
-          .Under("name");
-    }
-    if (others[0].Int(0) >= static_cast<std::int64_t>(kInstancesPerTenantMax)) {
-      return Error(Code::kResourceExhausted, "at most kInstancesPerTenantMax (" +
-                                                 std::to_string(kInstancesPerTenantMax) +
-                                                 ") instances a tenant; release some");
-    }
-    TRY(const std::int64_t price, instance.sku.price_per_hour.ToStored());
-    TRY(const auto added,
-        transaction->Execute(
-            "INSERT INTO instances (id, tenant_id, name, sku, sku_version, "
-            "price_per_hour_micro, command, environment, state, wanted, reason, waiting_for, "
-            "node, cards, generation, created_micros, earlier_micros, hours_settled) "
-            "VALUES ($1, $2, $3, $4, $5, $6, $7, $8, 'queued', 'run', '', '', '', '[]', 1, "
-            "$9, 0, 0)",
-            {instance.id, tenant_id, instance.name, instance.sku.name, instance.sku.version, price,
-             ListToJson(instance.command), MapToJson(instance.environment), now}));
-    (void)added;
-    Books books(*transaction, now);
-    TRY_STATUS(HoldFirstHour(books, instance));
-    TRY_STATUS(AddEvent(*transaction, instance, State::kQueued, now, now, ""));
-    TRY_STATUS(Audit(*transaction, now, tenant_id, "instance.create", tenant_id, instance.id,
-                     instance.sku.name));
+    TRY(instance.sku, CurrentSku(*transaction, spec.sku));
+    TRY_STATUS(AddInstance(*transaction, instance));
     TRY_STATUS(Remember(*transaction, once, now, instance.id, 201, std::nullopt));
     TRY_STATUS(transaction->Commit());
   }
   TRY_STATUS(Ask(instance, true));
   TRY(Instance made, Load(instance.id));
-  TRY_STATUS(Answer(once, 201, made));
+  TRY_STATUS(Answer(once, 201, ToJson(made)));
   return made;
+}
+
+Result<std::vector<Instance>> Service::CreateGang(const std::string& tenant_id,
+                                                  const InstanceSpec& spec, Gang gang,
+                                                  const Once* once) {
+  TRY_STATUS(CheckSpec(spec));
+  if (gang.size < 2 || gang.size > kGangMembersMax) {
+    return Error::Field("count", "expected 2 to " + std::to_string(kGangMembersMax));
+  }
+  if (gang.node_min < 1 || gang.node_min > gang.size) {
+    return Error::Field("per_node_min", "expected 1 to count");
+  }
+  if (!spec.reservation.empty() && (gang.node_min > 1 || gang.one_rack)) {
+    return Error::Field(gang.node_min > 1 ? "per_node_min" : "same_rack",
+                        "expected none in a reservation, whose places are given");
+  }
+  gang.id = crypto::RandomId("g");
+  const std::int64_t now = clock_.WallMicros();
+  std::vector<Instance> members;
+  for (std::uint32_t i = 1; i <= gang.size; ++i) {
+    InstanceSpec one = spec;
+    if (!spec.name.empty()) {
+      one.name += "-" + std::to_string(i);
+      TRY_STATUS(CheckInstanceName(one.name));
+    }
+    members.push_back(FromSpec(tenant_id, one, now));
+    members.back().gang = gang;
+  }
+  {
+    TRY(auto transaction, database_.Begin());
+    TRY(const Sku sku, CurrentSku(*transaction, spec.sku));
+    for (Instance& member : members) {
+      member.sku = sku;
+      TRY_STATUS(AddInstance(*transaction, member));
+    }
+    TRY_STATUS(Remember(*transaction, once, now, gang.id, 201, std::nullopt));
+    TRY_STATUS(transaction->Commit());
+  }
+  for (const Instance& member : members) {
+    const Status asked = [&] {
+      const std::lock_guard stripe(Stripe(member.id));
+      return Ask(member, true);
+    }();
+    if (asked) continue;
+    // The refusal took the others with it; what the plane has of them goes now, or with the next
+    // round.
+    for (const Instance& other : members) {
+      const std::lock_guard stripe(Stripe(other.id));
+      (void)Drive(other.id).has_value();
+    }
+    return asked.error();
+  }
+  TRY(auto made, LoadGang(gang.id));
+  TRY_STATUS(Answer(once, 201, ToJson(made)));
+  return made;
+}
+
+Result<std::vector<Instance>> Service::LoadGang(const std::string& gang_id) {
+  return SelectInstances(database_, "WHERE i.gang = $1 ORDER BY i.seq", {gang_id});
+}
+
+// Of members that wait for their gang's first start, none starts without the others.
+Status Service::EndGang(store::Transaction& transaction, const Instance& member,
+                        const std::string& wanted, const std::string& reason) {
+  if (!member.StartsWithGang() || member.run_started_micros) return {};
+  const std::int64_t now = clock_.WallMicros();
+  TRY(const auto others, SelectInstances(transaction, "WHERE i.gang = $1 AND i.id <> $2",
+                                         {member.gang.id, member.id}));
+  for (Instance other : others) {
+    if (!other.Active() || other.run_started_micros || other.wanted != "run") continue;
+    other.wanted = wanted;
+    other.state = State::kStopping;
+    other.reason = reason;
+    TRY_STATUS(SaveInstance(transaction, other));
+    TRY_STATUS(AddEvent(transaction, other, State::kStopping, now, now, reason));
+  }
+  return {};
 }
 
 Result<Instance> Service::StartInstance(const std::string& tenant_id, const std::string& id,
@@ -189,19 +293,19 @@ Result<Instance> Service::StartInstance(const std::string& tenant_id, const std:
   }
   TRY_STATUS(Ask(instance, true));
   TRY(Instance started, Load(id));
-  TRY_STATUS(Answer(once, 200, started));
+  TRY_STATUS(Answer(once, 200, ToJson(started)));
   return started;
 }
 
 // The effect is committed; an answer that cannot be stored is made anew from the instance when
 // asked again.
-Status Service::Answer(const Once* once, int status, const Instance& instance) {
+Status Service::Answer(const Once* once, int status, const std::string& body) {
   if (once == nullptr) return {};
   TRY(auto transaction, database_.Begin());
-  TRY(const auto changed, transaction->Execute("UPDATE idempotency SET status = $4, body = $5 "
-                                               "WHERE scope = $1 AND route = $2 AND key = $3",
-                                               {once->scope, once->route, once->key,
-                                                std::int64_t{status}, ToJson(instance)}));
+  TRY(const auto changed,
+      transaction->Execute("UPDATE idempotency SET status = $4, body = $5 "
+                           "WHERE scope = $1 AND route = $2 AND key = $3",
+                           {once->scope, once->route, once->key, std::int64_t{status}, body}));
   (void)changed;
   return transaction->Commit();
 }
@@ -247,6 +351,8 @@ Result<Instance> Service::StopInstance(const std::string& tenant_id, const std::
       instance.wanted = "stop";
       instance.state = State::kStopping;
       instance.reason = "stopped by its owner";
+      TRY_STATUS(EndGang(*transaction, instance, "stop",
+                         "gang: its member " + id + " was stopped before all had started"));
       TRY_STATUS(SaveInstance(*transaction, instance));
       TRY_STATUS(AddEvent(*transaction, instance, State::kStopping, now, now, instance.reason));
       TRY_STATUS(Audit(*transaction, now, tenant_id, "instance.stop", tenant_id, id, ""));
@@ -268,6 +374,8 @@ Result<Instance> Service::ReleaseInstance(const std::string& tenant_id, const st
     if (instance.state == State::kReleased) return instance;
     if (instance.wanted != "release") {
       instance.wanted = "release";
+      TRY_STATUS(EndGang(*transaction, instance, "stop",
+                         "gang: its member " + id + " was released before all had started"));
       if (instance.Active() && instance.state != State::kStopping) {
         instance.state = State::kStopping;
         instance.reason = "released by its owner";

@@ -24,6 +24,7 @@ inline constexpr std::size_t kArgumentBytesMax = 32 * 1024;  // all arguments to
 inline constexpr std::size_t kEnvironmentMax = 256;
 inline constexpr std::size_t kStdinBytesMax = 1024 * 1024;
 inline constexpr std::size_t kPageMax = 200;
+inline constexpr std::uint32_t kGangMembersMax = 64;
 inline constexpr Money kDepositMax{Money::Micro{1'000'000'000} * 1'000'000};
 inline constexpr std::int64_t kIdempotencyMicros = 24LL * 3'600'000'000;
 
@@ -54,6 +55,15 @@ struct InstanceSpec {
   std::string sku;
   std::vector<std::string> command;
   std::map<std::string, std::string> environment;
+  std::string reservation;  // that it runs in; empty: wherever there is room
+};
+
+// Instances that start together or not at all. Once they run, each is on its own.
+struct Gang {
+  std::string id;  // empty: an instance on its own
+  std::uint32_t size = 0;
+  std::uint32_t node_min = 1;  // members at least on every node that gets one
+  bool one_rack = false;       // all in one rack; else that is preferred
 };
 
 struct Instance {
@@ -78,9 +88,34 @@ struct Instance {
   std::int64_t earlier_micros = 0;  // running time of generations before this one
   std::int64_t hours_settled = 0;   // of this generation
   std::optional<std::int64_t> seen_micros;
+  Gang gang;
+  std::string reservation;
 
+  // Its gang starts it; a later generation starts on its own.
+  bool StartsWithGang() const { return !gang.id.empty() && generation == 1; }
   // An active instance holds or waits for cards.
   bool Active() const { return !commerce::IsFinal(state); }
+};
+
+// Capacity that is kept for a tenant: units of a SKU. Reserved units are not billed; what runs in
+// them is, as anywhere.
+struct Reservation {
+  std::string id;
+  std::string tenant_id;
+  Sku sku;  // the version it was made with
+  std::uint32_t units = 1;
+  bool open = false;  // used by the tenant's orders of that shape without being named
+  bool lend = false;  // unused units are lent to orders that may be stopped
+  std::int64_t created_micros = 0;
+  std::int64_t start_micros = 0;
+  std::int64_t end_micros = 0;  // 0: until it is deleted
+  // As the scheduling plane has it; all 0 while it is not active.
+  std::string phase = "pending";  // "pending", "active" or "ended"
+  std::uint32_t used = 0;
+  std::uint32_t lent = 0;
+  std::uint32_t free = 0;
+  std::uint32_t missing = 0;
+  std::string missing_for;
 };
 
 struct InstanceEvent {

@@ -248,6 +248,19 @@ TEST_F(OpenApi, TheAnswersAreWhatItPromises) {
     const std::string last = *queued->back().Object()->String("id", 64);
     Send(acme.key, "GET", "/v1/instances/{id}/explanation", last, "", "");
   }
+  const std::string gang =
+      R"({"sku":"third","command":["x"],"count":2,"per_node_min":1,"same_rack":"prefer"})";
+  Send(acme.key, "POST", "/v1/gangs", "", gang, "1");
+  Send(acme.key, "POST", "/v1/gangs", "", gang, "1");
+  const std::string kept = R"({"tenant":")" + tenant +
+                           R"(","sku":"third","units":1,"lend":true,"end":"2199-01-01T00:00:00Z"})";
+  const std::string reservation =
+      RestHarness::Text(Send(admin, "POST", "/v1/reservations", "", kept, "1"), "id");
+  Send(admin, "POST", "/v1/reservations", "",
+       R"({"tenant":")" + tenant + R"(","sku":"third","units":1000})", "2");
+  Send(acme.key, "GET", "/v1/reservations", "", "", "");
+  Send(admin, "GET", "/v1/reservations", "", "", "");
+  Send(admin, "DELETE", "/v1/reservations/{id}", reservation, "", "");
   Send(acme.key, "GET", "/v1/instances", "", "", "");
   Send(acme.key, "GET", "/v1/instances", "", "", "", "?limit=1&state=running");
   Send(acme.key, "GET", "/v1/instances", "", "", "", "?limit=0");
@@ -275,6 +288,7 @@ TEST_F(OpenApi, TheAnswersAreWhatItPromises) {
   Send("", "GET", "/healthz", "", "", "");
   const auto poor = cloud_.AddTenant("poor");
   Send(poor.key, "POST", "/v1/instances", "", order, "1");
+  Send(poor.key, "POST", "/v1/gangs", "", gang, "1");
   cloud_.execution.SetRefusal(
       Error(Code::kResourceExhausted, "the queue holds at most kQueueMax (1000)"));
   Send(acme.key, "POST", "/v1/instances", "", R"({"sku":"third","command":["x"]})", "full");
@@ -309,8 +323,8 @@ TEST_F(OpenApi, TheAnswersAreWhatItPromises) {
   for (const char* must :
        {"POST /v1/instances 400", "POST /v1/instances 402", "POST /v1/instances 409",
         "POST /v1/instances 422", "POST /v1/instances 429", "GET /v1/cards 503",
-        "POST /v1/instances/{id}/start 409", "GET /v1/instances/{id}/logs 409",
-        "GET /v1/instances/{id}/explanation 409"}) {
+        "POST /v1/gangs 402", "POST /v1/reservations 429", "POST /v1/instances/{id}/start 409",
+        "GET /v1/instances/{id}/logs 409", "GET /v1/instances/{id}/explanation 409"}) {
     EXPECT_TRUE(seen_.contains(must)) << must;
   }
 }

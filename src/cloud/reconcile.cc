@@ -23,7 +23,12 @@ placement::Order ToOrder(const Instance& instance) {
                       .cpu_millis = instance.sku.cpu_millis,
                       .ram_bytes = instance.sku.ram_bytes,
                       .model = instance.sku.model,
-                      .tenant = instance.tenant_id}};
+                      .tenant = instance.tenant_id},
+          .gang = instance.StartsWithGang() ? instance.gang.id : "",
+          .gang_size = instance.StartsWithGang() ? instance.gang.size : 0,
+          .gang_node_min = instance.StartsWithGang() ? instance.gang.node_min : 1,
+          .gang_one_rack = instance.StartsWithGang() && instance.gang.one_rack,
+          .reservation = instance.reservation};
 }
 
 runtime::Workload ToWorkload(const Instance& instance) {
@@ -225,17 +230,33 @@ Status Service::Refuse(const Instance& asked, const Error& why, bool forget) {
                                               : State::kStopped;
   TRY_STATUS(SaveInstance(*transaction, instance));
   TRY_STATUS(AddEvent(*transaction, instance, instance.state, now, now, instance.reason));
+  TRY_STATUS(EndGang(*transaction, instance, forget ? "release" : "stop",
+                     "gang: its member " + instance.id + " was refused: " + why.message()));
   if (forget) {
     TRY(const auto removed,
-        transaction->Execute("DELETE FROM idempotency WHERE resource = $1 AND body IS NULL",
-                             {instance.id}));
+        transaction->Execute("DELETE FROM idempotency WHERE resource IN ($1, $2) AND body IS NULL",
+                             {instance.id, instance.gang.id}));
     (void)removed;
   }
   return transaction->Commit();
 }
 
 Status Service::Ask(const Instance& instance, bool first) {
-  auto status = execution_.Submit(ToOrder(instance), instance.generation, ToWorkload(instance));
+  placement::Order order = ToOrder(instance);
+  if (!order.gang.empty()) {
+    // A gang that began has begun: who is still to start does not wait for those who are gone.
+    TRY(const auto began,
+        database_.Query("SELECT 1 FROM instances WHERE gang = $1 AND "
+                        "(run_started_micros IS NOT NULL OR generation > 1) LIMIT 1",
+                        {instance.gang.id}));
+    if (!began.empty()) {
+      order.gang.clear();
+      order.gang_size = 0;
+      order.gang_node_min = 1;
+      order.gang_one_rack = false;
+    }
+  }
+  auto status = execution_.Submit(order, instance.generation, ToWorkload(instance));
   if (status) return Apply(*status);
   const Error& why = status.error();
   // A queue that is full now may have room later, but a tenant who is just asking is told at once.
@@ -414,6 +435,8 @@ Status Service::Record() {
 }
 
 Status Service::Converge() {
+  // Before the orders that run in them.
+  TRY_STATUS(ConvergeReservations());
   TRY(const auto statuses, execution_.List());
   const auto known = ById(statuses);
   TRY(const auto open, SelectInstances(database_, kUnfinished, {}));

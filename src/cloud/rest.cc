@@ -197,8 +197,7 @@ Answer AddSku(const Call& call) {
   return Json(201, ToJson(added));
 }
 
-Answer CreateInstance(const Call& call) {
-  TRY(auto body, JsonObject::Parse(call.request.body));
+Result<InstanceSpec> ReadSpec(JsonObject& body) {
   InstanceSpec spec;
   TRY(spec.name, body.OptionalString("name"));
   // An absent name means "call it by its id"; an empty one means nothing.
@@ -207,8 +206,75 @@ Answer CreateInstance(const Call& call) {
   TRY(spec.sku, body.String("sku"));
   TRY(spec.command, body.Strings("command", kArgumentsMax, kArgumentBytesMax));
   TRY(spec.environment, body.OptionalStringMap("environment", kEnvironmentMax, kArgumentBytesMax));
+  TRY(spec.reservation, body.OptionalString("reservation"));
+  if (body.Has("reservation") && spec.reservation.empty())
+    return body.Wrong("reservation", "expected the id of a reservation or none at all");
+  return spec;
+}
+
+Answer CreateInstance(const Call& call) {
+  TRY(auto body, JsonObject::Parse(call.request.body));
+  TRY(const InstanceSpec spec, ReadSpec(body));
   TRY_STATUS(body.Finish());
   return InstanceAnswer(201, call.service.CreateInstance(call.caller.tenant_id, spec, call.once));
+}
+
+Answer CreateGang(const Call& call) {
+  TRY(auto body, JsonObject::Parse(call.request.body));
+  TRY(const InstanceSpec spec, ReadSpec(body));
+  Gang gang;
+  TRY(const auto count, body.Int("count", 2, kGangMembersMax));
+  gang.size = static_cast<std::uint32_t>(count);
+  TRY(const auto node_min, body.OptionalInt("per_node_min", 1, count, 1));
+  gang.node_min = static_cast<std::uint32_t>(node_min);
+  TRY(const std::string rack, body.OptionalString("same_rack", "prefer"));
+  TRY_STATUS(body.Finish());
+  if (rack != "prefer" && rack != "require") {
+    return body.Wrong("same_rack", "expected prefer or require");
+  }
+  gang.one_rack = rack == "require";
+  TRY(const auto made, call.service.CreateGang(call.caller.tenant_id, spec, gang, call.once));
+  return Json(201, ToJson(made));
+}
+
+Answer CreateReservation(const Call& call) {
+  TRY(auto body, JsonObject::Parse(call.request.body));
+  Reservation wanted;
+  TRY(const std::string tenant, body.String("tenant"));
+  TRY(const std::string sku, body.String("sku"));
+  TRY(const auto units, body.Int("units", 1, placement::kReservedUnitsMax));
+  wanted.units = static_cast<std::uint32_t>(units);
+  TRY(wanted.open, body.OptionalBool("open", false));
+  TRY(wanted.lend, body.OptionalBool("lend", false));
+  TRY(const std::string start, body.OptionalString("start"));
+  TRY(const std::string end, body.OptionalString("end"));
+  TRY_STATUS(body.Finish());
+  if (body.Has("start")) {
+    TRY(wanted.start_micros, ParseTime(start, "start"));
+  }
+  if (body.Has("end")) {
+    TRY(wanted.end_micros, ParseTime(end, "end"));
+    if (wanted.end_micros <= 0) return body.Wrong("end", "expected a time to come");
+  }
+  TRY(const Reservation made, call.service.CreateReservation(tenant, sku, wanted, call.once));
+  return Json(201, ToJson(made));
+}
+
+Answer ListReservations(const Call& call) {
+  TRY(const auto all, call.service.Reservations(call.caller.tenant_id));
+  JsonWriter json;
+  json.BeginObject().Key("reservations").BeginArray();
+  for (const auto& reservation : all) Write(json, reservation);
+  json.EndArray().EndObject();
+  return Json(200, json.Take());
+}
+
+Answer DeleteReservation(const Call& call) {
+  TRY_STATUS(NoBody(call.request));
+  TRY_STATUS(call.service.DeleteReservation(call.Parameter("id")));
+  JsonWriter json;
+  json.BeginObject().Field("id", call.Parameter("id")).EndObject();
+  return Json(200, json.Take());
 }
 
 Answer ListInstances(const Call& call) {
@@ -353,6 +419,10 @@ constexpr Route kRoutes[] = {
     {"POST", "/v1/skus", Role::kAdmin, true, false, AddSku},
     {"POST", "/v1/instances", Role::kTenant, true, false, CreateInstance},
     {"GET", "/v1/instances", Role::kTenant, false, true, ListInstances},
+    {"POST", "/v1/gangs", Role::kTenant, true, false, CreateGang},
+    {"POST", "/v1/reservations", Role::kAdmin, true, false, CreateReservation},
+    {"GET", "/v1/reservations", Role::kAny, false, false, ListReservations},
+    {"DELETE", "/v1/reservations/{id}", Role::kAdmin, false, false, DeleteReservation},
     {"GET", "/v1/instances/{id}", Role::kTenant, false, false, GetInstance},
     {"DELETE", "/v1/instances/{id}", Role::kTenant, false, false, ReleaseInstance},
     {"POST", "/v1/instances/{id}/stop", Role::kTenant, false, false, StopInstance},
@@ -386,9 +456,23 @@ Response Replay(Service& service, const Caller& caller, const Remembered& rememb
   Response response = Json(remembered.status, remembered.body.value_or(""));
   if (!remembered.body) {
     // The effect was committed, its answer was not: it is made anew from what the effect became.
-    const auto instance = service.GetInstance(caller.tenant_id, remembered.resource);
-    if (!instance) return Refuse(instance.error());
-    response.body = ToJson(*instance);
+    auto body = [&]() -> Result<std::string> {
+      if (remembered.resource.starts_with("r-")) {
+        TRY(const auto all, service.Reservations(""));
+        for (const auto& one : all) {
+          if (one.id == remembered.resource) return ToJson(one);
+        }
+        return Error(Code::kNotFound, "no such reservation");
+      }
+      if (remembered.resource.starts_with("g-")) {
+        TRY(const auto gang, service.LoadGang(remembered.resource));
+        return ToJson(gang);
+      }
+      TRY(const auto instance, service.GetInstance(caller.tenant_id, remembered.resource));
+      return ToJson(instance);
+    }();
+    if (!body) return Refuse(body.error());
+    response.body = *std::move(body);
   }
   response.headers["idempotency-replayed"] = "true";
   return response;

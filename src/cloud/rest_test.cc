@@ -509,5 +509,93 @@ TEST(SeedSkus, ThirdsHalvesAndWholesOfEachModel) {
             std::string::npos);
 }
 
+TEST(Rest, GangsAndReservationsRefuseWhatTheyCannotMean) {
+  Harness cloud(10);
+  cloud.AddSku();
+  const auto acme = cloud.AddTenant("acme", "100.00");
+  ExpectRefused(
+      cloud, acme.key, "/v1/gangs",
+      {{R"({"sku":"third","command":["x"]})", "count"},
+       {R"({"sku":"third","command":["x"],"count":1})", "count"},
+       {R"({"sku":"third","command":["x"],"count":65})", "count"},
+       {R"({"sku":"third","command":["x"],"count":"2"})", "count"},
+       {R"({"sku":"third","command":["x"],"count":2,"per_node_min":3})", "per_node_min"},
+       {R"({"sku":"third","command":["x"],"count":2,"same_rack":"no"})", "same_rack"},
+       {R"({"sku":"third","command":["x"],"count":2,"reservation":""})", "reservation"},
+       {R"({"sku":"third","command":["x"],"count":2,"reservation":"r-1","per_node_min":2})",
+        "per_node_min"},
+       {R"({"sku":"third","command":["x"],"count":2,"reservation":"r-1","same_rack":"require"})",
+        "same_rack"},
+       {R"({"sku":"none","command":["x"],"count":2})", "sku"},
+       {R"({"sku":"third","command":[],"count":2})", "command"},
+       {R"({"sku":"third","command":["x"],"count":2,"name":"UPPER"})", "name"},
+       {R"({"sku":"third","command":["x"],"count":2,"gang":"g"})", "gang"}});
+  const std::string mine = R"({"tenant":")" + acme.id + R"(","sku":"third")";
+  const std::vector<std::pair<std::string, const char*>> bodies = {
+      {"{}", "tenant"},
+      {R"({"tenant":"t-none","sku":"third","units":1})", "tenant"},
+      {R"({"tenant":")" + acme.id + R"(","units":1})", "sku"},
+      {R"({"tenant":")" + acme.id + R"(","sku":"none","units":1})", "sku"},
+      {mine + "}", "units"},
+      {mine + R"(,"units":0})", "units"},
+      {mine + R"(,"units":1025})", "units"},
+      {mine + R"(,"units":1,"open":1})", "open"},
+      {mine + R"(,"units":1,"lend":"yes"})", "lend"},
+      {mine + R"(,"units":1,"start":"tomorrow"})", "start"},
+      {mine + R"(,"units":1,"end":"2026-02-30T00:00:00Z"})", "end"},
+      {mine + R"(,"units":1,"end":"1970-01-01T00:00:00Z"})", "end"},
+      {mine + R"(,"units":1,"name":"x"})", "name"}};
+  for (const auto& [body, field] : bodies) {
+    ExpectRefused(cloud, cloud.admin, "/v1/reservations", {{body.c_str(), field}});
+  }
+  EXPECT_EQ(cloud.Post(acme.key, "/v1/reservations", mine + R"(,"units":1})").status, 403);
+}
+
+TEST(Rest, AGangAndAReservationAreMadeOnce) {
+  Harness cloud(10);
+  cloud.AddSku();
+  const auto acme = cloud.AddTenant("acme", "100.00");
+  const auto evil = cloud.AddTenant("evil", "100.00");
+  const std::string order = R"({"name":"t","sku":"third","command":["x"],"count":3})";
+  const auto made = cloud.Send(acme.key, "POST", "/v1/gangs", order, "once");
+  ASSERT_EQ(made.status, 201) << made.body;
+  const auto again = cloud.Send(acme.key, "POST", "/v1/gangs", order, "once");
+  EXPECT_EQ(again.status, 201);
+  EXPECT_EQ(again.body, made.body);
+  EXPECT_EQ(cloud.execution.Running(), 3U);
+  const std::string gang = Harness::Text(made, "gang");
+  EXPECT_TRUE(gang.starts_with("g-"));
+  for (const char* part : {R"("name":"t-1")", R"("name":"t-3")", R"("state":"running")"}) {
+    EXPECT_NE(made.body.find(part), std::string::npos) << part;
+  }
+  // The purse is asked for all of them.
+  const auto poor = cloud.AddTenant("poor", "8.00");
+  EXPECT_EQ(cloud.Post(poor.key, "/v1/gangs", order).status, 402);
+
+  const std::string body = R"({"tenant":")" + acme.id +
+                           R"(","sku":"third","units":2,"lend":true,"end":"2199-01-01T00:00:00Z"})";
+  const auto kept = cloud.Send(cloud.admin, "POST", "/v1/reservations", body, "r");
+  ASSERT_EQ(kept.status, 201) << kept.body;
+  EXPECT_EQ(cloud.Send(cloud.admin, "POST", "/v1/reservations", body, "r").body, kept.body);
+  EXPECT_EQ(cloud.execution.Reserved(), 1U);
+  const std::string id = Harness::Text(kept, "id");
+  const std::string golden =
+      R"(","sku":"third","sku_version":1,"units":2,"open":false,"lend":true,"state":"active",)"
+      R"("used":0,"lent":0,"free":2,"missing":0,"missing_for":"","created_at":")";
+  EXPECT_NE(kept.body.find(R"({"id":")" + id + R"(","tenant":")" + acme.id + golden),
+            std::string::npos)
+      << kept.body;
+  EXPECT_NE(kept.body.find(R"("end":"2199-01-01T00:00:00.000000Z"})"), std::string::npos);
+  const auto full = cloud.Post(cloud.admin, "/v1/reservations",
+                               R"({"tenant":")" + acme.id + R"(","sku":"third","units":11})");
+  EXPECT_EQ(full.status, 429) << full.body;
+  EXPECT_EQ(Harness::Field(full), "units");
+  EXPECT_NE(cloud.Send(acme.key, "GET", "/v1/reservations").body.find(id), std::string::npos);
+  EXPECT_EQ(cloud.Send(evil.key, "GET", "/v1/reservations").body, R"({"reservations":[]})");
+  EXPECT_EQ(cloud.Send(acme.key, "DELETE", "/v1/reservations/" + id).status, 403);
+  EXPECT_EQ(cloud.Send(cloud.admin, "DELETE", "/v1/reservations/" + id).status, 200);
+  EXPECT_EQ(cloud.Send(cloud.admin, "DELETE", "/v1/reservations/" + id).status, 404);
+}
+
 }  // namespace
 }  // namespace tessera::cloud

@@ -44,19 +44,33 @@ std::string MapToJson(const std::map<std::string, std::string>& items) {
   return json.Take();
 }
 
-Sku ToSku(const store::Row& row) {
+Sku ToSku(const store::Row& row, std::size_t at) {
   Sku sku;
-  sku.name = row.Text(0);
-  sku.version = row.Int(1);
-  sku.model = row.Text(2);
-  sku.slices = static_cast<std::uint32_t>(row.Int(3));
-  sku.memory_bytes = static_cast<std::uint64_t>(row.Int(4));
-  sku.compute.value = static_cast<std::uint32_t>(row.Int(5));
-  sku.cpu_millis = static_cast<std::uint32_t>(row.Int(6));
-  sku.ram_bytes = static_cast<std::uint64_t>(row.Int(7));
-  sku.price_per_hour = Money::FromStored(row.Int(8));
-  sku.created_micros = row.Int(9);
+  sku.name = row.Text(at);
+  sku.version = row.Int(at + 1);
+  sku.model = row.Text(at + 2);
+  sku.slices = static_cast<std::uint32_t>(row.Int(at + 3));
+  sku.memory_bytes = static_cast<std::uint64_t>(row.Int(at + 4));
+  sku.compute.value = static_cast<std::uint32_t>(row.Int(at + 5));
+  sku.cpu_millis = static_cast<std::uint32_t>(row.Int(at + 6));
+  sku.ram_bytes = static_cast<std::uint64_t>(row.Int(at + 7));
+  sku.price_per_hour = Money::FromStored(row.Int(at + 8));
+  sku.created_micros = row.Int(at + 9);
   return sku;
+}
+
+Reservation ToReservation(const store::Row& row) {
+  Reservation reservation;
+  reservation.id = row.Text(0);
+  reservation.tenant_id = row.Text(1);
+  reservation.units = static_cast<std::uint32_t>(row.Int(2));
+  reservation.open = row.Int(3) != 0;
+  reservation.lend = row.Int(4) != 0;
+  reservation.created_micros = row.Int(5);
+  reservation.start_micros = row.Int(6);
+  reservation.end_micros = row.Int(7);
+  reservation.sku = ToSku(row, 8);
+  return reservation;
 }
 
 Result<Instance> ToInstance(const store::Row& row) {
@@ -94,6 +108,11 @@ Result<Instance> ToInstance(const store::Row& row) {
   instance.sku.cpu_millis = static_cast<std::uint32_t>(row.Int(27));
   instance.sku.ram_bytes = static_cast<std::uint64_t>(row.Int(28));
   instance.sku.created_micros = row.Int(29);
+  instance.gang.id = row.Text(30);
+  instance.gang.size = static_cast<std::uint32_t>(row.Int(31));
+  instance.gang.node_min = static_cast<std::uint32_t>(row.Int(32));
+  instance.gang.one_rack = row.Int(33) != 0;
+  instance.reservation = row.Text(34);
   return instance;
 }
 

@@ -19,15 +19,24 @@ inline constexpr std::string_view kInstanceColumns =
     "i.hours_settled, "
     "h.seen_micros, s.model, s.slices, s.memory_bytes, s.compute_permille, s.cpu_millis, "
     "s.ram_bytes, "
-    "s.created_micros FROM instances i JOIN skus s ON s.name = i.sku AND s.version = i.sku_version "
+    "s.created_micros, i.gang, i.gang_size, i.gang_node_min, i.gang_one_rack, i.reservation "
+    "FROM instances i JOIN skus s ON s.name = i.sku AND s.version = i.sku_version "
     "LEFT JOIN heartbeats h ON h.instance_id = i.id AND h.generation = i.generation ";
 
 inline constexpr std::string_view kSkuColumns =
     "SELECT name, version, model, slices, memory_bytes, compute_permille, cpu_millis, ram_bytes, "
     "price_per_hour_micro, created_micros FROM skus ";
 
+inline constexpr std::string_view kReservationColumns =
+    "SELECT r.id, r.tenant_id, r.units, r.open, r.lend, r.created_micros, r.start_micros, "
+    "r.end_micros, s.name, s.version, s.model, s.slices, s.memory_bytes, s.compute_permille, "
+    "s.cpu_millis, s.ram_bytes, s.price_per_hour_micro, s.created_micros "
+    "FROM reservations r JOIN skus s ON s.name = r.sku AND s.version = r.sku_version ";
+
 Result<Instance> ToInstance(const store::Row& row);
-Sku ToSku(const store::Row& row);
+Reservation ToReservation(const store::Row& row);
+// From the column of the name on.
+Sku ToSku(const store::Row& row, std::size_t at = 0);
 std::string ListToJson(const std::vector<std::string>& items);
 std::string MapToJson(const std::map<std::string, std::string>& items);
 

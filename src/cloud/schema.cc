@@ -167,10 +167,34 @@ CREATE TRIGGER audit_no_delete BEFORE DELETE ON audit
   BEGIN SELECT RAISE(ABORT, 'an audit record never changes'); END;
 )sql";
 
+constexpr std::string_view kReservationsAndGangs = R"sql(
+CREATE TABLE reservations (
+  seq INTEGER PRIMARY KEY,
+  id TEXT NOT NULL UNIQUE,
+  tenant_id TEXT NOT NULL REFERENCES tenants (id),
+  sku TEXT NOT NULL,
+  sku_version INTEGER NOT NULL,
+  units INTEGER NOT NULL CHECK (units >= 1),
+  open INTEGER NOT NULL CHECK (open IN (0, 1)),
+  lend INTEGER NOT NULL CHECK (lend IN (0, 1)),
+  created_micros INTEGER NOT NULL,
+  start_micros INTEGER NOT NULL,
+  end_micros INTEGER NOT NULL CHECK (end_micros = 0 OR end_micros > start_micros),
+  FOREIGN KEY (sku, sku_version) REFERENCES skus (name, version)
+);
+ALTER TABLE instances ADD COLUMN gang TEXT NOT NULL DEFAULT '';
+ALTER TABLE instances ADD COLUMN gang_size INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE instances ADD COLUMN gang_node_min INTEGER NOT NULL DEFAULT 1;
+ALTER TABLE instances ADD COLUMN gang_one_rack INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE instances ADD COLUMN reservation TEXT NOT NULL DEFAULT '';
+CREATE INDEX instances_gang ON instances (gang) WHERE gang <> '';
+)sql";
+
 }  // namespace
 
 const std::vector<store::Migration>& Migrations() {
-  static const std::vector<store::Migration> migrations = {{1, "first", kFirst}};
+  static const std::vector<store::Migration> migrations = {
+      {1, "first", kFirst}, {2, "reservations and gangs", kReservationsAndGangs}};
   return migrations;
 }
 

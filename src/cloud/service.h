@@ -75,9 +75,24 @@ class Service {
   Result<Sku> AddSku(Sku sku, const Once* once = nullptr);
   Result<std::vector<Sku>> Skus();  // the current version of each
 
+  // Reservations (admin). All units stand when it is made (or, with a later start, could stand), or
+  // it is refused: kResourceExhausted says how many fit. Ended ones stay listed until deleted.
+  Result<Reservation> CreateReservation(const std::string& tenant_id, const std::string& sku,
+                                        Reservation wanted, const Once* once = nullptr);
+  // With a tenant, his alone.
+  Result<std::vector<Reservation>> Reservations(const std::string& tenant_id);
+  // Ends it: units that nobody uses are given back, what runs in it goes on as an ordinary
+  // instance.
+  Status DeleteReservation(const std::string& id);
+
   // Instances of one tenant. An id of somebody else is as unknown as one that never was.
   Result<Instance> CreateInstance(const std::string& tenant_id, const InstanceSpec& spec,
                                   const Once* once = nullptr);
+  // `gang.size` instances that start together or not at all; `spec.name` with -1, -2, ... behind
+  // it.
+  Result<std::vector<Instance>> CreateGang(const std::string& tenant_id, const InstanceSpec& spec,
+                                           Gang gang, const Once* once = nullptr);
+  Result<std::vector<Instance>> LoadGang(const std::string& gang_id);
   Result<Instance> GetInstance(const std::string& tenant_id, const std::string& id);
   struct Page {
     std::vector<Instance> instances;  // oldest first
@@ -146,7 +161,12 @@ class Service {
   // on.
   Result<bool> Settle(store::Transaction& transaction, Instance* instance,
                       std::int64_t until_micros, bool ended);
-  Status Answer(const Once* once, int status, const Instance& instance);
+  Status EndGang(store::Transaction& transaction, const Instance& member, const std::string& wanted,
+                 const std::string& reason);
+  // Tells the plane what it does not know of reservations, and takes away what we do not know.
+  Status ConvergeReservations();
+  Result<Reservation> Standing(Reservation reservation);
+  Status Answer(const Once* once, int status, const std::string& body);
   Status RecordOne(const std::string& id, const ExecutionStatus& status);
   Status ConvergeOne(const std::string& id, const ExecutionStatus* status);
   Status PurgeAnswers(std::int64_t now_micros);
@@ -160,6 +180,9 @@ class Service {
   // Calls to the scheduling plane about one instance take turns; instances that share a stripe wait
   // for each other, which is correct and rare.
   std::array<std::mutex, 64> stripes_;
+
+  // What is stored of reservations and what the plane is told of them change together.
+  std::mutex reservations_mutex_;
 
   std::mutex mutex_;  // guards what follows
   std::string new_admin_key_;

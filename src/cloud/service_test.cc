@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include "cloud/fake_execution.h"
+#include "cloud/schema.h"
 #include "cloud/views.h"
 #include "cloud/witness.h"
 #include "commerce/rating.h"
@@ -419,6 +420,148 @@ TEST_F(ServiceTest, ABoundIsNamedWhenItIsReached) {
 TEST(FormatTime, IsRfc3339) {
   EXPECT_EQ(FormatTime(0), "1970-01-01T00:00:00.000000Z");
   EXPECT_EQ(FormatTime(1'700'000'000'123'456), "2023-11-14T22:13:20.123456Z");
+}
+
+// ---- gangs and reservations ----
+
+TEST_F(ServiceTest, AGangIsMadeHeldForAndAskedForTogether) {
+  const auto made =
+      service_->CreateGang(tenant_, {.name = "train", .sku = "a100.third", .command = {"x"}},
+                           {.size = 3, .node_min = 2, .one_rack = true});
+  ASSERT_TRUE(made) << made.error().ToString();
+  ASSERT_EQ(made->size(), 3U);
+  EXPECT_EQ((*made)[0].name, "train-1");
+  EXPECT_EQ((*made)[2].name, "train-3");
+  EXPECT_EQ(Held(), "12.00");  // an hour of each
+  const placement::Order order = execution_.LastOrder();
+  EXPECT_EQ(order.request.id, (*made)[2].id);
+  EXPECT_EQ(order.gang, (*made)[0].gang.id);
+  EXPECT_EQ(order.gang_size, 3U);
+  EXPECT_EQ(order.gang_node_min, 2U);
+  EXPECT_TRUE(order.gang_one_rack);
+  // One that starts again starts on its own.
+  const std::string first = (*made)[0].id;
+  ASSERT_EQ(Get(first).state, State::kQueued);  // there is one place
+  ASSERT_TRUE(service_->StopInstance(tenant_, first));
+  Pass(kSecond);
+  EXPECT_EQ(Get((*made)[2].id).state, State::kStopped);
+  EXPECT_EQ(Held(), "0.00");
+  ASSERT_TRUE(service_->StartInstance(tenant_, first));
+  EXPECT_EQ(Get(first).state, State::kRunning);
+  EXPECT_EQ(execution_.LastOrder().gang, "");
+  EXPECT_EQ(execution_.LastOrder().gang_size, 0U);
+}
+
+TEST_F(ServiceTest, AGangThatCannotBePaidIsNotMade) {
+  const auto made = service_->CreateGang(tenant_, {.sku = "a100.third", .command = {"x"}},
+                                         {.size = 6});  // 24.00 of 20.00
+  ASSERT_FALSE(made);
+  EXPECT_EQ(made.error().field(), kPurseField);
+  EXPECT_EQ(Held(), "0.00");
+  EXPECT_EQ(database_->Query("SELECT 1 FROM instances", {})->size(), 0U);
+}
+
+TEST_F(ServiceTest, ARefusedMemberTakesItsGangAlong) {
+  execution_.SetRefusal(Error(Code::kFailedPrecondition, "memory: too large"));
+  const auto made =
+      service_->CreateGang(tenant_, {.sku = "a100.third", .command = {"x"}}, {.size = 3});
+  ASSERT_FALSE(made);
+  Pass(kSecond);
+  EXPECT_EQ(Held(), "0.00");
+  EXPECT_EQ(database_->Query("SELECT 1 FROM instances WHERE state <> 'released'", {})->size(), 0U);
+}
+
+TEST_F(ServiceTest, StoppingAMemberThatWaitsStopsItsGang) {
+  Create("busy");  // in the only place
+  const auto made =
+      service_->CreateGang(tenant_, {.sku = "a100.third", .command = {"x"}}, {.size = 3});
+  ASSERT_TRUE(made);
+  ASSERT_TRUE(service_->StopInstance(tenant_, (*made)[1].id));
+  Pass(kSecond);
+  for (const Instance& member : *made) {
+    EXPECT_EQ(Get(member.id).state, State::kStopped) << member.id;
+  }
+  EXPECT_NE(Get((*made)[0].id).reason.find("was stopped before all had started"),
+            std::string::npos);
+  EXPECT_EQ(Held(), "4.00");
+}
+
+TEST_F(ServiceTest, AReservationIsKeptAndToldAgain) {
+  EXPECT_EQ(service_->CreateReservation("nobody", "a100.third", {}).error().field(), "tenant");
+  EXPECT_EQ(service_->CreateReservation(tenant_, "none", {}).error().field(), "sku");
+  EXPECT_EQ(service_->CreateReservation(tenant_, "a100.third", {.units = 0}).error().field(),
+            "units");
+  EXPECT_EQ(service_->CreateReservation(tenant_, "a100.third", {.end_micros = 1}).error().field(),
+            "end");
+  const auto many = service_->CreateReservation(tenant_, "a100.third", {.units = 2});
+  EXPECT_EQ(many.error().code(), Code::kResourceExhausted);
+  EXPECT_TRUE(service_->Reservations("")->empty());
+  const auto made = service_->CreateReservation(tenant_, "a100.third", {.lend = true});
+  ASSERT_TRUE(made) << made.error().ToString();
+  EXPECT_EQ(made->phase, "active");
+  EXPECT_EQ(made->free, 1U);
+  execution_.ForgetReservations();
+  Restart();
+  EXPECT_EQ(execution_.Reserved(), 0U);
+  Pass(kSecond);
+  EXPECT_EQ(execution_.Reserved(), 1U);
+  EXPECT_EQ(service_->Reservations(tenant_)->size(), 1U);
+  EXPECT_TRUE(service_->Reservations("t-other")->empty());
+  const auto inside = service_->CreateInstance(
+      tenant_, {.sku = "a100.third", .command = {"x"}, .reservation = made->id});
+  ASSERT_TRUE(inside);
+  EXPECT_EQ(execution_.LastOrder().reservation, made->id);
+  EXPECT_EQ(Get(inside->id).reservation, made->id);
+  ASSERT_TRUE(service_->DeleteReservation(made->id));
+  EXPECT_EQ(service_->DeleteReservation(made->id).error().code(), Code::kNotFound);
+  EXPECT_EQ(execution_.Reserved(), 0U);
+  // What the plane knows and we do not goes with the next round.
+  ASSERT_TRUE(execution_.Reserve({.id = "r-stray"}, false));
+  Pass(kSecond);
+  EXPECT_EQ(execution_.Reserved(), 0U);
+}
+
+TEST(Schema, AnOlderDatabaseKeepsItsInstances) {
+  os::FakeClock clock;
+  FakeExecution execution(clock, 1);
+  const auto database = *store::Database::OpenSqlite(":memory:");
+  ASSERT_TRUE(database->Migrate({Migrations().front()}));
+  {
+    auto transaction = database->Begin();
+    ASSERT_TRUE(transaction);
+    for (const char* row :
+         {"INSERT INTO tenants VALUES (1, 't-1', 'acme', 'hash', 0)",
+          "INSERT INTO skus VALUES ('third', 1, '', 1, 1048576, 333, 0, 0, 4000000, 0)",
+          "INSERT INTO instances VALUES (1, 'i-1', 't-1', 'old', 'third', 1, 4000000, '[\"x\"]', "
+          "'{}', 'stopped', 'stop', '', '', '', '[]', 1, NULL, 0, NULL, NULL, 0, 0)"}) {
+      ASSERT_TRUE((*transaction)->Execute(row, {})) << row;
+    }
+    ASSERT_TRUE((*transaction)->Commit());
+  }
+  const auto service = Service::Open(*database, execution, clock);
+  ASSERT_TRUE(service) << service.error().ToString();
+  const auto old = (*service)->GetInstance("t-1", "i-1");
+  ASSERT_TRUE(old);
+  EXPECT_EQ(old->name, "old");
+  EXPECT_EQ(old->gang.id, "");
+  EXPECT_EQ(old->reservation, "");
+  EXPECT_TRUE((*service)->Reservations("")->empty());
+  ASSERT_TRUE((*service)->Tick());
+}
+
+TEST(Views, TimesAreReadAsTheyAreWritten) {
+  for (const std::int64_t wall : {std::int64_t{0}, std::int64_t{1'769'846'709'000'001},
+                                  std::int64_t{1'709'164'800'000'000}}) {
+    EXPECT_EQ(ParseTime(FormatTime(wall), "t").value(), wall);
+  }
+  EXPECT_EQ(ParseTime("1970-01-01T00:00:01Z", "t").value(), 1'000'000);
+  EXPECT_EQ(ParseTime("1970-01-01T00:00:01.5Z", "t").value(), 1'500'000);
+  for (const char* bad :
+       {"", "Z", "now", "1970-01-01", "1970-01-01T00:00:01", "1970-13-01T00:00:00Z",
+        "2026-02-30T00:00:00Z", "1970-01-01T24:00:00Z", "1970-01-01T00:00:01.Z",
+        "1970-01-01T00:00:01.1234567Z", "1970-01-01T00:00:01.12x4Z", "1970-01-01 00:00:01Z"}) {
+    EXPECT_EQ(ParseTime(bad, "t").error().field(), "t") << bad;
+  }
 }
 
 }  // namespace

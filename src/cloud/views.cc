@@ -1,6 +1,7 @@
 #include "cloud/views.h"
 
 #include <cstdio>
+#include <cstdlib>
 #include <ctime>
 
 namespace tessera::cloud {
@@ -68,6 +69,40 @@ std::string FormatTime(std::int64_t wall_micros) {
                 parts.tm_mon + 1, parts.tm_mday, parts.tm_hour, parts.tm_min, parts.tm_sec,
                 static_cast<int>(micros));
   return text;
+}
+
+Result<std::int64_t> ParseTime(const std::string& text, std::string_view field) {
+  const Error wrong =
+      Error::Field(std::string(field), "expected a time such as 2026-01-31T08:05:09Z");
+  constexpr std::string_view kShape = "dddd-dd-ddTdd:dd:dd";
+  if (text.size() < kShape.size() + 1 || text.back() != 'Z') return wrong;
+  const auto digit = [&](std::size_t i) { return text[i] >= '0' && text[i] <= '9'; };
+  for (std::size_t i = 0; i < kShape.size(); ++i) {
+    if (kShape[i] == 'd' ? !digit(i) : text[i] != kShape[i]) return wrong;
+  }
+  const auto number = [&](std::size_t from, std::size_t count) {
+    return std::atoi(text.substr(from, count).c_str());
+  };
+  std::int64_t micros = 0;
+  if (const std::size_t end = text.size() - 1; end > kShape.size()) {
+    const std::size_t from = kShape.size() + 1;
+    if (text[from - 1] != '.' || end == from || end - from > 6) return wrong;
+    for (std::size_t i = from; i < from + 6; ++i) {
+      if (i < end && !digit(i)) return wrong;
+      micros = micros * 10 + (i < end ? text[i] - '0' : 0);
+    }
+  }
+  std::tm parts{};
+  parts.tm_year = number(0, 4) - 1900;
+  parts.tm_mon = number(5, 2) - 1;
+  parts.tm_mday = number(8, 2);
+  parts.tm_hour = number(11, 2);
+  parts.tm_min = number(14, 2);
+  parts.tm_sec = number(17, 2);
+  const std::int64_t wall = std::int64_t{timegm(&parts)} * 1'000'000 + micros;
+  // A 31st of February would have become another day.
+  if (FormatTime(wall).substr(0, kShape.size()) != text.substr(0, kShape.size())) return wrong;
+  return wall;
 }
 
 void Write(http::JsonWriter& json, const Explained& explained) {
@@ -167,6 +202,7 @@ void Write(http::JsonWriter& json, const Instance& instance) {
   json.Key("cards").BeginArray();
   for (const auto& card : instance.cards) json.Value(card);
   json.EndArray();
+  json.Field("gang", instance.gang.id).Field("reservation", instance.reservation);
   json.Field("generation", instance.generation);
   json.Key("exit_code");
   if (instance.exit_code) {
@@ -180,6 +216,29 @@ void Write(http::JsonWriter& json, const Instance& instance) {
   json.Key("actions").BeginArray();
   for (const auto& action : LegalActions(instance)) json.Value(action);
   json.EndArray();
+  json.EndObject();
+}
+
+void Write(http::JsonWriter& json, const std::vector<Instance>& gang) {
+  json.BeginObject().Field("gang", gang.empty() ? "" : gang.front().gang.id);
+  json.Key("instances").BeginArray();
+  for (const auto& member : gang) Write(json, member);
+  json.EndArray().EndObject();
+}
+
+void Write(http::JsonWriter& json, const Reservation& reservation) {
+  json.BeginObject();
+  json.Field("id", reservation.id).Field("tenant", reservation.tenant_id);
+  json.Field("sku", reservation.sku.name).Field("sku_version", reservation.sku.version);
+  json.Field("units", reservation.units).Field("open", reservation.open);
+  json.Field("lend", reservation.lend).Field("state", reservation.phase);
+  json.Field("used", reservation.used).Field("lent", reservation.lent);
+  json.Field("free", reservation.free).Field("missing", reservation.missing);
+  json.Field("missing_for", reservation.missing_for);
+  json.Field("created_at", FormatTime(reservation.created_micros));
+  json.Field("start", FormatTime(reservation.start_micros));
+  TimeField(json, "end",
+            reservation.end_micros == 0 ? std::nullopt : std::optional(reservation.end_micros));
   json.EndObject();
 }
 

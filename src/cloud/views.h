@@ -13,10 +13,15 @@
 namespace tessera::cloud {
 
 std::string FormatTime(std::int64_t wall_micros);  // "2026-01-31T08:05:09.000001Z"
+// "2026-01-31T08:05:09Z", with or without a fraction of up to six digits.
+Result<std::int64_t> ParseTime(const std::string& text, std::string_view field);
 
 void Write(http::JsonWriter& json, const Tenant& tenant, const Purse& purse);
 void Write(http::JsonWriter& json, const Sku& sku);
 void Write(http::JsonWriter& json, const Instance& instance);
+// One gang: its id and its members.
+void Write(http::JsonWriter& json, const std::vector<Instance>& gang);
+void Write(http::JsonWriter& json, const Reservation& reservation);
 void Write(http::JsonWriter& json, const InstanceEvent& event);
 void Write(http::JsonWriter& json, const CardView& card);
 void Write(http::JsonWriter& json, const Explained& explained);

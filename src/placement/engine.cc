@@ -789,6 +789,16 @@ const Reservation* Engine::Find(const std::string& request_id) const {
   return found == reservations_.end() ? nullptr : &found->second;
 }
 
+bool Engine::Stands(const Placement& placement) const {
+  const auto at = nodes_.find(placement.node);
+  if (at == nodes_.end() || !at->second->known) return false;
+  const Known& known = *at->second->known;
+  return std::all_of(placement.shares.begin(), placement.shares.end(), [&](const auto& share) {
+    const auto i = known.IndexOf(share.card_uuid);
+    return i && known.cards[*i].card.healthy;
+  });
+}
+
 device::Share Engine::ReservedOn(const std::string& node, const std::string& card_uuid) const {
   device::Share share{card_uuid, 0, {0}};
   const auto at = nodes_.find(node);

@@ -160,6 +160,8 @@ class Engine {
   Status Restore(const Reservation& reservation);
 
   const Reservation* Find(const std::string& request_id) const;  // nullptr when it holds nothing
+  // Whether its node is known and has all its cards, healthy.
+  bool Stands(const Placement& placement) const;
   std::size_t reservations() const { return reservations_.size(); }
   std::vector<NodeUse> Nodes() const;  // by name
   // What this engine reserved on a card, whether or not the node is known just now.

@@ -81,7 +81,8 @@ Scarcity Short(Scarcity scarcity, std::size_t fit, std::size_t size) {
 
 std::variant<std::vector<Placement>, Scarcity> PlaceGang(
     Engine& engine, const std::vector<Request>& members, std::uint32_t node_min,
-    const std::map<std::string, std::string>& racks, const std::set<std::string>& avoid) {
+    const std::map<std::string, std::string>& racks, const std::set<std::string>& avoid,
+    bool one_rack) {
   CHECK(!members.empty() && members.size() <= kGangSizeMax);
   const auto size = static_cast<std::uint32_t>(members.size());
   node_min = std::clamp<std::uint32_t>(node_min, 1, size);
@@ -92,7 +93,7 @@ std::variant<std::vector<Placement>, Scarcity> PlaceGang(
       return Short(std::move(*scarcity), attempt.placed().size(), size);
     }
   }
-  if (GoodEnough(attempt.placed(), node_min, !racks.empty())) return attempt.Keep();
+  if (GoodEnough(attempt.placed(), node_min, one_rack || !racks.empty())) return attempt.Keep();
   // That leaves a node with too few, or spreads over racks: learn what every node could take.
   std::map<std::string, std::uint32_t> takes;
   std::set<std::string> full = avoid;
@@ -123,6 +124,11 @@ std::variant<std::vector<Placement>, Scarcity> PlaceGang(
   for (auto& [rack, sites] : by_rack) {
     std::vector<Site> here = Divide(std::move(sites), size, node_min);
     if (!here.empty() && (best.empty() || here.size() < best.size())) best = std::move(here);
+  }
+  if (best.empty() && one_rack) {
+    return Scarcity{"cards", size, 0, false,
+                    "gang: no rack takes " + std::to_string(size) + " members with at least " +
+                        std::to_string(node_min) + " on each node"};
   }
   if (best.empty()) best = Divide(std::move(all), size, node_min);
   if (best.empty()) {

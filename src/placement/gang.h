@@ -22,8 +22,10 @@ inline constexpr std::size_t kGangProbesMax = 65'536;
 // which rack a node stands in; nodes without one count as their own), then few nodes, then the
 // engine's choice. A node is taken to hold as many members as the engine itself puts there one
 // after another; with that, a placement is found whenever there is one, up to gang_probes_max.
+// With `one_rack`, nodes of one rack or none at all.
 std::variant<std::vector<Placement>, Scarcity> PlaceGang(
     Engine& engine, const std::vector<Request>& members, std::uint32_t node_min,
-    const std::map<std::string, std::string>& racks, const std::set<std::string>& avoid);
+    const std::map<std::string, std::string>& racks, const std::set<std::string>& avoid,
+    bool one_rack = false);
 
 }  // namespace tessera::placement

@@ -22,6 +22,9 @@ bool Alike(Request a, const Request& b) {
   return a == b;
 }
 
+// Whether a gang minds where its members are: the places in a reservation are given.
+bool Choosy(const Order& order) { return order.gang_node_min > 1 || order.gang_one_rack; }
+
 SliceAmount FleetOf(const Engine& engine) {
   SliceAmount fleet;
   for (const NodeUse& node : engine.Nodes()) {
@@ -50,6 +53,14 @@ struct Queue::Walk {
   bool bounded = false;                            // some waiting order says how long it runs
   std::size_t certain_starts = 0;
   std::size_t checks = kFitChecksMax;
+  CapacityReservations* reservations = nullptr;
+  std::map<std::string, std::size_t> wanted;  // units, by reservation, of who waited for them
+  std::map<std::string, std::size_t> spoken;  // units that are kept for those looked at so far
+
+  // What runs in a reservation leaves its place to that, whenever it goes.
+  bool Inside(const std::string& id) const {
+    return reservations != nullptr && reservations->Of(id) != nullptr;
+  }
 };
 
 Status Queue::SetPolicy(const QueuePolicy& policy) {
@@ -83,6 +94,7 @@ Status Queue::Check(const Order& order) const {
       return Error::Field("gang_size",
                           "expected 0 without a gang, got " + std::to_string(order.gang_size));
     }
+    if (order.gang_one_rack) return Error::Field("gang_one_rack", "expected a gang");
     return {};
   }
   if (order.gang.size() > kRequestIdBytesMax) {
@@ -98,11 +110,16 @@ Status Queue::Check(const Order& order) const {
                                              std::to_string(order.gang_size) + "), got " +
                                              std::to_string(order.gang_node_min));
   }
+  if (!order.reservation.empty() && Choosy(order)) {
+    return Error::Field(order.gang_node_min > 1 ? "gang_node_min" : "gang_one_rack",
+                        "expected none in a reservation, whose places are given");
+  }
   const auto gang = gangs_.find(GangKey(order));
   if (gang == gangs_.end()) return {};
   const Order& member = entries_.at(*gang->second.begin()).order;
   if (member.gang_size != order.gang_size || member.preemptible != order.preemptible ||
-      member.gang_node_min != order.gang_node_min || !Alike(member.request, order.request)) {
+      member.reservation != order.reservation || member.gang_node_min != order.gang_node_min ||
+      !Alike(member.request, order.request)) {
     return Error::Field(
         "gang", "expected the shape, priority and size of the gang's member " + member.request.id);
   }
@@ -197,6 +214,7 @@ void Queue::PutBack(const std::string& id) {
   CHECK(entry.placed && entry.known);
   Hold(entry, false);
   entry.placed = false;
+  entry.put_back = true;
   waiting_.emplace(entry.sequence, id);
 }
 
@@ -253,6 +271,16 @@ std::vector<std::string> Queue::Ahead(const std::string& id) const {
   return ahead;
 }
 
+std::vector<std::string> Queue::GangOf(const std::string& id) const {
+  const auto found = entries_.find(id);
+  if (found == entries_.end() || found->second.order.gang.empty()) return {};
+  std::vector<std::string> others;
+  for (const std::string& member : gangs_.at(GangKey(found->second.order))) {
+    if (member != id) others.push_back(member);
+  }
+  return others;
+}
+
 // ---- one decision ----
 
 std::vector<Queue::Unit> Queue::Units() {
@@ -267,7 +295,7 @@ std::vector<Queue::Unit> Queue::Units() {
     }
     const std::string key = GangKey(order);
     const std::set<std::string>& members = gangs_.at(key);
-    if (members.size() < order.gang_size) {
+    if (members.size() < order.gang_size && !entry.put_back) {
       entry.standing = {0, "gang",
                         "gang: " + std::to_string(members.size()) + " of " +
                             std::to_string(order.gang_size) + " members are here"};
@@ -276,10 +304,11 @@ std::vector<Queue::Unit> Queue::Units() {
     Unit& unit = gangs[key];
     if (unit.ids.empty()) {
       unit.order = &order;
-      const bool some_placed = std::any_of(members.begin(), members.end(), [&](const auto& member) {
+      const auto placed = std::find_if(members.begin(), members.end(), [&](const auto& member) {
         return entries_.at(member).placed;
       });
-      unit.node_min = some_placed ? 1 : order.gang_node_min;
+      unit.node_min = placed != members.end() ? 1 : order.gang_node_min;
+      if (placed != members.end() && order.gang_one_rack) unit.rack_of = *placed;
     }
     unit.ids.push_back(id);
     unit.sequence = sequence;  // of the last
@@ -296,7 +325,8 @@ std::vector<Queue::Unit> Queue::Units() {
 
 Queue::Decision Queue::Decide(Engine& engine, std::int64_t now_micros,
                               const std::set<std::string>& unavailable,
-                              const std::set<std::string>& unsettled) {
+                              const std::set<std::string>& unsettled,
+                              CapacityReservations* reservations) {
   walked_.clear();
   if (waiting_.empty()) return {};
   std::set<std::string> away = unavailable;
@@ -306,7 +336,9 @@ Queue::Decision Queue::Decide(Engine& engine, std::int64_t now_micros,
             .unavailable = unavailable,
             .away = std::move(away),
             .promised = policy_.quotas.empty() ? QuotaTree() : quotas_,
-            .taken = unavailable};
+            .taken = unavailable,
+            .reservations = reservations};
+  CountWanted(walk);
   for (const auto& [sequence, id] : waiting_) {
     walk.bounded = walk.bounded || entries_.at(id).order.run_micros > 0;
   }
@@ -372,7 +404,20 @@ std::variant<std::vector<Placement>, Scarcity> Queue::Place(
   }
   std::vector<Request> members;
   for (const std::string& id : unit.ids) members.push_back(entries_.at(id).order.request);
-  return PlaceGang(engine, members, unit.node_min, racks_, avoid);
+  return PlaceGang(engine, members, unit.node_min, racks_, avoid, unit.order->gang_one_rack);
+}
+
+// A node without a rack is one of its own.
+std::set<std::string> Queue::OtherRacks(const Engine& engine, const std::string& node) const {
+  const auto rack = racks_.find(node);
+  std::set<std::string> others;
+  for (const NodeUse& other : engine.Nodes()) {
+    const auto there = racks_.find(other.name);
+    const bool same = other.name == node || (rack != racks_.end() && there != racks_.end() &&
+                                             rack->second == there->second);
+    if (!same) others.insert(other.name);
+  }
+  return others;
 }
 
 std::optional<Scarcity> Queue::Consider(Engine& engine, const Unit& unit,
@@ -438,8 +483,16 @@ void Queue::Look(Walk& walk, const Unit& unit) {
     }
     avoid = &wider;
   }
+  if (!unit.rack_of.empty()) {
+    // Others of its gang have places: it joins them.
+    if (const Reservation* held = walk.engine.Find(unit.rack_of)) {
+      if (avoid != &wider) wider = walk.taken;
+      avoid = &wider;
+      wider.merge(OtherRacks(walk.engine, held->placement.node));
+    }
+  }
   const Admission admission = CheckQuota(walk, unit);
-  if (admission == Admission::kHeldBack) return;
+  if (admission == Admission::kHeldBack || LookInside(walk, unit, admission)) return;
   if (admission == Admission::kShort) {
     if (WaitsForEvictions(walk, unit, *avoid) || Preempt(walk, unit, *avoid)) {
       // What is freed for it is kept for it, so nothing else needs to be held back.
@@ -450,17 +503,21 @@ void Queue::Look(Walk& walk, const Unit& unit) {
   }
   auto answer = Place(walk.engine, unit, *avoid);
   if (auto* placed = std::get_if<std::vector<Placement>>(&answer)) {
-    for (Placement& placement : *placed) {
-      Entry& entry = entries_.at(placement.request_id);
-      if (unit.ids.size() > 1) walk.engine.Arrived(entry.order.request);
-      waiting_.erase(entry.sequence);
-      entry.placed = true;
-      entry.placed_micros = walk.now;
-      Hold(entry, true);
-      walk.promised.Add(entry.order.request.tenant, AmountOf(entry.order.request));
-      walk.decision.placed.push_back(std::move(placement));
+    if (unit.ids.size() > 1) {
+      for (const std::string& id : unit.ids) walk.engine.Arrived(entries_.at(id).order.request);
     }
+    Keep(walk, unit, std::move(*placed));
     return;
+  }
+  if (walk.reservations != nullptr && !Choosy(*unit.order)) {
+    for (const std::string& id : walk.reservations->OpenTo(unit.order->request)) {
+      if (CallBack(walk, unit, id)) return;
+    }
+    if (unit.order->preemptible) {
+      for (const std::string& id : walk.reservations->LendingTo(unit.order->request)) {
+        if (TakeUnits(walk, unit, id, true)) return;
+      }
+    }
   }
   const Scarcity& scarcity = std::get<Scarcity>(answer);
   if (Fits(walk.engine, quotas_, unit, walk.unavailable)) {
@@ -474,12 +531,111 @@ void Queue::Look(Walk& walk, const Unit& unit) {
   Claim(walk, unit);
 }
 
+void Queue::Keep(Walk& walk, const Unit& unit, std::vector<Placement> placed) {
+  CHECK(placed.size() == unit.ids.size());
+  for (Placement& placement : placed) {
+    Entry& entry = entries_.at(placement.request_id);
+    waiting_.erase(entry.sequence);
+    entry.placed = true;
+    entry.placed_micros = walk.now;
+    Hold(entry, true);
+    walk.promised.Add(entry.order.request.tenant, AmountOf(entry.order.request));
+    walk.decision.placed.push_back(std::move(placement));
+  }
+}
+
+// ---- reservations ----
+
+void Queue::CountWanted(Walk& walk) const {
+  if (walk.reservations == nullptr || walk.reservations->empty()) return;
+  for (const auto& [sequence, id] : waiting_) {
+    const Order& order = entries_.at(id).order;
+    if (!order.reservation.empty()) {
+      ++walk.wanted[order.reservation];
+      continue;
+    }
+    if (Choosy(order)) continue;
+    for (const std::string& open : walk.reservations->OpenTo(order.request)) ++walk.wanted[open];
+  }
+}
+
+// Units are lent only while more are free than anybody waited for.
+bool Queue::TakeUnits(Walk& walk, const Unit& unit, const std::string& id, bool lent) {
+  const std::size_t kept = lent ? std::max(walk.spoken[id], walk.wanted[id]) : walk.spoken[id];
+  if (walk.reservations->Usable(id, walk.unavailable) < kept + unit.ids.size()) return false;
+  std::vector<Placement> placed;
+  for (const std::string& member : unit.ids) {
+    placed.push_back(walk.reservations->Take(walk.engine, id, entries_.at(member).order.request,
+                                             lent, walk.unavailable));
+  }
+  Keep(walk, unit, std::move(placed));
+  return true;
+}
+
+// Whether that is all there is to do: it got units, or it can wait for nothing else.
+bool Queue::LookInside(Walk& walk, const Unit& unit, Admission admission) {
+  const std::string& named = unit.order->reservation;
+  if (named.empty()) {
+    if (walk.reservations == nullptr || admission != Admission::kAdmitted) return false;
+    if (Choosy(*unit.order)) return false;
+    const auto open = walk.reservations->OpenTo(unit.order->request);
+    return std::any_of(open.begin(), open.end(),
+                       [&](const std::string& id) { return TakeUnits(walk, unit, id, false); });
+  }
+  if (admission != Admission::kAdmitted) return true;  // CheckQuota said why
+  if (walk.reservations == nullptr || walk.reservations->Units(named) == 0) {
+    Wait(unit, "reservation", "reservation: " + named + " is not active");
+    return true;
+  }
+  if (TakeUnits(walk, unit, named, false) || CallBack(walk, unit, named)) return true;
+  const std::size_t usable = walk.reservations->Usable(named, walk.unavailable);
+  Wait(unit, "reservation",
+       "reservation: " + std::to_string(usable) + " of " +
+           std::to_string(walk.reservations->Units(named)) + " units of " + named + " are free, " +
+           std::to_string(walk.spoken[named]) + " of them for earlier orders; " +
+           std::to_string(unit.ids.size()) + " asked");
+  walk.spoken[named] += unit.ids.size();
+  return true;
+}
+
+// Whether the unit gets its place in the reservation once those who borrowed there have left; they
+// are told to go, the least important and youngest first.
+bool Queue::CallBack(Walk& walk, const Unit& unit, const std::string& id) {
+  const std::size_t need = walk.spoken[id] + unit.ids.size();
+  const std::size_t usable = walk.reservations->Usable(id, walk.unavailable);
+  std::vector<std::string> staying = walk.reservations->Borrowers(id);
+  if (usable + staying.size() < need) return false;
+  walk.spoken[id] = need;
+  const std::size_t all = staying.size();
+  std::erase_if(staying, [&](const std::string& one) { return entries_.at(one).evicted; });
+  const std::size_t leaving = all - staying.size();
+  std::sort(staying.begin(), staying.end(), [&](const std::string& a, const std::string& b) {
+    const Entry& left = entries_.at(a);
+    const Entry& right = entries_.at(b);
+    if (left.order.request.priority != right.order.request.priority) {
+      return left.order.request.priority < right.order.request.priority;
+    }
+    return left.placed_micros != right.placed_micros ? left.placed_micros > right.placed_micros
+                                                     : a < b;
+  });
+  for (std::size_t i = 0; usable + leaving + i < need; ++i) {
+    Evict(staying[i]);
+    walk.decision.evictions.push_back({staying[i], unit.ids.front(),
+                                       "called back: the owner of the reservation whose unit it "
+                                       "borrowed needs it"});
+  }
+  Wait(unit, "eviction",
+       "eviction: waits until a borrowed unit of reservation " + id + " is given back");
+  return true;
+}
+
 bool Queue::WaitsForEvictions(Walk& walk, const Unit& unit, const std::set<std::string>& avoid) {
   if (evicted_.empty()) return false;
   bool fits = false;
   {
     Absence absence(walk.engine, walk.promised);
     for (const std::string& id : evicted_) {
+      if (walk.Inside(id)) continue;
       const Order& order = entries_.at(id).order;
       absence.Take(id, order.request.tenant, AmountOf(order.request));
     }
@@ -508,6 +664,7 @@ std::vector<Victim> Queue::Victims(const Walk& walk, const Unit& unit,
   if (!reclaims && !lower) return {};
   const auto may = [&](const std::string& id, const Entry& entry) {
     if (!entry.known || entry.evicted || walk.engine.Find(id) == nullptr) return false;
+    if (walk.Inside(id)) return false;
     if (ByPriority(entry, unit)) return true;
     if (!reclaims || entry.order.request.tenant == tenant) return false;
     if (policy_.reclaim == Reclaim::kLowerPriority &&
@@ -585,7 +742,9 @@ bool Queue::Preempt(Walk& walk, const Unit& unit, const std::set<std::string>& a
       absence.Take(id, order.request.tenant, AmountOf(order.request));
     };
     // Whoever is on his way out frees his place anyway.
-    for (const std::string& id : evicted_) take(id);
+    for (const std::string& id : evicted_) {
+      if (!walk.Inside(id)) take(id);
+    }
     const auto search = [&](const std::vector<Victim>& victims, const std::set<std::string>& pass) {
       const auto fits = [&](const std::vector<std::size_t>& chosen) {
         std::vector<bool> out(victims.size());
@@ -659,7 +818,8 @@ void Queue::Claim(Walk& walk, const Unit& unit) {
     // Each node could hold a member, yet perhaps no fleet of them the gang.
     Absence absence(walk.engine, walk.promised);
     for (const auto& [id, entry] : entries_) {
-      if (entry.placed) absence.Take(id, entry.order.request.tenant, AmountOf(entry.order.request));
+      if (!entry.placed || walk.Inside(id)) continue;
+      absence.Take(id, entry.order.request.tenant, AmountOf(entry.order.request));
     }
     if (Consider(walk.engine, unit, {})) nodes.clear();
   }
@@ -686,8 +846,11 @@ std::int64_t Queue::CertainStart(Walk& walk, const Unit& unit) {
   if (!walk.bounded || walk.certain_starts >= kCertainStartsMax) return 0;
   ++walk.certain_starts;
   std::vector<std::pair<std::int64_t, const Entry*>> ends;
-  for (const std::string& id : evicted_) ends.emplace_back(walk.now, &entries_.at(id));
+  for (const std::string& id : evicted_) {
+    if (!walk.Inside(id)) ends.emplace_back(walk.now, &entries_.at(id));
+  }
   for (const std::string& id : ending_) {
+    if (walk.Inside(id)) continue;
     const Entry& entry = entries_.at(id);
     const std::int64_t end =
         entry.placed_micros + static_cast<std::int64_t>(entry.order.run_micros);

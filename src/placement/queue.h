@@ -18,7 +18,14 @@
 // waits for a node keeps its quota.
 //
 // Gangs. Orders of one gang are placed together or not at all, once all are here, in the place of
-// the last. A member whose node refused it waits alone while the others keep their places.
+// the last. A member whose node refused it waits alone while the others keep their places, also
+// when some of them are gone by then.
+//
+// Reservations (reservation.h). An order that names one waits for its units alone: it claims no
+// node, nobody is stopped for it but who borrowed a unit, and within a reservation nobody is
+// overtaken either. A gang gets units of one reservation or none at all, and none if it asks for a
+// rack or a minimum per node: the places of units are given. Who runs in a reservation
+// is no victim but of its owner, and his end frees nothing for others.
 //
 // Preemption. Who waits for room or quota may have others stopped: orders of strictly lower
 // priority that said they may be (preemptible), and, if the asker stays within its own nominal
@@ -40,6 +47,7 @@
 #include "placement/gang.h"
 #include "placement/preempt.h"
 #include "placement/quota.h"
+#include "placement/reservation.h"
 
 namespace tessera::placement {
 
@@ -55,6 +63,8 @@ struct Order {
   std::string gang;              // empty: on its own
   std::uint32_t gang_size = 0;
   std::uint32_t gang_node_min = 1;  // members at least on every node that gets one
+  bool gang_one_rack = false;       // all on nodes of one rack; else that is preferred
+  std::string reservation;          // that it runs in; empty: wherever there is room
 };
 
 // Whose borrowed quota an owner takes back by stopping orders.
@@ -70,7 +80,8 @@ struct QueuePolicy {
 // How a waiting order stood at the last decision.
 struct Standing {
   std::size_t position = 0;  // 1: the next
-  std::string rule;          // "quota", "gang", "queue", "node", "eviction" or "fit"
+  // "quota", "gang", "queue", "node", "eviction", "reservation" or "fit"
+  std::string rule;
   std::string message;
 };
 
@@ -95,7 +106,8 @@ class Queue {
   Status Adopt(const Order& order, std::int64_t placed_micros, bool known);
   // Tells of an adopted order what Adopt did not know. False when it is not such an order.
   bool Describe(const Order& order);
-  // A placed order is to wait again, in its old place; the caller released it in the engine.
+  // A placed order is to wait again, in its old place; the caller released it in the engine (and
+  // returned its unit to its reservation, here as below).
   void PutBack(const std::string& id);
   // It waits or holds no more; the caller releases it in the engine. False when it is not here.
   bool Remove(const std::string& id);
@@ -106,8 +118,10 @@ class Queue {
   };
   // Walks all that wait. Nodes in `unavailable` take nothing now; those of them that are also in
   // `unsettled` are about to say what they have, and nobody is stopped for who might fit there.
+  // `reservations` are those of the engine, as of their last Advance.
   Decision Decide(Engine& engine, std::int64_t now_micros, const std::set<std::string>& unavailable,
-                  const std::set<std::string>& unsettled = {});
+                  const std::set<std::string>& unsettled = {},
+                  CapacityReservations* reservations = nullptr);
 
   std::size_t waiting() const { return waiting_.size(); }
   std::vector<std::string> Waiting() const;  // in the order in which they came
@@ -116,6 +130,8 @@ class Queue {
   bool Known(const std::string& id) const;         // false after an Adopt without knowledge
   std::optional<Standing> StandingOf(const std::string& id) const;  // nullopt: does not wait
   std::vector<std::string> Ahead(const std::string& id) const;      // who was looked at before it
+  // The other members of its gang that are here; empty for an order on its own.
+  std::vector<std::string> GangOf(const std::string& id) const;
   const QuotaTree& quotas() const { return quotas_; }
 
  private:
@@ -126,6 +142,7 @@ class Queue {
     bool known = true;
     std::int64_t placed_micros = 0;
     bool evicted = false;
+    bool put_back = false;  // it had a place before: its gang began, whoever is still here
     Standing standing;
   };
   // What is placed at once: one order or a gang.
@@ -135,6 +152,7 @@ class Queue {
     const Order* order = nullptr;  // of the first
     SliceAmount ask;               // of all
     std::uint32_t node_min = 1;
+    std::string rack_of;  // the member whose rack it has to join; empty: none yet
   };
   struct Walk;
 
@@ -145,6 +163,12 @@ class Queue {
   void Evict(const std::string& id);
   std::vector<Unit> Units();
   void Look(Walk& walk, const Unit& unit);
+  std::set<std::string> OtherRacks(const Engine& engine, const std::string& node) const;
+  void Keep(Walk& walk, const Unit& unit, std::vector<Placement> placed);
+  void CountWanted(Walk& walk) const;
+  bool TakeUnits(Walk& walk, const Unit& unit, const std::string& id, bool lent);
+  bool LookInside(Walk& walk, const Unit& unit, Admission admission);
+  bool CallBack(Walk& walk, const Unit& unit, const std::string& id);
   Admission CheckQuota(Walk& walk, const Unit& unit);
   void Wait(const Unit& unit, const std::string& rule, const std::string& message);
   std::variant<std::vector<Placement>, Scarcity> Place(Engine& engine, const Unit& unit,

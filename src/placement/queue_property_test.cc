@@ -198,6 +198,7 @@ class Story {
       const std::string id = at->first;
       engine_->Release(id);
       queue_.PutBack(id);
+      refused_.insert(id);
       waiting_.emplace(id, at->second.order);
       placed_.erase(at);
       leaving_.erase(id);
@@ -259,6 +260,7 @@ class Story {
     const std::map<std::string, Held> placed_before = placed_;
     const Queue::Decision decision = queue_.Decide(*engine_, now_, away_);
     std::map<std::string, std::map<std::string, std::uint32_t>> gangs;  // nodes of the new
+    std::set<std::string> began;  // gangs of which one comes back from a node that refused it
     for (const Placement& placement : decision.placed) {
       const std::string& id = placement.request_id;
       log_ += id + "@" + placement.node + " ";
@@ -268,13 +270,14 @@ class Story {
       waiting_.erase(id);
       placed_.emplace(id, Held{order, now_, placement});
       if (!order.gang.empty()) ++gangs[order.gang][placement.node];
+      if (refused_.count(id) != 0) began.insert(order.gang);
     }
     const QuotaModel after = Model();
     for (const Placement& placement : decision.placed) {
       const Order& order = placed_.at(placement.request_id).order;
       ASSERT_TRUE(after.Respected(order.request.tenant))
           << placement.request_id << " of " << order.request.tenant;
-      if (order.gang.empty()) continue;
+      if (order.gang.empty() || began.count(order.gang) != 0) continue;
       std::uint32_t members = gang_placed_before[order.gang];
       const bool anew = members == 0;
       for (const auto& [node, count] : gangs[order.gang]) {
@@ -424,6 +427,7 @@ class Story {
   std::map<std::string, Order> waiting_;
   std::map<std::string, Held> placed_;
   std::set<std::string> leaving_;
+  std::set<std::string> refused_;  // by their node, at some time
   std::set<std::string> away_;
   std::int64_t now_ = 1000 * kSecond;
   int next_ = 0;

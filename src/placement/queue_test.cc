@@ -409,6 +409,42 @@ TEST_F(QueueTest, AGangKeepsItsMinimumPerNodeAndItsRack) {
   EXPECT_EQ(nodes(), (std::map<std::string, int>{{"b", 2}, {"c", 2}}));
 }
 
+TEST_F(QueueTest, AGangThatMustHaveOneRackWaitsForIt) {
+  for (const char* name : {"a", "b", "c"}) AddNode(name, 2);
+  queue.SetRack("a", "r1");
+  queue.SetRack("b", "r1");
+  queue.SetRack("c", "r2");
+  Add(Plain("other"));
+  EXPECT_EQ(Decide(), Ids{"other"});
+  const std::string busy = engine.Find("other")->placement.node;
+  EXPECT_EQ(busy, "a");
+  for (int i = 0; i < 4; ++i) {
+    Order order = Plain("g" + std::to_string(i));
+    order.gang = "g";
+    order.gang_size = 4;
+    order.gang_one_rack = true;
+    Add(order);
+  }
+  EXPECT_TRUE(Decide().empty());  // five cards are free, three of them in one rack
+  EXPECT_EQ(queue.StandingOf("g0")->message,
+            "gang: no rack takes 4 members with at least 1 on each node");
+  End("other");
+  EXPECT_EQ(Decide().size(), 4U);
+  for (int i = 0; i < 4; ++i) {
+    EXPECT_NE(engine.Find("g" + std::to_string(i))->placement.node, "c");
+  }
+  // One whose node refused it comes back to its rack, also when others of it are gone by then.
+  const std::string gone = engine.Find("g0")->placement.node;
+  engine.Release("g0");
+  queue.PutBack("g0");
+  EXPECT_TRUE(Decide({gone}).empty());
+  for (int i = 1; i < 4; ++i) {
+    if (engine.Find("g" + std::to_string(i))->placement.node == gone) End("g" + std::to_string(i));
+  }
+  EXPECT_EQ(Decide(), Ids{"g0"});
+  EXPECT_EQ(engine.Find("g0")->placement.node, gone);
+}
+
 TEST_F(QueueTest, MembersMustBeAlike) {
   Order order = Plain("g0");
   order.gang = "g";

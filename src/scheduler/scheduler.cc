@@ -30,7 +30,8 @@ struct Instance {
   std::optional<Placement> placement;
   std::string waiting_for;
   std::string failure;
-  std::string eviction;  // why it is stopped for another; empty: it is not
+  std::string eviction;     // why it is stopped for another; empty: it is not
+  bool gang_ended = false;  // it is not to start: a member of its gang will not
   int exit_code = 0;
   std::int64_t started = 0;
   std::int64_t ended = 0;
@@ -81,6 +82,7 @@ struct Scheduler::Impl {
   std::condition_variable start_ready;  // to_start or to_stop has work, or stopping
   std::condition_variable poll_ready;   // stopping or a node was removed
   placement::Engine engine;
+  placement::CapacityReservations reservations;  // of the engine
   std::map<std::string, Instance> instances;
   placement::Queue orders;  // whatever waits or holds something
   std::map<std::string, std::shared_ptr<NodeEntry>> nodes;
@@ -102,6 +104,7 @@ struct Scheduler::Impl {
                    : instance.state == State::kEnded ? Phase::kEnded
                                                      : Phase::kQueued;
     status.placement = instance.placement;
+    if (const std::string* reservation = reservations.Of(id)) status.reservation = *reservation;
     if (status.phase == Phase::kQueued) status.waiting_for = instance.waiting_for;
     status.failure = instance.failure;
     status.adopted = instance.state != State::kEnded && !orders.Known(id);
@@ -168,7 +171,47 @@ struct Scheduler::Impl {
     if (!instance.eviction.empty()) instance.failure = std::exchange(instance.eviction, {});
     instance.waiting_for.clear();
     instance.workload = {};
+    Release(id);
+  }
+
+  // What it held is free, or back in its reservation.
+  void Release(const std::string& id) {
     engine.Release(id);
+    reservations.Return(engine, id);
+  }
+
+  // An order that was found running has said whose it is: it runs in its reservation again.
+  void Attach(const placement::Order& order) {
+    const placement::Request& request = order.request;
+    if (!order.reservation.empty()) {
+      reservations.Attach(engine, order.reservation, request, false);
+      return;
+    }
+    for (const std::string& id : reservations.OpenTo(request)) {
+      if (reservations.Attach(engine, id, request, false)) return;
+    }
+    if (!order.preemptible) return;
+    for (const std::string& id : reservations.LendingTo(request)) {
+      if (reservations.Attach(engine, id, request, true)) return;
+    }
+  }
+
+  // A member will not start: those of its gang end with it.
+  void EndGang(const std::vector<std::string>& members, const std::string& why) {
+    for (const std::string& id : members) {
+      Instance& instance = instances.at(id);
+      if (instance.state == State::kEnded || !instance.eviction.empty()) continue;
+      if (instance.state == State::kQueued) {
+        instance.failure = why;
+        Finish(id, instance, kExitNotStarted, clock.WallMicros());
+        continue;
+      }
+      instance.stop_requested = true;
+      instance.eviction = why;
+      instance.gang_ended = true;
+      to_stop.push_back(id);
+    }
+    if (!to_stop.empty()) start_ready.notify_all();
   }
 
   void FinishFrom(const std::string& id, Instance& instance, const RunStatus& status) {
@@ -211,8 +254,10 @@ struct Scheduler::Impl {
     for (const auto& [name, node] : nodes) {
       if (node->available && node->refused) unsettled.insert(name);
     }
+    const std::int64_t now = clock.WallMicros();
+    reservations.Advance(engine, now, unavailable);
     placement::Queue::Decision decision =
-        orders.Decide(engine, clock.WallMicros(), unavailable, unsettled);
+        orders.Decide(engine, now, unavailable, unsettled, &reservations);
     for (Placement& placement : decision.placed) {
       const std::string id = placement.request_id;
       Instance& instance = instances.at(id);
@@ -233,6 +278,17 @@ struct Scheduler::Impl {
     for (const std::string& id : orders.Waiting()) {
       const placement::Standing standing = *orders.StandingOf(id);
       Instance& instance = instances.at(id);
+      if (standing.rule == "reservation") {
+        const placement::Order& order = *orders.Find(id);
+        const Status admits = reservations.Admits(order.reservation, order.request,
+                                                  std::max<std::size_t>(1, order.gang_size));
+        if (!admits) {
+          // It ended, and nothing else will do.
+          instance.failure = "reservation: " + admits.error().message();
+          Finish(id, instance, kExitNotStarted, now);
+          continue;
+        }
+      }
       instance.waiting_for = standing.message;
       if (standing.rule != "node") continue;
       for (const std::string& name : unavailable) {
@@ -253,6 +309,11 @@ struct Scheduler::Impl {
     Instance& instance = instances.at(id);
     CHECK(instance.busy && instance.state == State::kStarting && instance.placement);
     const std::shared_ptr<NodeEntry> node = nodes.at(instance.placement->node);
+    if (instance.gang_ended) {
+      EndOperation(instance, *node);
+      Finish(id, instance, kExitNotStarted, clock.WallMicros());
+      return Error(Code::kFailedPrecondition, instance.failure);
+    }
     const Placement placement = *instance.placement;
     const std::uint64_t generation = instance.generation;
     const runtime::Workload workload = instance.workload;
@@ -280,11 +341,15 @@ struct Scheduler::Impl {
       // Somebody we do not know of holds what we thought was free. The next report tells how much.
       node->refused = true;
       node->error = "refused: " + error.message();
-      engine.Release(id);
+      Release(id);
       orders.PutBack(id);
       instance.placement.reset();
       instance.state = State::kQueued;
       instance.waiting_for = "node: " + node->name + " " + node->error;
+      if (instance.gang_ended) {
+        Finish(id, instance, kExitNotStarted, clock.WallMicros());
+        return {};
+      }
       if (!instance.eviction.empty()) {
         // It was to go for another while it was starting, and holds nothing now.
         instance.eviction.clear();
@@ -307,7 +372,9 @@ struct Scheduler::Impl {
     instance.failure = error.message();
     // After an internal error something may be left there; after a plain refusal nothing is.
     instance.give_back = WorthRepeating(error.code());
+    const std::vector<std::string> others = orders.GangOf(id);
     Finish(id, instance, kExitNotStarted, clock.WallMicros());
+    EndGang(others, "gang: its member " + id + " could not be started: " + error.message());
     return error;
   }
 
@@ -419,13 +486,14 @@ struct Scheduler::Impl {
     instance.last_operation = operations_before;
     instance.failure.clear();
     instance.seen = asked;
-    engine.Release(id);
+    Release(id);
     const Status restored =
         status.state == RunState::kRunning
             ? engine.Restore({*instance.placement, status.cpu_millis, status.ram_bytes})
             : Status();
     const std::int64_t since = status.started_wall_micros != 0 ? status.started_wall_micros : asked;
     const Status adopted = orders.Adopt(order, since, told);
+    if (told) Attach(order);
     MarkRunning(instance, status, asked);
     for (const Status* done : {&restored, &adopted}) {
       if (*done) continue;
@@ -732,7 +800,7 @@ Result<InstanceStatus> Scheduler::Submit(const placement::Order& order, std::uin
   if (const auto found = s.instances.find(id); found != s.instances.end()) {
     const Instance& known = found->second;
     if (known.generation == generation) {
-      if (known.state != State::kEnded) s.orders.Describe(order);
+      if (known.state != State::kEnded && s.orders.Describe(order)) s.Attach(order);
       return s.View(id, known);
     }
     if (known.generation > generation) {
@@ -771,6 +839,10 @@ Result<InstanceStatus> Scheduler::Submit(const placement::Order& order, std::uin
         scarcity != nullptr && scarcity->never) {
       return Error(Code::kFailedPrecondition, scarcity->message);
     }
+  }
+  if (!order.reservation.empty()) {
+    TRY_STATUS(s.reservations.Admits(order.reservation, request,
+                                     std::max<std::size_t>(1, order.gang_size)));
   }
   const auto before = s.instances.find(id);
   std::optional<Instance> previous;
@@ -815,6 +887,34 @@ Result<InstanceStatus> Scheduler::Submit(const placement::Order& order, std::uin
   return s.View(id, now->second);
 }
 
+Status Scheduler::Reserve(const placement::CapacityReservation& reservation, bool whole) {
+  Impl& s = *impl_;
+  Impl::Lock lock(s.mutex);
+  std::set<std::string> avoid = s.UnavailableNodes();
+  if (const std::size_t missing = s.NodesNotReported(); missing > 0) {
+    if (whole) {
+      return Error(Code::kUnavailable,
+                   std::to_string(missing) + " node(s) have not reported yet; try again");
+    }
+    // Until then it is not known what runs there.
+    for (const auto& [name, node] : s.nodes) avoid.insert(name);
+  }
+  return s.reservations.Add(s.engine, reservation, whole, s.clock.WallMicros(), avoid);
+}
+
+void Scheduler::Unreserve(const std::string& id) {
+  Impl& s = *impl_;
+  Impl::Lock lock(s.mutex);
+  if (!s.reservations.Remove(s.engine, id)) return;
+  s.Decide();
+  if (!s.HasThreads()) s.Drain(lock);
+}
+
+std::vector<placement::ReservationUse> Scheduler::Reservations() const {
+  const std::lock_guard lock(impl_->mutex);
+  return impl_->reservations.List();
+}
+
 Result<InstanceStatus> Scheduler::Stop(const std::string& instance_id, std::uint64_t generation) {
   Impl& s = *impl_;
   Impl::Lock lock(s.mutex);
@@ -827,7 +927,9 @@ Result<InstanceStatus> Scheduler::Stop(const std::string& instance_id, std::uint
   }
   if (instance->state == State::kQueued) {
     if (s.NodesNotReported() > 0) return s.Unknown(instance_id);
+    const std::vector<std::string> others = s.orders.GangOf(instance_id);
     s.Finish(instance_id, *instance, 0, s.clock.WallMicros());
+    s.EndGang(others, "gang: its member " + instance_id + " was stopped before all had started");
   } else if (instance->state != State::kEnded) {
     instance->stop_requested = true;
     const std::shared_ptr<NodeEntry> node = s.NodeOf(*instance);

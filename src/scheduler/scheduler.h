@@ -13,6 +13,12 @@
 // reported again, and the request keeps its place in the queue. A node that is away takes nothing
 // new, and what runs there is kept as it is.
 //
+// Gangs start together or not at all: when the start of a member fails for good, or a member is
+// stopped before the gang was placed, the others end with it. Once all run, each is on its own.
+//
+// Reservations (placement/reservation.h) are not remembered: who keeps them tells again, before the
+// orders that run in them. An order whose reservation ended before it started ends with it.
+//
 // Restarts. A new scheduler knows nothing; until every node has listed what runs there once,
 // requests only queue. What a node lists is adopted with its reservation. Whose it is a node does
 // not know: until Submit tells again (`adopted` is set as long), it counts against no quota and is
@@ -29,6 +35,7 @@
 #include "os/clock.h"
 #include "placement/engine.h"
 #include "placement/queue.h"
+#include "placement/reservation.h"
 #include "runtime/workload.h"
 #include "scheduler/nodes.h"
 
@@ -41,6 +48,7 @@ struct InstanceStatus {
   std::uint64_t generation = 0;
   Phase phase = Phase::kQueued;
   std::optional<placement::Placement> placement;  // set once placed
+  std::string reservation;                        // that it runs in, while it does
   std::string waiting_for;  // kQueued: what is scarce, or what is being waited for
   bool adopted = false;     // found on a node; the same Submit again tells whose it is
   // kEnded: why it could not be started, or why it was stopped for another; else empty.
@@ -129,6 +137,14 @@ class Scheduler {
   // Quotas and the rules of the queue. Nothing changes on an error; otherwise the queue is walked
   // by the new rules at once, and what runs goes on.
   Status SetPolicy(const placement::QueuePolicy& policy);
+
+  // Keeps capacity for a tenant; start and end are wall micros. `whole`: all units at once (from
+  // its start on, if that is later) or an error, as CapacityReservations::Add says, and
+  // kUnavailable until every node has reported; else as many as there are, and the others as there
+  // is room. Idempotent by id.
+  Status Reserve(const placement::CapacityReservation& reservation, bool whole);
+  void Unreserve(const std::string& id);                        // unknown ids are fine
+  std::vector<placement::ReservationUse> Reservations() const;  // by id
 
   // Places and starts, or queues. What no empty fleet could hold, or no quota ever admits, is
   // kFailedPrecondition with the scarce thing named; a full queue is kResourceExhausted naming
