@@ -6,6 +6,7 @@
 
 #include <cstdint>
 #include <string>
+#include <unordered_map>
 #include <vector>
 
 #include "placement/fleet.h"
@@ -32,6 +33,7 @@ class ClassCounter {
 
  private:
   std::vector<TaskClass> counted_;
+  std::unordered_multimap<std::uint64_t, std::uint32_t> by_hash_;  // into counted_
   std::uint64_t total_ = 0;
 };
 

@@ -203,7 +203,9 @@ void ShapeIndex::Tied(const Shape& shape, std::vector<std::uint32_t>* nodes) {
 }
 
 void ShapeIndex::Reset() {
-  entries_.clear();
+  // Nobody has read as far as the log now begins.
+  log_first_ += log_.size() + 1;
+  log_.clear();
   worth_known_.assign(worth_known_.size(), false);
 }
 
