@@ -504,7 +504,7 @@ std::uint64_t Engine::ApartFrom(const Record& record, const Request& request,
   for (const Holding* holder = record.held.first; holder != nullptr; holder = holder->next) {
     const Apart distance =
         std::max(From(request.apart, request.apart_from, request.tenant, holder->tenant),
-                 From(holder->apart, holder->apart_from, holder->tenant, request.tenant));
+                 From(holder->apart, ApartFromOf(*holder), holder->tenant, request.tenant));
     if (distance == Apart::kNode) return 0;
     if (distance == Apart::kNone) continue;
     for (std::uint32_t i = holder->first_share; i != kNoShare; i = shares_[i].next) {
@@ -639,6 +639,7 @@ void Engine::CountArrival(const Request& request, bool placed) {
     if (refused_.size() >= kRefusedIdsMax) return;
     if (spare_refused_.empty()) {
       refused_.insert(request.id);
+      if (spare_refused_.capacity() < refused_.size()) spare_refused_.reserve(2 * refused_.size());
     } else {
       spare_refused_.back().value() = request.id;
       refused_.insert(std::move(spare_refused_.back()));
@@ -690,6 +691,7 @@ const Placement* Engine::Place(const Request& request, const std::set<std::strin
     AddShare(&holding, {card.held, request.memory_bytes, request.compute, false, request.isolation});
   }
   holding.TakeFrom(request);
+  holding.apart_from = NamesOf(request.apart_from);
   holding.exclusive = TakesWholeCards(request.isolation, request.exclusive);
   Hold(&holding);
   return Tell(request.id, holding);
@@ -753,6 +755,8 @@ Engine::Holding& Engine::NewHolding(const std::string& id, Record* record) {
   Holding* holding = nullptr;
   if (spare_holdings_.empty()) {
     holding = holdings_.emplace(id, std::make_unique<Holding>()).first->second.get();
+    // So that all of them may leave again.
+    if (spare_holdings_.capacity() < holdings_.size()) spare_holdings_.reserve(2 * holdings_.size());
   } else {
     spare_holdings_.back().key() = id;
     holding = holdings_.insert(std::move(spare_holdings_.back())).position->second.get();
@@ -774,6 +778,18 @@ void Engine::AddShare(Holding* holding, const HeldShare& share) {
   (holding->shares == 0 ? holding->first_share : shares_[holding->last_share].next) = at;
   holding->last_share = at;
   ++holding->shares;
+}
+
+Engine::Names::value_type* Engine::NamesOf(const std::vector<std::string>& names) {
+  if (names.empty()) return nullptr;
+  Names::value_type* const known = &*names_.try_emplace(names).first;
+  ++known->second;
+  return known;
+}
+
+const std::vector<std::string>& Engine::ApartFromOf(const Holding& holding) {
+  static const std::vector<std::string> everyone;
+  return holding.apart_from != nullptr ? holding.apart_from->first : everyone;
 }
 
 std::uint32_t Engine::GroupOf(const Holding& holding) const {
@@ -864,6 +880,10 @@ bool Engine::Release(const std::string& request_id) {
   }
   holding.first_share = holding.last_share = kNoShare;
   holding.shares = 0;
+  if (holding.apart_from != nullptr && --holding.apart_from->second == 0 &&
+      names_.size() > kIdleNamesMax) {
+    names_.erase(names_.find(holding.apart_from->first));
+  }
   spare_holdings_.push_back(holdings_.extract(found));
   Forget(record);
   return true;
@@ -908,6 +928,7 @@ Status Engine::Restore(const Reservation& reservation) {
              {&*card, share.memory_bytes, share.compute, share.compute_capped, share.isolation});
   }
   holding.TakeFrom(reservation);
+  holding.apart_from = NamesOf(reservation.apart_from);
   Hold(&holding);
   return {};
 }
@@ -924,7 +945,7 @@ std::optional<Reservation> Engine::Find(const std::string& request_id) const {
   }
   return Reservation{std::move(placement), held.cpu_millis, held.ram_bytes,  held.disk_bytes,
                      held.isolation,       held.exclusive,  held.tenant,     held.apart,
-                     held.apart_from,      held.priority};
+                     ApartFromOf(held),    held.priority};
 }
 
 device::Share Engine::ReservedOn(const std::string& node, const std::string& card_uuid) const {

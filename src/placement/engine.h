@@ -54,6 +54,7 @@ inline constexpr std::size_t kPoolsMax = 256;
 inline constexpr std::uint32_t kOversellMax = 1800;  // per mille
 inline constexpr std::size_t kSubsetsMax = 20'000;   // of cards, tried for the best connected one
 inline constexpr std::size_t kRefusedIdsMax = 65'536;
+inline constexpr std::size_t kIdleNamesMax = 64;  // lists of tenants kept when nobody has them
 // Policies learn what arrives anew after so many new requests, or as many as the pool has nodes.
 inline constexpr std::uint64_t kLearnEvery = 500;
 inline constexpr std::string_view kDefaultPolicy = "binpack";
@@ -183,6 +184,8 @@ class Engine {
   struct NodeView;
   struct Shortage;
   struct Found;
+  // Lists of tenants, and how many holdings have them.
+  using Names = std::map<std::vector<std::string>, std::size_t>;
 
   Result<Pool*> PoolOf(const std::string& name);
   struct Ordered;
@@ -197,6 +200,8 @@ class Engine {
   void Refresh(const Holding& holding) const;
   void Forget(Record* record);
   std::uint32_t GroupOf(const Holding& holding) const;
+  Names::value_type* NamesOf(const std::vector<std::string>& names);
+  static const std::vector<std::string>& ApartFromOf(const Holding& holding);
   Placement* Answer(const std::string& id, const std::string& node, std::size_t shares) const;
   const Placement* Tell(const std::string& id, const Holding& holding) const;
   const Placement* Tell(const Request& request, const Found& found) const;
@@ -222,6 +227,7 @@ class Engine {
   Holdings holdings_;          // by request id
   std::vector<HeldShare> shares_;  // of all of them; those of one, or the free ones, linked by index
   std::uint32_t free_share_ = ~std::uint32_t{0};
+  Names names_;      // whom to stay apart from
   Refused refused_;  // ids counted as arrivals that hold nothing yet
   // What left, for what comes next.
   std::vector<Holdings::node_type> spare_holdings_;

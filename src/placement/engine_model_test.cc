@@ -501,6 +501,7 @@ void RunWorld(std::uint64_t seed, std::uint64_t length, Tally* tally) {
         ASSERT_FALSE(engine.Find(request.id));
       }
     }
+    if (i % 64 == 0) engine.Learn();
     if (i % 16 == 0) {
       ASSERT_NO_FATAL_FAILURE(model.CheckSums(engine, !steady));
     }
@@ -596,6 +597,10 @@ TEST(EngineModel, TheOrderOfNodesDoesNotMatterToAnyPolicy) {
         const auto answer = Place(a, request);
         placed += std::holds_alternative<Placement>(answer) ? 1 : 0;
         ASSERT_EQ(Describe(answer), Describe(Place(b, request)));
+        if (rng.Chance(100)) {
+          a.Learn();
+          b.Learn();
+        }
         if (rng.Chance(300)) {
           const std::string gone = "r" + std::to_string(rng.Below(120));
           ASSERT_EQ(a.Release(gone), b.Release(gone));

@@ -61,7 +61,7 @@ struct Engine::Holding {
   Apart apart = Apart::kNone;
   std::int32_t priority = 0;
   std::string tenant;
-  std::vector<std::string> apart_from;
+  Names::value_type* apart_from = nullptr;  // nullptr: every other one
 
   // What a request and a reservation have under the same names.
   template <typename From>
@@ -74,7 +74,6 @@ struct Engine::Holding {
     apart = from.apart;
     priority = from.priority;
     tenant = from.tenant;
-    apart_from = from.apart_from;
   }
 };
 
