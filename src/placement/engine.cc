@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <bit>
+#include <cstdlib>
 #include <limits>
 #include <utility>
 
@@ -661,16 +662,20 @@ void Engine::CountArrival(const Request& request, bool placed) {
   }
 }
 
+bool Engine::Pool::MayLearn() const {
+  const std::uint64_t total = arrived.total();
+  const std::uint64_t fresh = total - learnt_at;
+  if (fresh == 0) return false;
+  if (total >= 2 * learnt_at || fresh >= std::max(kLearnEvery, total / kLearnPart)) return true;
+  return std::abs(fleet.used_milli() - learnt_used_milli) * 1000 >=
+         fleet.capacity_milli() * kLearnFillPermille;
+}
+
 void Engine::Learn() {
   for (const auto& [name, pool] : pools_) {
-    const std::uint64_t total = pool->arrived.total();
-    const std::uint64_t every = std::max<std::uint64_t>(kLearnEvery, pool->fleet.nodes());
-    // While little has arrived, each further one says much.
-    if (std::bit_width(total) == std::bit_width(pool->learnt_at) &&
-        total - pool->learnt_at < every) {
-      continue;
-    }
-    pool->learnt_at = total;
+    if (!pool->MayLearn()) continue;
+    pool->learnt_at = pool->arrived.total();
+    pool->learnt_used_milli = pool->fleet.used_milli();
     for (auto& [policy, one] : pool->ordered) {
       if (one->scorer->Learn(pool->arrived, pool->fleet)) one->index.Reset();
     }

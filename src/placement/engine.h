@@ -55,8 +55,11 @@ inline constexpr std::uint32_t kOversellMax = 1800;  // per mille
 inline constexpr std::size_t kSubsetsMax = 20'000;   // of cards, tried for the best connected one
 inline constexpr std::size_t kRefusedIdsMax = 65'536;
 inline constexpr std::size_t kIdleNamesMax = 64;  // lists of tenants kept when nobody has them
-// Policies learn what arrives anew after so many new requests, or as many as the pool has nodes.
+// Policies learn anew what arrives when it has doubled, later when so many have come and are that
+// part of all, or when the pool is that much fuller or emptier: all its nodes are then scored anew.
 inline constexpr std::uint64_t kLearnEvery = 500;
+inline constexpr std::uint64_t kLearnPart = 8;
+inline constexpr std::int64_t kLearnFillPermille = 50;
 inline constexpr std::string_view kDefaultPolicy = "binpack";
 
 // What a node has, reserved or not.
@@ -151,8 +154,8 @@ class Engine {
   // What a request that Place has no room for lacks. The scarcity is told as if the nodes in
   // `avoid` were not there, unless they are all there is.
   Scarcity WhyNot(const Request& request, const std::set<std::string>& avoid = {}) const;
-  // Policies that learn look at what has arrived, once it is enough to matter (kLearnEvery): between
-  // decisions, for every node is then scored anew.
+  // Policies that learn look at what has arrived, once it is enough to matter (kLearnEvery). For
+  // between decisions: it may cost as much as many of them.
   void Learn();
   // What Consider looks at: the nodes that each rule filters and the best of those that fit.
   Explanation Explain(const Request& request, const std::set<std::string>& avoid = {}) const;

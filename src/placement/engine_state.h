@@ -125,7 +125,10 @@ struct Engine::Pool {
   std::vector<std::uint32_t> free_slots;
   std::map<std::string, std::uint32_t> slots;  // by name of the node
   ClassCounter arrived;
-  std::uint64_t learnt_at = 0;
+  std::uint64_t learnt_at = 0;         // of arrivals
+  std::int64_t learnt_used_milli = 0;  // of the fleet
+
+  bool MayLearn() const;
 
   std::uint64_t RankFor(const std::string& node);
   void Changed(std::uint32_t slot) {
