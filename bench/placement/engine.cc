@@ -123,8 +123,17 @@ class World {
     return true;
   }
 
-  // Some small requests more that come and go again; false when they do not fit.
-  bool Crowd() {
+  // What a steady state has behind it: every request was asked in every pool, and there were some
+  // small ones more. False when they do not fit.
+  bool Settle() {
+    for (Request request : requests_) {
+      if (!request.pool.empty()) continue;
+      Name(&request.id, ++number_);
+      for (const char* pool : kPools) {
+        request.pool = pool;
+        engine_.Consider(request);
+      }
+    }
     Request& small = requests_[kSmall];
     const std::size_t before = held_.size();
     while (held_.size() < before + before / kOnceMorePart) {
@@ -134,7 +143,6 @@ class World {
     while (held_.size() > before) Release(held_.size() - 1);
     return true;
   }
-
 
   struct Measured {
     double seconds = 0;  // of everything
@@ -262,7 +270,7 @@ void MeasureEngine(std::vector<Figure>* figures) {
     for (const std::uint32_t percent : kFullPercent) {
       if (!world.Fill(percent)) Die("the fleet cannot be filled to " + std::to_string(percent));
       world.Churn(kWarm, percent, nullptr);
-      if (!world.Crowd()) Die("no room for small requests");
+      if (!world.Settle()) Die("no room for small requests");
       world.Churn(kWarm, percent, nullptr);
       std::vector<double> p50, p99, rate;
       int refused = 0;
@@ -270,14 +278,13 @@ void MeasureEngine(std::vector<Figure>* figures) {
       for (int i = 0; i < kRepetitions; ++i) {
         each.clear();
         const World::Measured all = world.Churn(kDecisions, percent, &each);
-        allocations_per_decision = std::max(
-            allocations_per_decision, static_cast<double>(all.allocations) / kDecisions);
+        allocations_per_decision =
+            std::max(allocations_per_decision, static_cast<double>(all.allocations) / kDecisions);
         p50.push_back(Percentile(&each, 50) * 1e6);
         p99.push_back(Percentile(&each, 99) * 1e6);
         rate.push_back(kDecisions / all.seconds);
         refused += all.refused;
         learning += all.learning;
-        std::fprintf(stderr, "allocs %lu\n", all.allocations);
       }
       const std::string of =
           "." + std::to_string(cards) + (percent == 90 ? "" : ".full_" + std::to_string(percent));

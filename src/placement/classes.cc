@@ -67,7 +67,7 @@ std::int64_t UnusableMilli(const Fleet& fleet, const std::vector<Shape>& skus) {
     }
     for (std::uint32_t i = 0; i < node.cards; ++i) {
       const std::uint32_t left = fleet.cards(node)[i];
-      if (left < least) unusable += left;
+      if (left < least && left >= kRoundingMilli) unusable += left;
     }
   }
   return unusable;

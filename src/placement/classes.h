@@ -52,8 +52,13 @@ struct FragmentView {
   }
 };
 
+// A hundredth of a card: less of one is no capacity. Shares are whole thousandths, so a card full
+// of thirds has one of them left, and one full of sevenths six.
+inline constexpr std::uint32_t kRoundingMilli = 10;
+
 // The free milli that no SKU can use: of each card, what is left where none of the shapes fits the
-// node with that card among its own. A shape that fits nowhere makes nothing usable.
+// node with that card among its own, unless it is less than kRoundingMilli. A shape that fits
+// nowhere makes nothing usable.
 std::int64_t UnusableMilli(const Fleet& fleet, const std::vector<Shape>& skus);
 
 class Fragmentation {

@@ -79,9 +79,9 @@ std::uint64_t BestConnected(const std::vector<std::uint32_t>& links, std::size_t
       for (std::size_t other = 0; other < cards; ++other) sum += links[card * cards + other];
       return sum;
     };
-    const auto* const worst = std::min_element(
-        from.card.begin(), from.card.begin() + from.count,
-        [&](std::size_t a, std::size_t b) { return all(a) < all(b); });
+    const auto* const worst =
+        std::min_element(from.card.begin(), from.card.begin() + from.count,
+                         [&](std::size_t a, std::size_t b) { return all(a) < all(b); });
     return std::uint64_t{1} << *worst;
   }
   const auto between = [&](std::size_t a, std::size_t b) { return links[a * cards + b]; };
@@ -693,7 +693,8 @@ const Placement* Engine::Place(const Request& request, const std::set<std::strin
   Holding& holding = NewHolding(request.id, found->record);
   for (std::uint32_t i = 0; i < found->choice.cards.count; ++i) {
     const KnownCard& card = found->record->known->cards[found->choice.cards.index[i]];
-    AddShare(&holding, {card.held, request.memory_bytes, request.compute, false, request.isolation});
+    AddShare(&holding,
+             {card.held, request.memory_bytes, request.compute, false, request.isolation});
   }
   holding.TakeFrom(request);
   holding.apart_from = NamesOf(request.apart_from);
@@ -761,7 +762,8 @@ Engine::Holding& Engine::NewHolding(const std::string& id, Record* record) {
   if (spare_holdings_.empty()) {
     holding = holdings_.emplace(id, std::make_unique<Holding>()).first->second.get();
     // So that all of them may leave again.
-    if (spare_holdings_.capacity() < holdings_.size()) spare_holdings_.reserve(2 * holdings_.size());
+    if (spare_holdings_.capacity() < holdings_.size())
+      spare_holdings_.reserve(2 * holdings_.size());
   } else {
     spare_holdings_.back().key() = id;
     holding = holdings_.insert(std::move(spare_holdings_.back())).position->second.get();
@@ -948,8 +950,8 @@ std::optional<Reservation> Engine::Find(const std::string& request_id) const {
     placement.shares.push_back({share.card->first, share.memory_bytes, share.compute,
                                 share.compute_capped, share.isolation});
   }
-  return Reservation{std::move(placement), held.cpu_millis, held.ram_bytes,  held.disk_bytes,
-                     held.isolation,       held.exclusive,  held.tenant,     held.apart,
+  return Reservation{std::move(placement), held.cpu_millis, held.ram_bytes, held.disk_bytes,
+                     held.isolation,       held.exclusive,  held.tenant,    held.apart,
                      ApartFromOf(held),    held.priority};
 }
 

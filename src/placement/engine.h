@@ -227,8 +227,9 @@ class Engine {
   std::unordered_multimap<std::string, Record*> by_card_;
   using Holdings = std::unordered_map<std::string, std::unique_ptr<Holding>>;
   using Refused = std::unordered_set<std::string>;
-  Holdings holdings_;          // by request id
-  std::vector<HeldShare> shares_;  // of all of them; those of one, or the free ones, linked by index
+  Holdings holdings_;  // by request id
+  std::vector<HeldShare>
+      shares_;  // of all of them; those of one, or the free ones, linked by index
   std::uint32_t free_share_ = ~std::uint32_t{0};
   Names names_;      // whom to stay apart from
   Refused refused_;  // ids counted as arrivals that hold nothing yet

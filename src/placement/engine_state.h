@@ -81,7 +81,7 @@ struct Engine::KnownCard {
   device::Card card;
   std::string model_lower;
   std::map<std::string, Amount>::value_type* held = nullptr;  // of its node
-  std::uint8_t kind = 0;  // in its pool
+  std::uint8_t kind = 0;                                      // in its pool
   std::uint64_t sell_bytes = 0;
   std::uint32_t sell_permille = 0;
   std::uint64_t foreign_bytes = 0;

@@ -59,6 +59,7 @@ void ShapeIndex::Build(Entry* entry) {
   while (leaves < nodes) leaves *= 2;
   entry->score.resize(nodes);
   entry->winner.assign(2 * leaves, kNobody);
+  walk_.reserve(leaves);  // of subtrees that share nothing there are no more
   for (std::uint32_t n = 0; n < nodes; ++n) {
     entry->score[n] = ScoreOf(entry->shape, n);
     entry->winner[leaves + n] = n;
