@@ -49,6 +49,37 @@ Scarcity Scarce(const Answer& answer) {
   return scarcity != nullptr ? *scarcity : Scarcity();
 }
 
+// Whether nothing has arrived before or the same ever again: the equal cards of a node are filled
+// one after another.
+TEST(Engine, ThirdsFillOneCardAfterAnother) {
+  for (const char* policy : {"binpack", "tessera"}) {
+    for (const bool learns : {false, true}) {
+      for (const int cards : {1, 2, 8}) {
+        SCOPED_TRACE(std::string(policy) + ", cards " + std::to_string(cards));
+        Engine engine;
+        ASSERT_TRUE(engine.SetPolicy("", policy));
+        std::vector<device::Card> has;
+        for (int c = 0; c < cards; ++c) has.push_back(MakeCard("c" + std::to_string(c)));
+        ASSERT_TRUE(engine.UpdateNode(MakeNode("n", has)));
+        for (int i = 0; i < 3 * cards; ++i) {
+          if (learns) engine.Learn();
+          ASSERT_EQ(Where(Place(engine, Ask("i" + std::to_string(i)))),
+                    "n/c" + std::to_string(i / 3))
+              << i;
+        }
+        // One in the middle goes: its place is taken before an emptier card's.
+        ASSERT_TRUE(engine.Release("i0"));
+        ASSERT_TRUE(engine.Release("i1"));
+        ASSERT_TRUE(engine.Release("i" + std::to_string(3 * cards - 1)));
+        if (learns) engine.Learn();
+        if (cards > 1) {
+          EXPECT_EQ(Where(Place(engine, Ask("x"))), "n/c" + std::to_string(cards - 1));
+        }
+      }
+    }
+  }
+}
+
 TEST(Engine, SixThirdsFillTwoCardsAndTheSeventhNamesTheScarceThing) {
   Engine engine;
   ASSERT_TRUE(engine.UpdateNode(MakeNode("n", {MakeCard("b"), MakeCard("a")})));
