@@ -48,7 +48,8 @@ Apart From(Apart apart, const std::vector<std::string>& from, const std::string&
 // Whether a text in lower case has that in it, in whatever case it is asked.
 bool Contains(const std::string& lower, const std::string& asked) {
   const auto same = [](char a, char b) { return a == Lower(b); };
-  return std::search(lower.begin(), lower.end(), asked.begin(), asked.end(), same) != lower.end();
+  return asked.empty() ||
+         std::search(lower.begin(), lower.end(), asked.begin(), asked.end(), same) != lower.end();
 }
 
 // Some cards of a node, as indices.

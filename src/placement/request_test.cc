@@ -103,6 +103,15 @@ TEST(Request, ListsOfModelsAndCardsNarrowTheChoice) {
   EXPECT_EQ(where([](Request& r) { r.cards = {"a", "b", "d"}, r.slices = 3; }), "n/a+b+d");
 }
 
+TEST(Request, ACardWithoutAModelIsTakenByWhoNamesNone) {
+  Engine engine;
+  ASSERT_TRUE(engine.UpdateNode(MakeNode("n", {MakeCard("a", "")})));
+  EXPECT_TRUE(std::get<Scarcity>(Place(engine, With("x", [](Request& r) { r.slices = 2; }))).never);
+  EXPECT_EQ(Where(Place(engine, With("x", [](Request& r) { r.model = "A10"; }))), "!model");
+  EXPECT_EQ(Where(Place(engine, With("y", [](Request& r) { r.exclusive = true; }))), "n/a");
+  EXPECT_FALSE(std::get<Scarcity>(Place(engine, Ask("z"))).never);
+}
+
 TEST(Request, APoolIsAskedByNameOrTheFirstWithRoomIsTaken) {
   Engine engine;
   NodeInventory east = MakeNode("a", {MakeCard("a1")});
