@@ -76,13 +76,6 @@ const Mix kMix[] = {
     {20, {64'000, 400 * kGiB, 8, 1000, 0}},    {10, {88'000, 600 * kGiB, 8, 1000, 0b100}},
 };
 
-// What this thread had of the processor: others on the machine must not show in a percentile.
-double CpuSeconds() {
-  timespec now;
-  clock_gettime(CLOCK_THREAD_CPUTIME_ID, &now);
-  return static_cast<double>(now.tv_sec) + static_cast<double>(now.tv_nsec) / 1e9;
-}
-
 struct Held {
   std::uint32_t node;
   const Shape* shape;
@@ -185,14 +178,22 @@ class World {
   std::vector<Held> held_;
 };
 
+}  // namespace
+
+double CpuSeconds() {
+  timespec now;
+  clock_gettime(CLOCK_THREAD_CPUTIME_ID, &now);
+  return static_cast<double>(now.tv_sec) + static_cast<double>(now.tv_nsec) / 1e9;
+}
+
+std::uint64_t Allocations() { return allocations.load(); }
+
 double Percentile(std::vector<double>* values, double percent) {
   const auto at =
       static_cast<std::ptrdiff_t>(percent / 100 * static_cast<double>(values->size() - 1));
   std::nth_element(values->begin(), values->begin() + at, values->end());
   return (*values)[static_cast<std::size_t>(at)];
 }
-
-}  // namespace
 
 void MeasureSpeed(std::vector<Figure>* figures) {
   double allocations_per_decision = 0;
@@ -209,9 +210,9 @@ void MeasureSpeed(std::vector<Figure>* figures) {
       std::vector<double> p50, p99, rate;
       for (int i = 0; i < kRepetitions; ++i) {
         each.clear();
-        const std::uint64_t before = allocations.load();
+        const std::uint64_t before = Allocations();
         const double seconds = world.Churn(kDecisions, percent, &each);
-        const std::uint64_t made = allocations.load() - before;
+        const std::uint64_t made = Allocations() - before;
         allocations_per_decision =
             std::max(allocations_per_decision, static_cast<double>(made) / kDecisions);
         p50.push_back(Percentile(&each, 50) * 1e6);

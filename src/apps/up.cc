@@ -35,7 +35,7 @@ struct Settings {
   cloud::SeedPrices prices;
   std::int64_t queue_max = 1000;
   std::int64_t workers = 8;
-  std::string placement_policy{placement::kDefaultPolicy};
+  std::string placement_policy = "tessera";
 };
 
 // The file of --config; see docs/up.md. Unknown keys are errors with their line.

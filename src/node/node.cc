@@ -705,17 +705,18 @@ Result<SliceView> Node::Allocate(placement::Request request, const SliceTerms& t
     }
     placement::Engine engine;
     TRY_STATUS(engine.UpdateNode(inventory, foreign));
-    const auto answer = engine.Consider(request);
-    if (const auto* const scarcity = std::get_if<placement::Scarcity>(&answer)) {
-      return Error(scarcity->never ? Code::kFailedPrecondition : Code::kResourceExhausted,
-                   scarcity->message);
+    const placement::Placement* const answer = engine.Consider(request);
+    if (answer == nullptr) {
+      const placement::Scarcity scarcity = engine.WhyNot(request);
+      return Error(scarcity.never ? Code::kFailedPrecondition : Code::kResourceExhausted,
+                   scarcity.message);
     }
     Record record;
     record.id = request.id;
     record.generation = 1;
     record.owner = Owner::kRun;
     record.phase = Phase::kStarting;
-    record.shares = std::get<placement::Placement>(answer).shares;
+    record.shares = answer->shares;
     record.terms = terms;
     for (device::Share& share : record.shares) share.isolation = isolation;
     record.boot_id = options_.boot_id;

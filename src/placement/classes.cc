@@ -12,12 +12,21 @@ void ClassCounter::Count(const Shape& shape, const std::string& type) {
            known.shape.milli == shape.milli && known.shape.memory_bytes == shape.memory_bytes &&
            known.shape.compute == shape.compute && known.type == type;
   };
-  const auto at = std::find_if(counted_.begin(), counted_.end(), same);
-  if (at != counted_.end()) {
-    at->weight += 1;
+  std::uint64_t hash = std::hash<std::string>()(type);
+  for (const std::uint64_t part :
+       {static_cast<std::uint64_t>(shape.cpu_millis), shape.memory_bytes,
+        std::uint64_t{shape.cards} << 40 | std::uint64_t{shape.milli} << 20 | shape.compute}) {
+    hash = (hash ^ part) * 0x9e3779b97f4a7c15ull;
+    hash ^= hash >> 29;
+  }
+  for (auto [at, end] = by_hash_.equal_range(hash); at != end; ++at) {
+    TaskClass& known = counted_[at->second];
+    if (!same(known)) continue;
+    known.weight += 1;
     return;
   }
   if (counted_.size() == kClassesMax) return;
+  by_hash_.emplace(hash, static_cast<std::uint32_t>(counted_.size()));
   TaskClass fresh{shape, type, 1};
   fresh.shape.ram_bytes = 0;
   fresh.shape.disk_bytes = 0;
@@ -65,7 +74,7 @@ std::int64_t UnusableMilli(const Fleet& fleet, const std::vector<Shape>& skus) {
     }
     for (std::uint32_t i = 0; i < node.cards; ++i) {
       const std::uint32_t left = fleet.cards(node)[i];
-      if (left < least) unusable += left;
+      if (left < least && left >= kRoundingMilli) unusable += left;
     }
   }
   return unusable;

@@ -6,6 +6,7 @@
 
 #include <cstdint>
 #include <string>
+#include <unordered_map>
 #include <vector>
 
 #include "placement/fleet.h"
@@ -38,6 +39,7 @@ class ClassCounter {
 
  private:
   std::vector<TaskClass> counted_;
+  std::unordered_multimap<std::uint64_t, std::uint32_t> by_hash_;  // into counted_
   std::uint64_t total_ = 0;
   std::uint64_t placed_ = 0;
 };
@@ -57,8 +59,13 @@ struct FragmentView {
   }
 };
 
+// A hundredth of a card: less of one is no capacity. Shares are whole thousandths, so a card full
+// of thirds has one of them left, and one full of sevenths six.
+inline constexpr std::uint32_t kRoundingMilli = 10;
+
 // The free milli that no SKU can use: of each card, what is left where none of the shapes fits the
-// node with that card among its own. A shape that fits nowhere makes nothing usable.
+// node with that card among its own, unless it is less than kRoundingMilli. A shape that fits
+// nowhere makes nothing usable.
 std::int64_t UnusableMilli(const Fleet& fleet, const std::vector<Shape>& skus);
 
 class Fragmentation {

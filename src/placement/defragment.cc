@@ -217,6 +217,96 @@ bool Clear(Trial* trial, std::span<const Held> held, const Candidate& candidate,
   return false;
 }
 
+// The two moves that the sets of one node and the best place of each do not show, all of them until
+// the looks are used up: two requests of the node in either order, the first to any place; or one
+// that has a place once another has left some other node for any place.
+class Pairs {
+ public:
+  Pairs(Fleet* fleet, std::span<const Held> held, const Shape& shape, const Scorer& scorer)
+      : held_(held), shape_(shape), scorer_(scorer), trial_(fleet, held), on_(fleet->nodes()) {
+    for (std::size_t i = 0; i < held.size(); ++i) {
+      if (!held[i].pinned) on_[held[i].node].push_back(i);
+    }
+  }
+  // The cheapest.
+  std::optional<Room> Find() {
+    const Fleet& fleet = trial_.fleet();
+    for (node_ = 0; node_ < fleet.nodes() && looks_ < kPairLooksMax; ++node_) {
+      if (!Allowed(fleet.node(node_), shape_)) continue;
+      for (const std::size_t last : on_[node_]) {
+        for (const std::size_t first : on_[node_]) {
+          if (first != last && Frees(node_, {first, last}, shape_)) Try(first, last);
+        }
+        if (!Frees(node_, {last}, shape_)) continue;
+        for (std::uint32_t n = 0; n < fleet.nodes(); ++n) {
+          if (n == node_ || !Allowed(fleet.node(n), held_[last].shape)) continue;
+          for (const std::size_t first : on_[n]) {
+            if (Frees(n, {first}, held_[last].shape)) Try(first, last);
+          }
+        }
+      }
+    }
+    return std::move(best_);
+  }
+
+ private:
+  bool Frees(std::uint32_t node, const Set& gone, const Shape& shape) {
+    return ++looks_ < kPairLooksMax && FitsWithout(trial_.fleet(), node, held_, gone, shape);
+  }
+  // Every place the request may move to, until one is visited that will do.
+  template <typename Visit>
+  void EachPlace(std::size_t which, Visit visit) {
+    const Held& one = held_[which];
+    const Fleet& fleet = trial_.fleet();
+    for (std::uint32_t n = 0; n < fleet.nodes() && ++looks_ < kPairLooksMax; ++n) {
+      const Fleet::Node& node = fleet.node(n);
+      if (n != one.node && !fleet.Fits(node, one.shape)) continue;
+      if (one.shape.cards != 1) {
+        if (n != one.node && visit(Move{which, n, LowestFree(fleet, node, one.shape)})) return;
+        continue;
+      }
+      const std::uint16_t* const left = fleet.cards(node);
+      for (std::uint32_t c = 0; c < node.cards; ++c) {
+        if (left[c] < one.shape.milli || (n == one.node && c == one.cards.index[0])) continue;
+        CardSet cards;
+        cards.count = 1;
+        cards.index[0] = static_cast<std::uint8_t>(c);
+        if (visit(Move{which, n, cards})) return;
+      }
+    }
+  }
+  void Try(std::size_t first, std::size_t last) {
+    const std::uint64_t cost = held_[first].cost + held_[last].cost;
+    if (best_ && best_->cost <= cost) return;
+    const Fleet& fleet = trial_.fleet();
+    EachPlace(first, [&](const Move& move) {
+      trial_.Do(move);
+      bool found = false;
+      EachPlace(last, [&](const Move& then) {
+        trial_.Do(then);
+        found = fleet.Fits(fleet.node(node_), shape_);
+        if (found) {
+          best_ = Room{trial_.moves(), cost, node_, {}};
+          scorer_.Score(fleet, fleet.node(node_), shape_, &best_->cards);
+        }
+        trial_.Back(1);
+        return found;
+      });
+      trial_.Back(0);
+      return found;
+    });
+  }
+
+  std::span<const Held> held_;
+  const Shape& shape_;
+  const Scorer& scorer_;
+  Trial trial_;
+  std::vector<Set> on_;  // by node, those that may move
+  std::uint32_t node_ = 0;
+  std::size_t looks_ = 0;
+  std::optional<Room> best_;
+};
+
 }  // namespace
 
 std::optional<Room> MakeRoom(Fleet* fleet, std::span<const Held> held, const Shape& shape,
@@ -256,6 +346,9 @@ std::optional<Room> MakeRoom(Fleet* fleet, std::span<const Held> held, const Sha
       room.cost = candidate.cost;
       room.moves = trial.moves();
       return room;
+    }
+    if (size == 2) {
+      if (auto found = Pairs(fleet, held, shape, scorer).Find()) return found;
     }
     if (looked_at >= kMoveSetsMax) break;
   }

@@ -24,6 +24,9 @@ namespace tessera::placement {
 inline constexpr std::uint32_t kMovesMax = 16;        // of one plan
 inline constexpr std::size_t kMoveSetsMax = 1 << 20;  // of requests looked at together, a plan
 inline constexpr std::size_t kMoveTriesMax = 256;     // of them whose new places are looked for
+// Nodes looked at, a plan, to find two moves that those sets do not: one request after another off
+// the node to wherever it fits, or one that makes way for the other on a third node.
+inline constexpr std::size_t kPairLooksMax = 1 << 21;
 
 // A request that holds its place.
 struct Held {
@@ -49,9 +52,10 @@ struct Room {
 
 // The plan with the fewest moves, among those the cheapest found; none within the bounds: nothing.
 // A plan without moves is given when the shape fits as it is. With one move the search is
-// exhaustive (for requests of whole cards or of one card); with more it takes sets of requests off
-// one node and tries their new places in order of score, not every combination of them. Where
-// things go, `scorer` decides.
+// exhaustive (for requests of whole cards or of one card), with two as far as kPairLooksMax goes;
+// with more it takes sets of requests off one node and tries their new places in order of score,
+// not every combination of them. Where things go, `scorer` decides, and beyond the best place of
+// each the order of the nodes.
 std::optional<Room> MakeRoom(Fleet* fleet, std::span<const Held> held, const Shape& shape,
                              const Scorer& scorer, std::uint32_t moves_max);
 

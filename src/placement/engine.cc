@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <bit>
+#include <cstdlib>
 #include <limits>
 #include <utility>
 
@@ -21,9 +22,11 @@ std::uint64_t Left(std::uint64_t capacity, std::uint64_t reserved, std::uint64_t
   return capacity - reserved > foreign ? capacity - reserved - foreign : 0;
 }
 
+char Lower(char c) { return c >= 'A' && c <= 'Z' ? static_cast<char>(c - 'A' + 'a') : c; }
+
 std::string Lower(std::string_view text) {
   std::string lower(text);
-  for (char& c : lower) c = c >= 'A' && c <= 'Z' ? static_cast<char>(c - 'A' + 'a') : c;
+  for (char& c : lower) c = Lower(c);
   return lower;
 }
 
@@ -42,96 +45,106 @@ Apart From(Apart apart, const std::vector<std::string>& from, const std::string&
   return from.empty() || Has(from, other) ? apart : Apart::kNone;
 }
 
-std::uint32_t GroupOf(const Reservation& reservation) {
-  const auto cards = static_cast<std::uint32_t>(reservation.placement.shares.size());
-  if (cards == 1 && !reservation.exclusive &&
-      reservation.placement.shares[0].compute.value < kWholeCard) {
-    return 0;
-  }
-  return std::min(cards, kGroupCardsMax);
+// Whether a text in lower case has that in it, in whatever case it is asked.
+bool Contains(const std::string& lower, const std::string& asked) {
+  const auto same = [](char a, char b) { return a == Lower(b); };
+  return asked.empty() ||
+         std::search(lower.begin(), lower.end(), asked.begin(), asked.end(), same) != lower.end();
 }
 
-// The sum of the scores of all pairs of a subset.
-std::uint64_t Connected(const std::vector<std::uint32_t>& links, std::size_t cards,
-                        const std::vector<std::size_t>& subset) {
-  std::uint64_t sum = 0;
-  for (std::size_t a = 0; a < subset.size(); ++a) {
-    for (std::size_t b = a + 1; b < subset.size(); ++b) sum += links[subset[a] * cards + subset[b]];
+// Some cards of a node, as indices.
+struct Subset {
+  std::array<std::uint8_t, kCardsPerNodeMax> card;
+  std::uint32_t count = 0;
+
+  void Add(std::size_t one) { card[count++] = static_cast<std::uint8_t>(one); }
+  std::uint64_t bits() const {
+    std::uint64_t mask = 0;
+    for (std::uint32_t i = 0; i < count; ++i) mask |= std::uint64_t{1} << card[i];
+    return mask;
   }
-  return sum;
-}
+};
 
 }  // namespace
 
 std::uint64_t BestConnected(const std::vector<std::uint32_t>& links, std::size_t cards,
                             std::uint64_t fitting, std::uint32_t asked) {
-  std::vector<std::size_t> from;
+  Subset from;
   for (std::uint64_t rest = fitting; rest != 0; rest &= rest - 1) {
-    from.push_back(static_cast<std::size_t>(std::countr_zero(rest)));
+    from.Add(static_cast<std::size_t>(std::countr_zero(rest)));
   }
-  if (links.empty() || from.size() <= asked || asked == 0) return fitting;
-  const auto bits = [](const std::vector<std::size_t>& subset) {
-    std::uint64_t mask = 0;
-    for (const std::size_t one : subset) mask |= std::uint64_t{1} << one;
-    return mask;
-  };
+  if (links.empty() || from.count <= asked || asked == 0) return fitting;
   if (asked == 1) {
     const auto all = [&](std::size_t card) {
       std::uint64_t sum = 0;
       for (std::size_t other = 0; other < cards; ++other) sum += links[card * cards + other];
       return sum;
     };
-    const auto worst = std::min_element(
-        from.begin(), from.end(), [&](std::size_t a, std::size_t b) { return all(a) < all(b); });
+    const auto* const worst =
+        std::min_element(from.card.begin(), from.card.begin() + from.count,
+                         [&](std::size_t a, std::size_t b) { return all(a) < all(b); });
     return std::uint64_t{1} << *worst;
   }
+  const auto between = [&](std::size_t a, std::size_t b) { return links[a * cards + b]; };
   std::uint64_t subsets = 1;
   for (std::uint32_t i = 0; i < asked && subsets <= kSubsetsMax; ++i) {
-    subsets = subsets * (from.size() - i) / (i + 1);
+    subsets = subsets * (from.count - i) / (i + 1);
   }
-  std::vector<std::size_t> best;
+  Subset best;
   if (subsets <= kSubsetsMax) {
-    std::vector<std::size_t> at(asked);
-    for (std::uint32_t i = 0; i < asked; ++i) at[i] = i;
-    std::vector<std::size_t> subset(asked);
-    std::optional<std::uint64_t> most;
+    // In lexicographic order. sum[i]: of all pairs among the first i cards, which stand while a
+    // later one changes.
+    std::array<std::uint32_t, kCardsPerNodeMax> at;
+    std::array<std::uint64_t, kCardsPerNodeMax + 1> sum;
+    std::uint64_t most = 0;
+    std::uint32_t turn = 0;
+    at[0] = 0;
+    sum[0] = 0;
     while (true) {
-      for (std::uint32_t i = 0; i < asked; ++i) subset[i] = from[at[i]];
-      const std::uint64_t sum = Connected(links, cards, subset);
-      if (!most || sum > *most) {
-        most = sum;
-        best = subset;
+      for (std::uint32_t i = turn; i < asked; ++i) {
+        if (i > turn) at[i] = at[i - 1] + 1;
+        sum[i + 1] = sum[i];
+        for (std::uint32_t j = 0; j < i; ++j) {
+          sum[i + 1] += between(from.card[at[j]], from.card[at[i]]);
+        }
       }
-      std::size_t turn = asked;
-      while (turn > 0 && at[turn - 1] == from.size() - asked + turn - 1) --turn;
-      if (turn == 0) return bits(best);
-      ++at[turn - 1];
-      for (std::size_t i = turn; i < asked; ++i) at[i] = at[i - 1] + 1;
+      if (best.count == 0 || sum[asked] > most) {
+        most = sum[asked];
+        best.count = 0;
+        for (std::uint32_t i = 0; i < asked; ++i) best.Add(from.card[at[i]]);
+      }
+      turn = asked;
+      while (turn > 0 && at[turn - 1] == from.count - asked + turn - 1) --turn;
+      if (turn == 0) return best.bits();
+      ++at[--turn];
     }
   }
-  std::optional<std::uint64_t> most;
-  for (std::size_t a = 0; a < from.size(); ++a) {
-    for (std::size_t b = a + 1; b < from.size(); ++b) {
-      const std::uint64_t sum = links[from[a] * cards + from[b]];
-      if (most && sum <= *most) continue;
+  std::uint64_t most = 0;
+  for (std::uint32_t a = 0; a < from.count; ++a) {
+    for (std::uint32_t b = a + 1; b < from.count; ++b) {
+      const std::uint64_t sum = between(from.card[a], from.card[b]);
+      if (best.count != 0 && sum <= most) continue;
       most = sum;
-      best = {from[a], from[b]};
+      best.count = 0;
+      best.Add(from.card[a]);
+      best.Add(from.card[b]);
     }
   }
-  while (best.size() < asked) {
-    std::optional<std::size_t> next;
+  while (best.count < asked) {
+    std::optional<std::uint8_t> next;
     std::uint64_t gain = 0;
-    for (const std::size_t one : from) {
-      if (std::find(best.begin(), best.end(), one) != best.end()) continue;
+    for (std::uint32_t i = 0; i < from.count; ++i) {
+      const std::uint8_t one = from.card[i];
+      if ((best.bits() >> one & 1) != 0) continue;
       std::uint64_t sum = 0;
-      for (const std::size_t other : best) sum += links[one * cards + other];
+      for (std::uint32_t j = 0; j < best.count; ++j) sum += between(one, best.card[j]);
       if (next && sum <= gain) continue;
       next = one;
       gain = sum;
     }
-    best.push_back(*next);
+    best.Add(*next);
   }
-  return bits(best);
+  return best.bits();
 }
 
 std::optional<std::size_t> Engine::Known::IndexOf(const std::string& uuid) const {
@@ -144,16 +157,16 @@ std::optional<std::size_t> Engine::Known::IndexOf(const std::string& uuid) const
 
 // ---- requests as they are compared ----
 
-Engine::Asked::Asked(const Request& asked) : request(asked), model_lower(Lower(asked.model)) {
-  exclusive = TakesWholeCards(asked.isolation, asked.exclusive);
-  for (const std::string& one : asked.models) models.push_back(Lower(one));
-  for (const std::string& one : asked.models_excluded) excluded.push_back(Lower(one));
-}
+Engine::Asked::Asked(const Request& asked)
+    : request(asked), exclusive(TakesWholeCards(asked.isolation, asked.exclusive)) {}
 
 bool Engine::Asked::Model(const std::string& model) const {
-  const auto in = [&](const std::string& one) { return model.find(one) != std::string::npos; };
-  return in(model_lower) && (models.empty() || std::any_of(models.begin(), models.end(), in)) &&
-         std::none_of(excluded.begin(), excluded.end(), in);
+  const auto in = [&](const std::string& one) { return Contains(model, one); };
+  const auto any = [&](const std::vector<std::string>& list) {
+    return std::any_of(list.begin(), list.end(), in);
+  };
+  return in(request.model) && (request.models.empty() || any(request.models)) &&
+         !any(request.models_excluded);
 }
 
 bool Engine::Asked::Card(const std::string& uuid) const {
@@ -173,7 +186,7 @@ std::optional<Shape> Engine::Asked::ShapeIn(const Pool& pool) const {
   shape.mode = static_cast<std::uint8_t>(request.isolation);
   shape.exclusive = exclusive;
   shape.guaranteed = request.guaranteed;
-  if (model_lower.empty() && models.empty() && excluded.empty()) return shape;
+  if (AnyModel()) return shape;
   const std::vector<std::string>& kinds = pool.fleet.kinds();
   for (std::size_t k = 0; k < kinds.size(); ++k) {
     if (Model(kinds[k])) shape.kinds |= std::uint64_t{1} << k;
@@ -252,8 +265,10 @@ void Engine::Attach(Record* record, Pool* pool) {
   Known& known = *record->known;
   std::vector<Fleet::Card> cards;
   for (std::size_t i = 0; i < known.cards.size(); ++i) {
-    known.cards[i].kind =
-        static_cast<std::uint8_t>(*pool->fleet.KindOf(known.cards[i].model_lower));
+    KnownCard& card = known.cards[i];
+    card.kind = static_cast<std::uint8_t>(*pool->fleet.KindOf(card.model_lower));
+    card.held = &*record->held.cards.try_emplace(card.card.uuid).first;
+    card.held->second.card = static_cast<std::uint32_t>(i);
     cards.push_back(CardOf(*record, i));
   }
   const bool fresh = record->slot == kNoSlot;
@@ -319,15 +334,13 @@ Fleet::Amounts Engine::AmountsOf(const Record& record) {
           left(known.inventory.ram_bytes, held.ram_bytes, known.foreign_ram_bytes),
           left(known.inventory.disk_bytes, held.disk_bytes, 0),
           left(slices_max, held.slices, 0),
-          static_cast<std::uint32_t>(held.reservations.size())};
+          held.count};
 }
 
 Fleet::Card Engine::CardOf(const Record& record, std::size_t i) {
   const KnownCard& known = record.known->cards[i];
   const NodeInventory& inventory = record.known->inventory;
-  const auto found = record.held.cards.find(known.card.uuid);
-  const Amount nothing;
-  const Amount& held = found == record.held.cards.end() ? nothing : found->second;
+  const Amount& held = known.held->second;
   const bool foreign = known.foreign_bytes > 0 || known.foreign_permille > 0;
   std::uint8_t modes = inventory.isolations;
   if (foreign) modes &= Bit(Isolation::kShim);  // what others hold is not known to be more
@@ -463,6 +476,7 @@ Status Engine::UpdateNode(const NodeInventory& inventory, const ForeignUse& fore
       if (from != to) by_card_.erase(from);
     }
   }
+  record->held.ForgetCards();
   record->known = std::move(known);
   Attach(record, pool);
   return {};
@@ -471,31 +485,39 @@ Status Engine::UpdateNode(const NodeInventory& inventory, const ForeignUse& fore
 void Engine::RemoveNode(const std::string& name) {
   const auto at = nodes_.find(name);
   if (at == nodes_.end() || !at->second->known) return;
-  Detach(at->second.get());
-  at->second->known.reset();
+  Record* const record = at->second.get();
+  Detach(record);
+  record->known.reset();
+  record->held.ForgetCards();
   --known_;
-  Forget(name);
+  Forget(record);
 }
 
-void Engine::Forget(const std::string& name) {
-  const auto at = nodes_.find(name);
-  if (!at->second->known && at->second->held.reservations.empty()) nodes_.erase(at);
+// What is held on the cards stands when they are no longer known.
+void Engine::Held::ForgetCards() {
+  for (auto& [uuid, held] : cards) held.card = kNoCard;
+  std::erase_if(cards, [](const auto& card) { return card.second.slices == 0; });
+}
+
+void Engine::Forget(Record* record) {
+  if (!record->known && record->held.count == 0) nodes_.erase(nodes_.find(record->name));
 }
 
 // ---- choosing ----
 
 // Of these cards, the ones that the request's tenant and those who are there already leave to it.
 std::uint64_t Engine::ApartFrom(const Record& record, const Request& request,
-                                std::uint64_t allowed) {
+                                std::uint64_t allowed) const {
   const Known& known = *record.known;
-  for (const Reservation* holder : record.held.reservations) {
+  for (const Holding* holder = record.held.first; holder != nullptr; holder = holder->next) {
     const Apart distance =
         std::max(From(request.apart, request.apart_from, request.tenant, holder->tenant),
-                 From(holder->apart, holder->apart_from, holder->tenant, request.tenant));
+                 From(holder->apart, ApartFromOf(*holder), holder->tenant, request.tenant));
     if (distance == Apart::kNode) return 0;
     if (distance == Apart::kNone) continue;
-    for (const device::Share& share : holder->placement.shares) {
-      if (const auto i = known.IndexOf(share.card_uuid)) allowed &= ~(std::uint64_t{1} << *i);
+    for (std::uint32_t i = holder->first_share; i != kNoShare; i = shares_[i].next) {
+      const std::uint32_t card = shares_[i].card->second.card;
+      if (card != kNoCard) allowed &= ~(std::uint64_t{1} << card);
     }
   }
   // Whose slices the others on the node are is not known.
@@ -512,7 +534,7 @@ std::uint64_t Engine::ApartFrom(const Record& record, const Request& request,
 // The cards that a request may take on a node, as far as its shape does not say so: at least as
 // many as it asks, or 0.
 std::uint64_t Engine::AllowedCards(const Record& record, const Request& request, const Shape& shape,
-                                   Numa numa) {
+                                   Numa numa) const {
   const bool named =
       !request.card_uuid.empty() || !request.cards.empty() || !request.cards_excluded.empty();
   const bool apart = request.apart != Apart::kNone || record.held.apart > 0;
@@ -565,17 +587,17 @@ std::optional<Engine::Found> Engine::ChooseIn(Pool& pool, const Request& request
   found.shape = shape;
   if (!request.card_uuid.empty() || !request.cards.empty()) {
     // Only the nodes that have the cards are looked at.
-    std::set<std::uint32_t> slots;
+    slots_.clear();
     std::int64_t best = 0;
     const auto add = [&](const std::string& uuid) {
       const auto [from, to] = by_card_.equal_range(uuid);
       for (auto at = from; at != to; ++at) {
-        if (at->second->pool == &pool) slots.insert(at->second->slot);
+        if (at->second->pool == &pool) slots_.push_back(at->second->slot);
       }
     };
     if (!request.card_uuid.empty()) add(request.card_uuid);
     if (request.card_uuid.empty()) std::for_each(request.cards.begin(), request.cards.end(), add);
-    for (const std::uint32_t slot : slots) {
+    for (const std::uint32_t slot : slots_) {
       if (!pool.fleet.Fits(pool.fleet.node(slot), shape) || !accept(slot)) continue;
       const std::int64_t score = ordered.index.On(slot, shape).score;
       const auto rank = [&](std::uint32_t one) { return pool.fleet.node(one).rank; };
@@ -617,139 +639,280 @@ std::optional<Engine::Found> Engine::Choose(const Request& request,
 
 // New requests teach the policies what arrives; one that is asked again while it waits is not new.
 void Engine::CountArrival(const Request& request, bool placed) {
-  if (refused_.count(request.id) != 0) {
-    if (placed) refused_.erase(request.id);
+  if (const auto known = refused_.find(request.id); known != refused_.end()) {
+    if (placed) spare_refused_.push_back(refused_.extract(known));
     return;
   }
   if (!placed) {
     if (refused_.size() >= kRefusedIdsMax) return;
-    refused_.insert(request.id);
+    if (spare_refused_.empty()) {
+      refused_.insert(request.id);
+      if (spare_refused_.capacity() < refused_.size()) spare_refused_.reserve(2 * refused_.size());
+    } else {
+      spare_refused_.back().value() = request.id;
+      refused_.insert(std::move(spare_refused_.back()));
+      spare_refused_.pop_back();
+    }
   }
+  const auto add = [&](char mark, const std::string& name) {
+    type_ += mark;
+    for (const char c : name) type_ += Lower(c);
+  };
+  type_.clear();
+  add(' ', request.model);
+  for (const std::string& one : request.models) add('|', one);
+  for (const std::string& one : request.models_excluded) add('!', one);
   const Asked asked(request);
-  std::string type = asked.model_lower;
-  for (const std::string& one : asked.models) type += "|" + one;
-  for (const std::string& one : asked.excluded) type += "!" + one;
   for (const auto& [name, pool] : pools_) {
     if (!request.pool.empty() && request.pool != name) continue;
-    auto shape = asked.ShapeIn(*pool);
-    if (!shape) continue;
-    pool->arrived.Count(*shape, type);
-    const std::uint64_t total = pool->arrived.total();
-    const std::uint64_t every = std::max<std::uint64_t>(kLearnEvery, pool->fleet.nodes());
-    // While little has arrived, each further one says much.
-    if (!std::has_single_bit(total) && total - pool->learnt_at < every) continue;
-    pool->learnt_at = total;
+    if (const auto shape = asked.ShapeIn(*pool)) pool->arrived.Count(*shape, type_);
+  }
+}
+
+bool Engine::Pool::MayLearn() const {
+  const std::uint64_t total = arrived.total();
+  const std::uint64_t fresh = total - learnt_at;
+  if (fresh == 0) return false;
+  if (total >= 2 * learnt_at || fresh >= std::max(kLearnEvery, total / kLearnPart)) return true;
+  return std::abs(fleet.used_milli() - learnt_used_milli) * 1000 >=
+         fleet.capacity_milli() * kLearnFillPermille;
+}
+
+void Engine::Learn() {
+  for (const auto& [name, pool] : pools_) {
+    if (!pool->MayLearn()) continue;
+    pool->learnt_at = pool->arrived.total();
+    pool->learnt_used_milli = pool->fleet.used_milli();
     for (auto& [policy, one] : pool->ordered) {
       if (one->scorer->Learn(pool->arrived, pool->fleet)) one->index.Reset();
     }
   }
 }
 
-std::variant<Placement, Scarcity> Engine::Place(const Request& request,
-                                                const std::set<std::string>& avoid, bool counts) {
+const Placement* Engine::Place(const Request& request, const std::set<std::string>& avoid,
+                               bool counts) {
   CHECK(Validate(request).has_value());
-  if (const Reservation* held = Find(request.id)) return held->placement;
-  auto answer = Consider(request, avoid);
-  const auto* const placement = std::get_if<Placement>(&answer);
-  if (counts) CountArrival(request, placement != nullptr);
-  if (placement == nullptr) return answer;
-  if (reservations_.size() >= kReservationsMax) {
-    return Scarcity{"cards", request.slices, 0, false,
-                    "reservations_max (" + std::to_string(kReservationsMax) + ") is reached"};
+  const auto held = holdings_.find(request.id);
+  if (held != holdings_.end()) return Tell(request.id, *held->second);
+  const auto found = Choose(request, avoid);
+  if (counts) CountArrival(request, found.has_value());
+  if (!found || holdings_.size() >= kReservationsMax) return nullptr;
+  Holding& holding = NewHolding(request.id, found->record);
+  for (std::uint32_t i = 0; i < found->choice.cards.count; ++i) {
+    const KnownCard& card = found->record->known->cards[found->choice.cards.index[i]];
+    AddShare(&holding,
+             {card.held, request.memory_bytes, request.compute, false, request.isolation});
   }
-  Reservation reservation{
-      *placement,         request.cpu_millis, request.ram_bytes,
-      request.disk_bytes, request.isolation,  TakesWholeCards(request.isolation, request.exclusive),
-      request.tenant,     request.apart,      request.apart_from,
-      request.priority,   request.guaranteed};
-  Hold(reservation);
-  if (counts) nodes_.at(placement->node)->pool->arrived.Placed();
-  return answer;
+  holding.TakeFrom(request);
+  holding.apart_from = NamesOf(request.apart_from);
+  holding.exclusive = TakesWholeCards(request.isolation, request.exclusive);
+  Hold(&holding);
+  if (counts) holding.record->pool->arrived.Placed();
+  return Tell(request.id, holding);
 }
 
 void Engine::Arrived(const Request& request) {
   CountArrival(request, true);
-  const Reservation* held = Find(request.id);
-  if (held == nullptr) return;
-  Pool* const pool = nodes_.at(held->placement.node)->pool;
+  const auto held = holdings_.find(request.id);
+  if (held == holdings_.end()) return;
+  Pool* const pool = held->second->record->pool;
   if (pool != nullptr) pool->arrived.Placed();
 }
 
-void Engine::Refresh(const Record& record, const Placement& placement) {
+const Placement* Engine::Consider(const Request& request,
+                                  const std::set<std::string>& avoid) const {
+  CHECK(Validate(request).has_value());
+  const auto held = holdings_.find(request.id);
+  if (held != holdings_.end()) return Tell(request.id, *held->second);
+  const auto found = Choose(request, avoid);
+  return found && holdings_.size() < kReservationsMax ? Tell(request, *found) : nullptr;
+}
+
+// A new answer with so many shares. Those that an answer does not need keep their strings aside.
+Placement* Engine::Answer(const std::string& id, const std::string& node,
+                          std::size_t shares) const {
+  told_.request_id = id;
+  told_.node = node;
+  for (; told_.shares.size() > shares; told_.shares.pop_back()) {
+    spare_shares_.push_back(std::move(told_.shares.back()));
+  }
+  for (; told_.shares.size() < shares && !spare_shares_.empty(); spare_shares_.pop_back()) {
+    told_.shares.push_back(std::move(spare_shares_.back()));
+  }
+  told_.shares.resize(shares);
+  return &told_;
+}
+
+const Placement* Engine::Tell(const std::string& id, const Holding& holding) const {
+  Placement* const answer = Answer(id, holding.record->name, holding.shares);
+  std::uint32_t at = holding.first_share;
+  for (device::Share& share : answer->shares) {
+    const HeldShare& held = shares_[at];
+    share.card_uuid = held.card->first;
+    share.memory_bytes = held.memory_bytes;
+    share.compute = held.compute;
+    share.compute_capped = held.compute_capped;
+    share.isolation = held.isolation;
+    at = held.next;
+  }
+  return answer;
+}
+
+const Placement* Engine::Tell(const Request& request, const Found& found) const {
+  const CardSet& cards = found.choice.cards;
+  Placement* const answer = Answer(request.id, found.record->name, cards.count);
+  for (std::uint32_t i = 0; i < cards.count; ++i) {
+    device::Share& share = answer->shares[i];
+    share.card_uuid = found.record->known->cards[cards.index[i]].card.uuid;
+    share.memory_bytes = request.memory_bytes;
+    share.compute = request.compute;
+    share.compute_capped = false;
+    share.isolation = request.isolation;
+  }
+  return answer;
+}
+
+// Out of what has left, if anything has.
+Engine::Holding& Engine::NewHolding(const std::string& id, Record* record) {
+  Holding* holding = nullptr;
+  if (spare_holdings_.empty()) {
+    holding = holdings_.emplace(id, std::make_unique<Holding>()).first->second.get();
+    // So that all of them may leave again.
+    if (spare_holdings_.capacity() < holdings_.size())
+      spare_holdings_.reserve(2 * holdings_.size());
+  } else {
+    spare_holdings_.back().key() = id;
+    holding = holdings_.insert(std::move(spare_holdings_.back())).position->second.get();
+    spare_holdings_.pop_back();
+  }
+  holding->record = record;
+  return *holding;
+}
+
+void Engine::AddShare(Holding* holding, const HeldShare& share) {
+  std::uint32_t at = free_share_;
+  if (at == kNoShare) {
+    at = static_cast<std::uint32_t>(shares_.size());
+    shares_.emplace_back();
+  } else {
+    free_share_ = shares_[at].next;
+  }
+  shares_[at] = share;
+  (holding->shares == 0 ? holding->first_share : shares_[holding->last_share].next) = at;
+  holding->last_share = at;
+  ++holding->shares;
+}
+
+Engine::Names::value_type* Engine::NamesOf(const std::vector<std::string>& names) {
+  if (names.empty()) return nullptr;
+  Names::value_type* const known = &*names_.try_emplace(names).first;
+  ++known->second;
+  return known;
+}
+
+const std::vector<std::string>& Engine::ApartFromOf(const Holding& holding) {
+  static const std::vector<std::string> everyone;
+  return holding.apart_from != nullptr ? holding.apart_from->first : everyone;
+}
+
+std::uint32_t Engine::GroupOf(const Holding& holding) const {
+  if (holding.shares == 1 && !holding.exclusive &&
+      shares_[holding.first_share].compute.value < kWholeCard) {
+    return 0;
+  }
+  return std::min(holding.shares, kGroupCardsMax);
+}
+
+void Engine::Refresh(const Holding& holding) const {
+  const Record& record = *holding.record;
   if (!record.known) return;
   Fleet& fleet = record.pool->fleet;
-  for (const device::Share& share : placement.shares) {
-    const auto i = record.known->IndexOf(share.card_uuid);
-    if (i) fleet.SetCard(record.slot, static_cast<std::uint32_t>(*i), CardOf(record, *i));
+  for (std::uint32_t i = holding.first_share; i != kNoShare; i = shares_[i].next) {
+    const std::uint32_t card = shares_[i].card->second.card;
+    if (card != kNoCard) fleet.SetCard(record.slot, card, CardOf(record, card));
   }
   fleet.SetAmounts(record.slot, AmountsOf(record), record.held.groups);
   record.pool->Changed(record.slot);
 }
 
-void Engine::Hold(const Reservation& reservation) {
-  std::unique_ptr<Record>& slot = nodes_[reservation.placement.node];
-  if (slot == nullptr) {
-    slot = std::make_unique<Record>();
-    slot->name = reservation.placement.node;
-  }
-  const Reservation& kept =
-      reservations_.emplace(reservation.placement.request_id, reservation).first->second;
-  Held& held = slot->held;
-  for (const device::Share& share : kept.placement.shares) {
-    Amount& amount = held.cards[share.card_uuid];
+// Counts a new holding on its node.
+void Engine::Hold(Holding* holding) {
+  Held& held = holding->record->held;
+  for (std::uint32_t i = holding->first_share; i != kNoShare; i = shares_[i].next) {
+    const HeldShare& share = shares_[i];
+    Amount& amount = share.card->second;
     amount.memory_bytes += share.memory_bytes;
     amount.permille += share.compute.value;
-    amount.guaranteed_bytes += kept.guaranteed ? share.memory_bytes : 0;
-    amount.guaranteed_permille += kept.guaranteed ? share.compute.value : 0;
+    amount.guaranteed_bytes += holding->guaranteed ? share.memory_bytes : 0;
+    amount.guaranteed_permille += holding->guaranteed ? share.compute.value : 0;
     ++amount.slices;
-    amount.exclusive += kept.exclusive ? 1 : 0;
-    ++amount.of_mode[static_cast<std::size_t>(kept.isolation)];
+    amount.exclusive += holding->exclusive ? 1 : 0;
+    ++amount.of_mode[static_cast<std::size_t>(holding->isolation)];
   }
-  held.cpu_millis += kept.cpu_millis;
-  held.ram_bytes += kept.ram_bytes;
-  held.disk_bytes += kept.disk_bytes;
-  held.slices += kept.placement.shares.size();
-  ++held.groups[GroupOf(kept)];
-  held.apart += kept.apart != Apart::kNone ? 1 : 0;
-  held.reservations.push_back(&kept);
-  Refresh(*slot, kept.placement);
+  held.cpu_millis += holding->cpu_millis;
+  held.ram_bytes += holding->ram_bytes;
+  held.disk_bytes += holding->disk_bytes;
+  held.slices += holding->shares;
+  ++held.groups[GroupOf(*holding)];
+  held.apart += holding->apart != Apart::kNone ? 1 : 0;
+  ++held.count;
+  holding->previous = nullptr;
+  holding->next = held.first;
+  if (held.first != nullptr) held.first->previous = holding;
+  held.first = holding;
+  Refresh(*holding);
 }
 
 bool Engine::Release(const std::string& request_id) {
-  refused_.erase(request_id);
-  const auto found = reservations_.find(request_id);
-  if (found == reservations_.end()) return false;
-  const Reservation reservation = std::move(found->second);
-  const auto where = nodes_.find(reservation.placement.node);
-  CHECK(where != nodes_.end());
-  Held& held = where->second->held;
-  for (const device::Share& share : reservation.placement.shares) {
-    const auto card = held.cards.find(share.card_uuid);
-    CHECK(card != held.cards.end() && card->second.memory_bytes >= share.memory_bytes &&
-          card->second.permille >= share.compute.value && card->second.slices > 0);
-    Amount& amount = card->second;
+  if (const auto refused = refused_.find(request_id); refused != refused_.end()) {
+    spare_refused_.push_back(refused_.extract(refused));
+  }
+  const auto found = holdings_.find(request_id);
+  if (found == holdings_.end()) return false;
+  Holding& holding = *found->second;
+  Record* const record = holding.record;
+  Held& held = record->held;
+  for (std::uint32_t i = holding.first_share; i != kNoShare; i = shares_[i].next) {
+    const HeldShare& share = shares_[i];
+    Amount& amount = share.card->second;
+    CHECK(amount.memory_bytes >= share.memory_bytes && amount.permille >= share.compute.value &&
+          amount.slices > 0);
     amount.memory_bytes -= share.memory_bytes;
     amount.permille -= share.compute.value;
-    amount.guaranteed_bytes -= reservation.guaranteed ? share.memory_bytes : 0;
-    amount.guaranteed_permille -= reservation.guaranteed ? share.compute.value : 0;
-    amount.exclusive -= reservation.exclusive ? 1 : 0;
-    --amount.of_mode[static_cast<std::size_t>(reservation.isolation)];
-    if (--amount.slices == 0) held.cards.erase(card);
+    amount.guaranteed_bytes -= holding.guaranteed ? share.memory_bytes : 0;
+    amount.guaranteed_permille -= holding.guaranteed ? share.compute.value : 0;
+    amount.exclusive -= holding.exclusive ? 1 : 0;
+    --amount.of_mode[static_cast<std::size_t>(holding.isolation)];
+    --amount.slices;
   }
-  CHECK(held.cpu_millis >= reservation.cpu_millis && held.ram_bytes >= reservation.ram_bytes &&
-        held.disk_bytes >= reservation.disk_bytes);
-  held.cpu_millis -= reservation.cpu_millis;
-  held.ram_bytes -= reservation.ram_bytes;
-  held.disk_bytes -= reservation.disk_bytes;
-  held.slices -= reservation.placement.shares.size();
-  --held.groups[GroupOf(reservation)];
-  held.apart -= reservation.apart != Apart::kNone ? 1 : 0;
-  const auto at = std::find(held.reservations.begin(), held.reservations.end(), &found->second);
-  *at = held.reservations.back();
-  held.reservations.pop_back();
-  reservations_.erase(found);
-  Refresh(*where->second, reservation.placement);
-  Forget(reservation.placement.node);
+  CHECK(held.cpu_millis >= holding.cpu_millis && held.ram_bytes >= holding.ram_bytes &&
+        held.disk_bytes >= holding.disk_bytes);
+  held.cpu_millis -= holding.cpu_millis;
+  held.ram_bytes -= holding.ram_bytes;
+  held.disk_bytes -= holding.disk_bytes;
+  held.slices -= holding.shares;
+  --held.groups[GroupOf(holding)];
+  held.apart -= holding.apart != Apart::kNone ? 1 : 0;
+  --held.count;
+  if (holding.next != nullptr) holding.next->previous = holding.previous;
+  (holding.previous != nullptr ? holding.previous->next : held.first) = holding.next;
+  Refresh(holding);
+  for (std::uint32_t i = holding.first_share; i != kNoShare; i = shares_[i].next) {
+    const auto& card = *shares_[i].card;
+    if (card.second.card == kNoCard && card.second.slices == 0) held.cards.erase(card.first);
+  }
+  if (holding.shares > 0) {
+    shares_[holding.last_share].next = free_share_;
+    free_share_ = holding.first_share;
+  }
+  holding.first_share = holding.last_share = kNoShare;
+  holding.shares = 0;
+  if (holding.apart_from != nullptr && --holding.apart_from->second == 0 &&
+      names_.size() > kIdleNamesMax) {
+    names_.erase(names_.find(holding.apart_from->first));
+  }
+  spare_holdings_.push_back(holdings_.extract(found));
+  Forget(record);
   return true;
 }
 
@@ -767,7 +930,7 @@ Status Engine::Restore(const Reservation& reservation) {
   if (static_cast<std::uint32_t>(reservation.isolation) >= kIsolations) {
     return Error::Field("isolation", "expected a known mode");
   }
-  if (const Reservation* held = Find(placement.request_id)) {
+  if (const auto held = Find(placement.request_id)) {
     if (held->placement.node == placement.node && held->placement.shares == placement.shares &&
         held->cpu_millis == reservation.cpu_millis && held->ram_bytes == reservation.ram_bytes &&
         held->disk_bytes == reservation.disk_bytes) {
@@ -776,17 +939,40 @@ Status Engine::Restore(const Reservation& reservation) {
     return Error(Code::kAlreadyExists,
                  "request " + placement.request_id + " already holds something else");
   }
-  if (reservations_.size() >= kReservationsMax) {
+  if (holdings_.size() >= kReservationsMax) {
     return Error(Code::kResourceExhausted,
                  "reservations_max (" + std::to_string(kReservationsMax) + ") is reached");
   }
-  Hold(reservation);
+  std::unique_ptr<Record>& record = nodes_[placement.node];
+  if (record == nullptr) {
+    record = std::make_unique<Record>();
+    record->name = placement.node;
+  }
+  Holding& holding = NewHolding(placement.request_id, record.get());
+  for (const device::Share& share : placement.shares) {
+    const auto card = record->held.cards.try_emplace(share.card_uuid).first;
+    AddShare(&holding,
+             {&*card, share.memory_bytes, share.compute, share.compute_capped, share.isolation});
+  }
+  holding.TakeFrom(reservation);
+  holding.apart_from = NamesOf(reservation.apart_from);
+  Hold(&holding);
   return {};
 }
 
-const Reservation* Engine::Find(const std::string& request_id) const {
-  const auto found = reservations_.find(request_id);
-  return found == reservations_.end() ? nullptr : &found->second;
+std::optional<Reservation> Engine::Find(const std::string& request_id) const {
+  const auto found = holdings_.find(request_id);
+  if (found == holdings_.end()) return std::nullopt;
+  const Holding& held = *found->second;
+  Placement placement{request_id, held.record->name, {}};
+  for (std::uint32_t i = held.first_share; i != kNoShare; i = shares_[i].next) {
+    const HeldShare& share = shares_[i];
+    placement.shares.push_back({share.card->first, share.memory_bytes, share.compute,
+                                share.compute_capped, share.isolation});
+  }
+  return Reservation{std::move(placement), held.cpu_millis, held.ram_bytes, held.disk_bytes,
+                     held.isolation,       held.exclusive,  held.tenant,    held.apart,
+                     ApartFromOf(held),    held.priority,  held.guaranteed};
 }
 
 bool Engine::Stands(const Placement& placement) const {

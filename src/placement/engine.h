@@ -17,8 +17,9 @@
 // nodes are taken in order of score until one has cards that do. The first pool by name that has
 // room is taken: scores of different policies do not compare.
 //
-// Nodes are columns of a Fleet and ordered by a ShapeIndex, as in simulate/: a placement costs what
-// has changed since its shape was asked for last, a refusal looks at every node to say why.
+// Nodes are columns of a Fleet and ordered by a ShapeIndex, as in simulate/: a decision costs what
+// has changed since its shape was asked for last. Once its shape is known and the fleet has held as
+// much before, it allocates nothing, nor does Release. WhyNot looks at every node.
 #pragma once
 
 #include <array>
@@ -53,8 +54,12 @@ inline constexpr std::size_t kPoolsMax = 256;
 inline constexpr std::uint32_t kOversellMax = 1800;  // per mille
 inline constexpr std::size_t kSubsetsMax = 20'000;   // of cards, tried for the best connected one
 inline constexpr std::size_t kRefusedIdsMax = 65'536;
-// Policies learn what arrives anew after so many new requests, or as many as the pool has nodes.
+inline constexpr std::size_t kIdleNamesMax = 64;  // lists of tenants kept when nobody has them
+// Policies learn anew what arrives when it has doubled, later when so many have come and are that
+// part of all, or when the pool is that much fuller or emptier: all its nodes are then scored anew.
 inline constexpr std::uint64_t kLearnEvery = 500;
+inline constexpr std::uint64_t kLearnPart = 8;
+inline constexpr std::int64_t kLearnFillPermille = 50;
 inline constexpr std::string_view kDefaultPolicy = "binpack";
 
 // What a node has, reserved or not.
@@ -136,19 +141,23 @@ class Engine {
   // Nothing is placed on it any more. Reservations on it stay and count again when it comes back.
   void RemoveNode(const std::string& name);
 
-  // Reserves everything or nothing. A request id that already holds something gets the same
-  // placement again.
-  // Nodes in `avoid` are passed over; the scarcity is told as if they were not there, unless they
-  // are all there is.
+  // Reserves everything or nothing: what is reserved, or nullptr where nothing has room for it. A
+  // request id that already holds something gets the same placement again. What is pointed to
+  // stands until the next call of Place or Consider.
+  // Nodes in `avoid` are passed over.
   // `counts`: policies learn from the arrival, once a request; false for a trial that may be taken
   // back, of which Arrived tells when it is kept.
-  std::variant<Placement, Scarcity> Place(const Request& request,
-                                          const std::set<std::string>& avoid = {},
-                                          bool counts = true);
+  const Placement* Place(const Request& request, const std::set<std::string>& avoid = {},
+                         bool counts = true);
   void Arrived(const Request& request);
   // What Place would answer, without reserving.
-  std::variant<Placement, Scarcity> Consider(const Request& request,
-                                             const std::set<std::string>& avoid = {}) const;
+  const Placement* Consider(const Request& request, const std::set<std::string>& avoid = {}) const;
+  // What a request that Place has no room for lacks. The scarcity is told as if the nodes in
+  // `avoid` were not there, unless they are all there is.
+  Scarcity WhyNot(const Request& request, const std::set<std::string>& avoid = {}) const;
+  // Policies that learn look at what has arrived, once it is enough to matter (kLearnEvery). For
+  // between decisions: it may cost as much as many of them.
+  void Learn();
   // What Consider looks at: the nodes that each rule filters and the best of those that fit.
   Explanation Explain(const Request& request, const std::set<std::string>& avoid = {}) const;
   // The nodes that would hold the request if they were empty and healthy, by name.
@@ -159,10 +168,11 @@ class Engine {
   // twice is fine; another one under the same id is kAlreadyExists.
   Status Restore(const Reservation& reservation);
 
-  const Reservation* Find(const std::string& request_id) const;  // nullptr when it holds nothing
+  std::optional<Reservation> Find(const std::string& request_id) const;  // what it holds, if so
+  bool IsPlaced(const std::string& request_id) const { return holdings_.count(request_id) != 0; }
   // Whether its node is known and has all its cards, healthy.
   bool Stands(const Placement& placement) const;
-  std::size_t reservations() const { return reservations_.size(); }
+  std::size_t reservations() const { return holdings_.size(); }
   std::vector<NodeUse> Nodes() const;  // by name
   // What this engine reserved on a card, whether or not the node is known just now.
   device::Share ReservedOn(const std::string& node, const std::string& card_uuid) const;
@@ -170,6 +180,8 @@ class Engine {
  private:
   struct Amount;
   struct Held;
+  struct HeldShare;
+  struct Holding;
   struct KnownCard;
   struct Known;
   struct Pool;
@@ -178,6 +190,8 @@ class Engine {
   struct NodeView;
   struct Shortage;
   struct Found;
+  // Lists of tenants, and how many holdings have them.
+  using Names = std::map<std::vector<std::string>, std::size_t>;
 
   Result<Pool*> PoolOf(const std::string& name);
   struct Ordered;
@@ -186,29 +200,50 @@ class Engine {
   void Detach(Record* record);
   static Fleet::Amounts AmountsOf(const Record& record);
   static Fleet::Card CardOf(const Record& record, std::size_t card);
-  void Hold(const Reservation& reservation);
-  void Let(const Reservation& reservation);
-  static void Refresh(const Record& record, const Placement& placement);
-  void Forget(const std::string& name);
+  Holding& NewHolding(const std::string& id, Record* record);
+  void AddShare(Holding* holding, const HeldShare& share);
+  void Hold(Holding* holding);
+  void Refresh(const Holding& holding) const;
+  void Forget(Record* record);
+  std::uint32_t GroupOf(const Holding& holding) const;
+  Names::value_type* NamesOf(const std::vector<std::string>& names);
+  static const std::vector<std::string>& ApartFromOf(const Holding& holding);
+  Placement* Answer(const std::string& id, const std::string& node, std::size_t shares) const;
+  const Placement* Tell(const std::string& id, const Holding& holding) const;
+  const Placement* Tell(const Request& request, const Found& found) const;
 
   void CountArrival(const Request& request, bool placed);
   std::optional<Found> Choose(const Request& request, const std::set<std::string>& avoid) const;
   std::optional<Found> ChooseIn(Pool& pool, const Request& request, const Shape& shape, Numa numa,
                                 const std::set<std::string>& avoid) const;
-  static std::uint64_t AllowedCards(const Record& record, const Request& request,
-                                    const Shape& shape, Numa numa);
-  static std::uint64_t ApartFrom(const Record& record, const Request& request,
-                                 std::uint64_t allowed);
+  std::uint64_t AllowedCards(const Record& record, const Request& request, const Shape& shape,
+                             Numa numa) const;
+  std::uint64_t ApartFrom(const Record& record, const Request& request,
+                          std::uint64_t allowed) const;
   static NodeView View(const Record& record, const Asked& asked, bool empty);
   static bool Holds(const NodeView& node, const Asked& asked);
-  static Shortage Lacking(const Record& record, const Asked& asked, bool empty, bool tell);
+  Shortage Lacking(const Record& record, const Asked& asked, bool empty, bool tell) const;
 
   std::map<std::string, std::unique_ptr<Pool>> pools_;
   std::map<std::string, std::unique_ptr<Record>> nodes_;  // known, or with reservations
   std::size_t known_ = 0;
   std::unordered_multimap<std::string, Record*> by_card_;
-  std::unordered_map<std::string, Reservation> reservations_;
-  std::unordered_set<std::string> refused_;  // ids counted as arrivals that hold nothing yet
+  using Holdings = std::unordered_map<std::string, std::unique_ptr<Holding>>;
+  using Refused = std::unordered_set<std::string>;
+  Holdings holdings_;  // by request id
+  std::vector<HeldShare>
+      shares_;  // of all of them; those of one, or the free ones, linked by index
+  std::uint32_t free_share_ = ~std::uint32_t{0};
+  Names names_;      // whom to stay apart from
+  Refused refused_;  // ids counted as arrivals that hold nothing yet
+  // What left, for what comes next.
+  std::vector<Holdings::node_type> spare_holdings_;
+  std::vector<Refused::node_type> spare_refused_;
+  // The last answer, and what its strings are kept in while an answer has fewer shares.
+  mutable Placement told_;
+  mutable std::vector<device::Share> spare_shares_;
+  mutable std::vector<std::uint32_t> slots_;  // of ChooseIn
+  std::string type_;                          // of CountArrival
 };
 
 }  // namespace tessera::placement

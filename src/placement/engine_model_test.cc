@@ -13,6 +13,7 @@
 
 #include "base/rng.h"
 #include "placement/engine.h"
+#include "placement/test_answer.h"
 
 namespace tessera::placement {
 namespace {
@@ -358,7 +359,7 @@ class Model {
   }
 };
 
-std::string Describe(const std::variant<Placement, Scarcity>& answer) {
+std::string Describe(const Answer& answer) {
   if (const auto* scarcity = std::get_if<Scarcity>(&answer)) return "!" + scarcity->message;
   const auto& placement = std::get<Placement>(answer);
   std::string text = placement.node;
@@ -458,7 +459,7 @@ void RunWorld(std::uint64_t seed, std::uint64_t length, Tally* tally) {
       Explanation why;
       const bool explain = rng.Chance(100);
       if (explain) why = engine.Explain(request);
-      const auto answer = engine.Place(request);
+      const auto answer = Place(engine, request);
       tally->Note(Describe(answer));
       if (explain) {
         // What Explain finds by looking at every node is what the index found.
@@ -493,13 +494,14 @@ void RunWorld(std::uint64_t seed, std::uint64_t length, Tally* tally) {
         ++tally->placed;
         ASSERT_NO_FATAL_FAILURE(model.CheckPlaced(request, *placement));
         model.live[request.id] = {request, *placement};
-        ASSERT_EQ(Describe(engine.Place(request)), Describe(answer)) << "once per id";
+        ASSERT_EQ(Describe(Place(engine, request)), Describe(answer)) << "once per id";
       } else {
         ++tally->refused;
         ASSERT_NO_FATAL_FAILURE(model.CheckRefused(request, std::get<Scarcity>(answer)));
-        ASSERT_EQ(engine.Find(request.id), nullptr);
+        ASSERT_FALSE(engine.Find(request.id));
       }
     }
+    if (i % 64 == 0) engine.Learn();
     if (i % 16 == 0) {
       ASSERT_NO_FATAL_FAILURE(model.CheckSums(engine, !steady));
     }
@@ -517,7 +519,7 @@ void RunWorld(std::uint64_t seed, std::uint64_t length, Tally* tally) {
   for (int i = 0; i < 10; ++i) {
     Request request = RandomRequest(rng, "last" + std::to_string(i));
     request.node_policy = Policy::kBinpack;
-    ASSERT_EQ(Describe(engine.Place(request)), Describe(fresh.Place(request)));
+    ASSERT_EQ(Describe(Place(engine, request)), Describe(Place(fresh, request)));
   }
 }
 
@@ -592,9 +594,13 @@ TEST(EngineModel, TheOrderOfNodesDoesNotMatterToAnyPolicy) {
       for (int i = 0; i < 120; ++i) {
         Request request = RandomRequest(rng, "r" + std::to_string(i));
         request.node_policy = request.card_policy = Policy::kPool;
-        const auto answer = a.Place(request);
+        const auto answer = Place(a, request);
         placed += std::holds_alternative<Placement>(answer) ? 1 : 0;
-        ASSERT_EQ(Describe(answer), Describe(b.Place(request)));
+        ASSERT_EQ(Describe(answer), Describe(Place(b, request)));
+        if (rng.Chance(100)) {
+          a.Learn();
+          b.Learn();
+        }
         if (rng.Chance(300)) {
           const std::string gone = "r" + std::to_string(rng.Below(120));
           ASSERT_EQ(a.Release(gone), b.Release(gone));

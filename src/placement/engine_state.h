@@ -8,9 +8,12 @@
 namespace tessera::placement {
 
 inline constexpr std::uint32_t kNoSlot = ~std::uint32_t{0};
+inline constexpr std::uint32_t kNoCard = ~std::uint32_t{0};
+inline constexpr std::uint32_t kNoShare = ~std::uint32_t{0};
 
 // What is reserved on a card.
 struct Engine::Amount {
+  std::uint32_t card = kNoCard;  // of the node as it is known
   std::uint64_t memory_bytes = 0;
   std::uint64_t permille = 0;
   std::uint64_t guaranteed_bytes = 0;  // of them
@@ -22,20 +25,67 @@ struct Engine::Amount {
 
 // What this engine reserved on a node; a fact, whether or not the node is known just now.
 struct Engine::Held {
-  std::map<std::string, Amount> cards;
+  std::map<std::string, Amount> cards;  // by uuid: those that are known or hold something
   std::uint64_t cpu_millis = 0;
   std::uint64_t ram_bytes = 0;
   std::uint64_t disk_bytes = 0;
   std::uint64_t slices = 0;
   std::array<std::uint16_t, kGroupCardsMax + 1> groups{};
-  std::vector<const Reservation*> reservations;
-  std::size_t apart = 0;  // reservations that stay apart from someone
+  Holding* first = nullptr;
+  std::uint32_t count = 0;  // of them
+  std::uint32_t apart = 0;  // of them, those that stay apart from someone
+
+  void ForgetCards();
+};
+
+struct Engine::HeldShare {
+  std::map<std::string, Amount>::value_type* card = nullptr;
+  std::uint64_t memory_bytes = 0;
+  Permille compute;
+  bool compute_capped = false;
+  Isolation isolation = Isolation::kShim;
+  std::uint32_t next = kNoShare;
+};
+
+// A reservation as the engine keeps it.
+struct Engine::Holding {
+  Record* record = nullptr;
+  Holding* next = nullptr;  // on its node
+  Holding* previous = nullptr;
+  std::uint32_t first_share = kNoShare;
+  std::uint32_t last_share = kNoShare;
+  std::uint32_t shares = 0;
+  std::uint32_t cpu_millis = 0;
+  std::uint64_t ram_bytes = 0;
+  std::uint64_t disk_bytes = 0;
+  Isolation isolation = Isolation::kShim;
+  bool exclusive = false;
+  Apart apart = Apart::kNone;
+  std::int32_t priority = 0;
+  bool guaranteed = false;
+  std::string tenant;
+  Names::value_type* apart_from = nullptr;  // nullptr: every other one
+
+  // What a request and a reservation have under the same names.
+  template <typename From>
+  void TakeFrom(const From& from) {
+    cpu_millis = from.cpu_millis;
+    ram_bytes = from.ram_bytes;
+    disk_bytes = from.disk_bytes;
+    isolation = from.isolation;
+    exclusive = from.exclusive;
+    apart = from.apart;
+    priority = from.priority;
+    guaranteed = from.guaranteed;
+    tenant = from.tenant;
+  }
 };
 
 struct Engine::KnownCard {
   device::Card card;
   std::string model_lower;
-  std::uint8_t kind = 0;  // in its pool
+  std::map<std::string, Amount>::value_type* held = nullptr;  // of its node
+  std::uint8_t kind = 0;                                      // in its pool
   std::uint64_t sell_bytes = 0;
   std::uint32_t sell_permille = 0;
   std::uint64_t foreign_bytes = 0;
@@ -79,7 +129,10 @@ struct Engine::Pool {
   std::vector<std::uint32_t> free_slots;
   std::map<std::string, std::uint32_t> slots;  // by name of the node
   ClassCounter arrived;
-  std::uint64_t learnt_at = 0;
+  std::uint64_t learnt_at = 0;         // of arrivals
+  std::int64_t learnt_used_milli = 0;  // of the fleet
+
+  bool MayLearn() const;
 
   std::uint64_t RankFor(const std::string& node);
   void Changed(std::uint32_t slot) {
@@ -92,14 +145,12 @@ struct Engine::Asked {
   explicit Asked(const Request& asked);
   bool Model(const std::string& model_lower) const;
   bool Card(const std::string& uuid) const;
-  bool AnyModel() const { return models.empty() && excluded.empty(); }
-  bool AnyCard() const { return request.cards.empty() && request.card_uuid.empty(); }
+  bool AnyModel() const {
+    return request.model.empty() && request.models.empty() && request.models_excluded.empty();
+  }
 
   const Request& request;
   bool exclusive = false;
-  std::string model_lower;
-  std::vector<std::string> models;  // of the list, and what `model` says
-  std::vector<std::string> excluded;
   // As a shape of that pool; none where the pool has no such model.
   std::optional<Shape> ShapeIn(const Pool& pool) const;
 };

@@ -1,4 +1,5 @@
 #include "placement/engine.h"
+#include "placement/test_answer.h"
 
 #include <gtest/gtest.h>
 
@@ -32,7 +33,7 @@ Request Ask(std::string id, std::uint64_t memory = 8 * kGiB, std::uint32_t permi
 }
 
 // "node/card+card" of a placement, or "!resource" of a scarcity.
-std::string Where(const std::variant<Placement, Scarcity>& answer) {
+std::string Where(const Answer& answer) {
   if (const auto* scarcity = std::get_if<Scarcity>(&answer)) return "!" + scarcity->resource;
   const auto& placement = std::get<Placement>(answer);
   std::string text = placement.node + "/";
@@ -42,19 +43,50 @@ std::string Where(const std::variant<Placement, Scarcity>& answer) {
   return text;
 }
 
-Scarcity Scarce(const std::variant<Placement, Scarcity>& answer) {
+Scarcity Scarce(const Answer& answer) {
   const auto* scarcity = std::get_if<Scarcity>(&answer);
   EXPECT_NE(scarcity, nullptr) << Where(answer);
   return scarcity != nullptr ? *scarcity : Scarcity();
+}
+
+// Whether nothing has arrived before or the same ever again: the equal cards of a node are filled
+// one after another.
+TEST(Engine, ThirdsFillOneCardAfterAnother) {
+  for (const char* policy : {"binpack", "tessera"}) {
+    for (const bool learns : {false, true}) {
+      for (const int cards : {1, 2, 8}) {
+        SCOPED_TRACE(std::string(policy) + ", cards " + std::to_string(cards));
+        Engine engine;
+        ASSERT_TRUE(engine.SetPolicy("", policy));
+        std::vector<device::Card> has;
+        for (int c = 0; c < cards; ++c) has.push_back(MakeCard("c" + std::to_string(c)));
+        ASSERT_TRUE(engine.UpdateNode(MakeNode("n", has)));
+        for (int i = 0; i < 3 * cards; ++i) {
+          if (learns) engine.Learn();
+          ASSERT_EQ(Where(Place(engine, Ask("i" + std::to_string(i)))),
+                    "n/c" + std::to_string(i / 3))
+              << i;
+        }
+        // One in the middle goes: its place is taken before an emptier card's.
+        ASSERT_TRUE(engine.Release("i0"));
+        ASSERT_TRUE(engine.Release("i1"));
+        ASSERT_TRUE(engine.Release("i" + std::to_string(3 * cards - 1)));
+        if (learns) engine.Learn();
+        if (cards > 1) {
+          EXPECT_EQ(Where(Place(engine, Ask("x"))), "n/c" + std::to_string(cards - 1));
+        }
+      }
+    }
+  }
 }
 
 TEST(Engine, SixThirdsFillTwoCardsAndTheSeventhNamesTheScarceThing) {
   Engine engine;
   ASSERT_TRUE(engine.UpdateNode(MakeNode("n", {MakeCard("b"), MakeCard("a")})));
   for (int i = 0; i < 6; ++i) {
-    EXPECT_EQ(Where(engine.Place(Ask("i" + std::to_string(i)))), i < 3 ? "n/a" : "n/b");
+    EXPECT_EQ(Where(Place(engine, Ask("i" + std::to_string(i)))), i < 3 ? "n/a" : "n/b");
   }
-  const Scarcity scarcity = Scarce(engine.Place(Ask("i6")));
+  const Scarcity scarcity = Scarce(Place(engine, Ask("i6")));
   EXPECT_EQ(scarcity.resource, "memory");
   EXPECT_EQ(scarcity.asked, 8 * kGiB);
   EXPECT_EQ(scarcity.available, 0u);
@@ -63,24 +95,24 @@ TEST(Engine, SixThirdsFillTwoCardsAndTheSeventhNamesTheScarceThing) {
             "memory: asked 8 GiB a card, 8 GiB short on the best card (0 B free)");
   EXPECT_TRUE(engine.Release("i1"));
   EXPECT_FALSE(engine.Release("i1"));
-  EXPECT_EQ(Where(engine.Place(Ask("i6"))), "n/a");
+  EXPECT_EQ(Where(Place(engine, Ask("i6"))), "n/a");
 }
 
 TEST(Engine, TheMessageSaysHowMuchIsShort) {
   Engine engine;
   ASSERT_TRUE(engine.UpdateNode(MakeNode("n", {MakeCard("a", 80 * kGiB)})));
-  EXPECT_EQ(Where(engine.Place(Ask("x", 56 * kGiB, 500))), "n/a");
-  EXPECT_EQ(Scarce(engine.Place(Ask("y", 26 * kGiB, 500))).message,
+  EXPECT_EQ(Where(Place(engine, Ask("x", 56 * kGiB, 500))), "n/a");
+  EXPECT_EQ(Scarce(Place(engine, Ask("y", 26 * kGiB, 500))).message,
             "memory: asked 26 GiB a card, 2 GiB short on the best card (24 GiB free)");
-  EXPECT_EQ(Scarce(engine.Place(Ask("y", 20 * kGiB, 600))).message,
+  EXPECT_EQ(Scarce(Place(engine, Ask("y", 20 * kGiB, 600))).message,
             "compute: asked 60% a card, 10% short on the best card (50% free)");
 }
 
 TEST(Engine, PlacesARequestOncePerId) {
   Engine engine;
   ASSERT_TRUE(engine.UpdateNode(MakeNode("n", {MakeCard("a")})));
-  const auto first = engine.Place(Ask("x"));
-  EXPECT_EQ(Where(engine.Place(Ask("x"))), Where(first));
+  const auto first = Place(engine, Ask("x"));
+  EXPECT_EQ(Where(Place(engine, Ask("x"))), Where(first));
   EXPECT_EQ(engine.reservations(), 1u);
   EXPECT_EQ(engine.Nodes()[0].cards[0].reserved_bytes, 8 * kGiB);
   EXPECT_EQ(engine.Nodes()[0].cpu_reserved_millis, 1000u);
@@ -90,7 +122,7 @@ TEST(Engine, PlacesARequestOncePerId) {
 TEST(Engine, ConsiderReservesNothing) {
   Engine engine;
   ASSERT_TRUE(engine.UpdateNode(MakeNode("n", {MakeCard("a")})));
-  EXPECT_EQ(Where(engine.Consider(Ask("x"))), "n/a");
+  EXPECT_EQ(Where(Consider(engine, Ask("x"))), "n/a");
   EXPECT_EQ(engine.reservations(), 0u);
 }
 
@@ -99,12 +131,12 @@ TEST(Engine, NodePolicies) {
   ASSERT_TRUE(engine.UpdateNode(MakeNode("b", {MakeCard("b1")})));
   ASSERT_TRUE(engine.UpdateNode(MakeNode("a", {MakeCard("a1")})));
   Request request = Ask("first");
-  EXPECT_EQ(Where(engine.Place(request)), "a/a1");  // a tie: the smaller name
+  EXPECT_EQ(Where(Place(engine, request)), "a/a1");  // a tie: the smaller name
   request.id = "packed";
-  EXPECT_EQ(Where(engine.Place(request)), "a/a1");
+  EXPECT_EQ(Where(Place(engine, request)), "a/a1");
   request.id = "spread";
   request.node_policy = Policy::kSpread;
-  EXPECT_EQ(Where(engine.Place(request)), "b/b1");
+  EXPECT_EQ(Where(Place(engine, request)), "b/b1");
 }
 
 TEST(Engine, CardPolicies) {
@@ -112,18 +144,18 @@ TEST(Engine, CardPolicies) {
   ASSERT_TRUE(engine.UpdateNode(MakeNode("n", {MakeCard("a"), MakeCard("b"), MakeCard("c")})));
   Request request = Ask("one");
   request.card_policy = Policy::kSpread;
-  EXPECT_EQ(Where(engine.Place(request)), "n/a");
+  EXPECT_EQ(Where(Place(engine, request)), "n/a");
   request.id = "two";
-  EXPECT_EQ(Where(engine.Place(request)), "n/b");
+  EXPECT_EQ(Where(Place(engine, request)), "n/b");
   request.id = "three";
   request.card_policy = Policy::kBinpack;
-  EXPECT_EQ(Where(engine.Place(request)), "n/a");
+  EXPECT_EQ(Where(Place(engine, request)), "n/a");
   request.id = "four";
   request.slices = 2;
-  EXPECT_EQ(Where(engine.Place(request)), "n/a+b");
+  EXPECT_EQ(Where(Place(engine, request)), "n/a+b");
   request.id = "five";
   request.card_policy = Policy::kSpread;
-  EXPECT_EQ(Where(engine.Place(request)), "n/c+b");
+  EXPECT_EQ(Where(Place(engine, request)), "n/c+b");
 }
 
 TEST(Engine, SlicesOfARequestAreOnDistinctCardsOfOneNode) {
@@ -132,13 +164,13 @@ TEST(Engine, SlicesOfARequestAreOnDistinctCardsOfOneNode) {
   ASSERT_TRUE(engine.UpdateNode(MakeNode("n", {MakeCard("n1"), MakeCard("n2")})));
   Request request = Ask("x", kGiB, 10);
   request.slices = 3;
-  const Scarcity three = Scarce(engine.Place(request));
+  const Scarcity three = Scarce(Place(engine, request));
   EXPECT_EQ(three.resource, "cards");
   EXPECT_EQ(three.asked, 3u);
   EXPECT_EQ(three.available, 2u);
   EXPECT_TRUE(three.never);
   request.slices = 2;
-  EXPECT_EQ(Where(engine.Place(request)), "n/n1+n2");
+  EXPECT_EQ(Where(Place(engine, request)), "n/n1+n2");
 }
 
 TEST(Engine, CpuAndRamAreCountedForTheWholeRequest) {
@@ -147,20 +179,20 @@ TEST(Engine, CpuAndRamAreCountedForTheWholeRequest) {
   Request request = Ask("x", kGiB, 10);
   request.cpu_millis = 1500;
   request.ram_bytes = 3 * kGiB;
-  EXPECT_EQ(Where(engine.Place(request)), "n/a");
+  EXPECT_EQ(Where(Place(engine, request)), "n/a");
   request.id = "y";
   request.ram_bytes = kGiB;
-  EXPECT_EQ(Scarce(engine.Place(request)).message,
+  EXPECT_EQ(Scarce(Place(engine, request)).message,
             "cpu: asked 1500 CPU millis, 1000 short on the best node (500 free)");
   request.cpu_millis = 500;
   request.ram_bytes = 2 * kGiB;
-  const Scarcity ram = Scarce(engine.Place(request));
+  const Scarcity ram = Scarce(Place(engine, request));
   EXPECT_EQ(ram.message, "ram: asked 2 GiB, 1 GiB short on the best node (1 GiB free)");
   EXPECT_FALSE(ram.never);
   request.ram_bytes = 5 * kGiB;
-  EXPECT_EQ(Scarce(engine.Place(request)).message,
+  EXPECT_EQ(Scarce(Place(engine, request)).message,
             "ram: asked 5 GiB, 1 GiB short on the best node (4 GiB in all)");
-  EXPECT_TRUE(Scarce(engine.Place(request)).never);
+  EXPECT_TRUE(Scarce(Place(engine, request)).never);
 }
 
 TEST(Engine, ModelAndUuidNarrowTheChoice) {
@@ -169,19 +201,19 @@ TEST(Engine, ModelAndUuidNarrowTheChoice) {
       MakeNode("n", {MakeCard("a"), MakeCard("b", 80 * kGiB, "NVIDIA A100-80GB")})));
   Request request = Ask("x");
   request.model = "a100";
-  EXPECT_EQ(Where(engine.Place(request)), "n/b");
+  EXPECT_EQ(Where(Place(engine, request)), "n/b");
   request.id = "y";
   request.model = "H200";
-  const Scarcity model = Scarce(engine.Place(request));
+  const Scarcity model = Scarce(Place(engine, request));
   EXPECT_EQ(model.resource, "model");
   EXPECT_TRUE(model.never);
   EXPECT_EQ(model.available, 0u);
   request.model = "";
   request.card_uuid = "a";
-  EXPECT_EQ(Where(engine.Place(request)), "n/a");
+  EXPECT_EQ(Where(Place(engine, request)), "n/a");
   request.id = "z";
   request.card_uuid = "zz";
-  const Scarcity uuid = Scarce(engine.Place(request));
+  const Scarcity uuid = Scarce(Place(engine, request));
   EXPECT_EQ(uuid.resource, "cards");
   EXPECT_TRUE(uuid.never);
   EXPECT_EQ(uuid.message, "cards: asked the card zz, no node has it");
@@ -191,15 +223,15 @@ TEST(Engine, TheClosestNodeIsTheOneThatIsExplained) {
   Engine engine;
   ASSERT_TRUE(engine.UpdateNode(MakeNode("a", {MakeCard("a1", 16 * kGiB)})));
   ASSERT_TRUE(engine.UpdateNode(MakeNode("b", {MakeCard("b1", 24 * kGiB)})));
-  const Scarcity scarcity = Scarce(engine.Place(Ask("x", 26 * kGiB)));
+  const Scarcity scarcity = Scarce(Place(engine, Ask("x", 26 * kGiB)));
   EXPECT_EQ(scarcity.available, 24 * kGiB);
   EXPECT_TRUE(scarcity.never);
   EXPECT_EQ(scarcity.message,
             "memory: asked 26 GiB a card, 2 GiB short on the best card (24 GiB in all)");
   // A node that could never hold it is not the one to wait for, however free it is.
   ASSERT_TRUE(engine.UpdateNode(MakeNode("c", {MakeCard("c1", 32 * kGiB)})));
-  EXPECT_EQ(Where(engine.Place(Ask("big", 30 * kGiB))), "c/c1");
-  const Scarcity waiting = Scarce(engine.Place(Ask("x", 26 * kGiB)));
+  EXPECT_EQ(Where(Place(engine, Ask("big", 30 * kGiB))), "c/c1");
+  const Scarcity waiting = Scarce(Place(engine, Ask("x", 26 * kGiB)));
   EXPECT_FALSE(waiting.never);
   EXPECT_EQ(waiting.available, 2 * kGiB);
 }
@@ -209,11 +241,11 @@ TEST(Engine, MemoryAndComputeMustBeFreeOnTheSameCard) {
   ASSERT_TRUE(engine.UpdateNode(MakeNode("n", {MakeCard("a"), MakeCard("b")})));
   Request request = Ask("memory", 20 * kGiB, 100);
   request.card_uuid = "a";
-  EXPECT_EQ(Where(engine.Place(request)), "n/a");
+  EXPECT_EQ(Where(Place(engine, request)), "n/a");
   request = Ask("compute", kGiB, 900);
   request.card_uuid = "b";
-  EXPECT_EQ(Where(engine.Place(request)), "n/b");
-  const Scarcity scarcity = Scarce(engine.Place(Ask("x", 10 * kGiB, 500)));
+  EXPECT_EQ(Where(Place(engine, request)), "n/b");
+  const Scarcity scarcity = Scarce(Place(engine, Ask("x", 10 * kGiB, 500)));
   EXPECT_EQ(scarcity.resource, "cards");
   EXPECT_EQ(scarcity.message,
             "cards: asked 1 card(s) with 10 GiB and 50% both free, the best node has 0");
@@ -223,16 +255,16 @@ TEST(Engine, UnhealthyCardsTakeNothingNewAndKeepWhatTheyHold) {
   Engine engine;
   NodeInventory node = MakeNode("n", {MakeCard("a")});
   ASSERT_TRUE(engine.UpdateNode(node));
-  EXPECT_EQ(Where(engine.Place(Ask("x"))), "n/a");
+  EXPECT_EQ(Where(Place(engine, Ask("x"))), "n/a");
   node.cards[0].healthy = false;
   ASSERT_TRUE(engine.UpdateNode(node));
-  const Scarcity scarcity = Scarce(engine.Place(Ask("y")));
+  const Scarcity scarcity = Scarce(Place(engine, Ask("y")));
   EXPECT_EQ(scarcity.resource, "cards");
   EXPECT_FALSE(scarcity.never);  // it may recover
   EXPECT_EQ(engine.Nodes()[0].cards[0].reserved_bytes, 8 * kGiB);
   node.cards[0].healthy = true;
   ASSERT_TRUE(engine.UpdateNode(node));
-  EXPECT_EQ(Where(engine.Place(Ask("y"))), "n/a");
+  EXPECT_EQ(Where(Place(engine, Ask("y"))), "n/a");
 }
 
 TEST(Engine, ForeignUseIsNotOursToGive) {
@@ -240,13 +272,13 @@ TEST(Engine, ForeignUseIsNotOursToGive) {
   const NodeInventory node = MakeNode("n", {MakeCard("a")}, 4000, 8 * kGiB);
   ForeignUse foreign{{{"a", 20 * kGiB, {800}}}, 3000, 7 * kGiB};
   ASSERT_TRUE(engine.UpdateNode(node, foreign));
-  EXPECT_EQ(Scarce(engine.Place(Ask("x"))).available, 4 * kGiB);
-  EXPECT_EQ(Where(engine.Place(Ask("y", 4 * kGiB, 200))), "n/a");
-  const Scarcity full = Scarce(engine.Place(Ask("z", kGiB, 1)));
+  EXPECT_EQ(Scarce(Place(engine, Ask("x"))).available, 4 * kGiB);
+  EXPECT_EQ(Where(Place(engine, Ask("y", 4 * kGiB, 200))), "n/a");
+  const Scarcity full = Scarce(Place(engine, Ask("z", kGiB, 1)));
   EXPECT_FALSE(full.never);
   EXPECT_EQ(full.available, 0u);
   ASSERT_TRUE(engine.UpdateNode(node));
-  EXPECT_EQ(Where(engine.Place(Ask("x"))), "n/a");
+  EXPECT_EQ(Where(Place(engine, Ask("x"))), "n/a");
 }
 
 TEST(Engine, GuaranteedSlicesOfAnOversoldCardNeverAddUpToMoreThanTheCard) {
@@ -260,43 +292,43 @@ TEST(Engine, GuaranteedSlicesOfAnOversoldCardNeverAddUpToMoreThanTheCard) {
     request.guaranteed = true;
     return request;
   };
-  EXPECT_EQ(Where(engine.Place(sure("g1", 8 * kGiB, 600))), "n/a");
-  EXPECT_EQ(Where(engine.Place(Ask("s1", 8 * kGiB, 600))), "n/a");
-  const Scarcity compute = Scarce(engine.Place(sure("g2", kGiB, 401)));
+  EXPECT_EQ(Where(Place(engine, sure("g1", 8 * kGiB, 600))), "n/a");
+  EXPECT_EQ(Where(Place(engine, Ask("s1", 8 * kGiB, 600))), "n/a");
+  const Scarcity compute = Scarce(Place(engine, sure("g2", kGiB, 401)));
   EXPECT_EQ(compute.resource, "compute");
   EXPECT_EQ(compute.available, 400u) << "of the card, whatever more may be sold";
-  const Scarcity memory = Scarce(engine.Place(sure("g2", 17 * kGiB, 1)));
+  const Scarcity memory = Scarce(Place(engine, sure("g2", 17 * kGiB, 1)));
   EXPECT_EQ(memory.resource, "memory");
   EXPECT_FALSE(memory.never);
-  EXPECT_TRUE(Scarce(engine.Place(sure("g3", 25 * kGiB, 1))).never);
+  EXPECT_TRUE(Scarce(Place(engine, sure("g3", 25 * kGiB, 1))).never);
   // What is not guaranteed leaves less to sell, not less that is guaranteed.
-  EXPECT_EQ(Where(engine.Place(sure("g2", kGiB, 400))), "n/a");
-  EXPECT_EQ(Scarce(engine.Place(Ask("s2", kGiB, 201))).resource, "compute");
-  EXPECT_EQ(Where(engine.Place(Ask("s2", kGiB, 200))), "n/a");
+  EXPECT_EQ(Where(Place(engine, sure("g2", kGiB, 400))), "n/a");
+  EXPECT_EQ(Scarce(Place(engine, Ask("s2", kGiB, 201))).resource, "compute");
+  EXPECT_EQ(Where(Place(engine, Ask("s2", kGiB, 200))), "n/a");
   const Reservation held = *engine.Find("g1");
   EXPECT_TRUE(held.guaranteed);
   ASSERT_TRUE(engine.Release("g1"));
   ASSERT_TRUE(engine.Restore(held));
-  EXPECT_EQ(Scarce(engine.Consider(sure("g4", kGiB, 1))).resource, "compute");
+  EXPECT_EQ(Scarce(Consider(engine, sure("g4", kGiB, 1))).resource, "compute");
   ASSERT_TRUE(engine.Release("g1"));
-  EXPECT_EQ(Where(engine.Place(sure("g4", kGiB, 600))), "n/a");
+  EXPECT_EQ(Where(Place(engine, sure("g4", kGiB, 600))), "n/a");
 }
 
 TEST(Engine, ANodeThatComesBackStillHoldsWhatItHeld) {
   Engine engine;
   const NodeInventory node = MakeNode("n", {MakeCard("a")});
   ASSERT_TRUE(engine.UpdateNode(node));
-  EXPECT_EQ(Where(engine.Place(Ask("x", 20 * kGiB))), "n/a");
+  EXPECT_EQ(Where(Place(engine, Ask("x", 20 * kGiB))), "n/a");
   engine.RemoveNode("n");
-  const Scarcity gone = Scarce(engine.Place(Ask("y", 20 * kGiB)));
+  const Scarcity gone = Scarce(Place(engine, Ask("y", 20 * kGiB)));
   EXPECT_FALSE(gone.never);
   EXPECT_EQ(gone.message, "cards: asked 1 card(s), no node is known");
   ASSERT_TRUE(engine.UpdateNode(node));
-  EXPECT_EQ(Scarce(engine.Place(Ask("y", 20 * kGiB))).available, 4 * kGiB);
+  EXPECT_EQ(Scarce(Place(engine, Ask("y", 20 * kGiB))).available, 4 * kGiB);
   engine.RemoveNode("n");
   EXPECT_TRUE(engine.Release("x"));
   ASSERT_TRUE(engine.UpdateNode(node));
-  EXPECT_EQ(Where(engine.Place(Ask("y", 20 * kGiB))), "n/a");
+  EXPECT_EQ(Where(Place(engine, Ask("y", 20 * kGiB))), "n/a");
 }
 
 TEST(Engine, RestoreTakesFactsEvenWhenTheyDoNotFit) {
@@ -306,23 +338,23 @@ TEST(Engine, RestoreTakesFactsEvenWhenTheyDoNotFit) {
   ASSERT_TRUE(engine.Restore(running));
   EXPECT_EQ(engine.reservations(), 1u);
   ASSERT_TRUE(engine.UpdateNode(MakeNode("n", {MakeCard("a", 16 * kGiB)})));
-  EXPECT_EQ(Scarce(engine.Place(Ask("y", kGiB, 10))).available, 0u);
+  EXPECT_EQ(Scarce(Place(engine, Ask("y", kGiB, 10))).available, 0u);
   running.placement.shares[0].memory_bytes = 1;
   EXPECT_EQ(engine.Restore(running).error().code(), Code::kAlreadyExists);
   EXPECT_TRUE(engine.Release("x"));
-  EXPECT_EQ(Where(engine.Place(Ask("y", kGiB, 10))), "n/a");
+  EXPECT_EQ(Where(Place(engine, Ask("y", kGiB, 10))), "n/a");
 }
 
 TEST(Engine, AvoidedNodesArePassedOver) {
   Engine engine;
   ASSERT_TRUE(engine.UpdateNode(MakeNode("a", {MakeCard("a1")})));
   ASSERT_TRUE(engine.UpdateNode(MakeNode("b", {MakeCard("b1", 16 * kGiB)})));
-  EXPECT_EQ(Where(engine.Consider(Ask("x"), {"a"})), "b/b1");
-  const Scarcity all = Scarce(engine.Consider(Ask("x"), {"a", "b"}));
+  EXPECT_EQ(Where(Consider(engine, Ask("x"), {"a"})), "b/b1");
+  const Scarcity all = Scarce(Consider(engine, Ask("x"), {"a", "b"}));
   EXPECT_EQ(all.resource, "cards");
   EXPECT_FALSE(all.never);
-  EXPECT_FALSE(Scarce(engine.Consider(Ask("x", 20 * kGiB), {"a"})).never);
-  EXPECT_TRUE(Scarce(engine.Consider(Ask("x", 30 * kGiB), {"a"})).never);
+  EXPECT_FALSE(Scarce(Consider(engine, Ask("x", 20 * kGiB), {"a"})).never);
+  EXPECT_TRUE(Scarce(Consider(engine, Ask("x", 30 * kGiB), {"a"})).never);
   EXPECT_EQ(engine.CouldHold(Ask("x")), (std::vector<std::string>{"a", "b"}));
   EXPECT_EQ(engine.CouldHold(Ask("x", 20 * kGiB)), (std::vector<std::string>{"a"}));
   EXPECT_TRUE(engine.CouldHold(Ask("x", 30 * kGiB)).empty());
@@ -339,7 +371,7 @@ TEST(Engine, ExplainNamesTheRuleOfEachFilteredNodeAndTheBestFive) {
   ASSERT_TRUE(engine.UpdateNode(MakeNode("kept", {MakeCard("k1")})));
   Request first = Ask("first");
   first.card_uuid = "d1";
-  EXPECT_EQ(Where(engine.Place(first)), "d/d1");
+  EXPECT_EQ(Where(Place(engine, first)), "d/d1");
   const Explanation why = engine.Explain(Ask("x"), {"kept"});
   ASSERT_EQ(why.filtered.size(), 3u);
   std::map<std::string, Explanation::Filtered> by_rule;
@@ -362,7 +394,7 @@ TEST(Engine, ExplainNamesTheRuleOfEachFilteredNodeAndTheBestFive) {
   }
   // It is what Place does, and it reserves nothing.
   EXPECT_EQ(engine.reservations(), 1u);
-  EXPECT_EQ(Where(engine.Place(Ask("x"), {"kept"})), "d/d1");
+  EXPECT_EQ(Where(Place(engine, Ask("x"), {"kept"})), "d/d1");
   // Nothing left is 0, not -0, in what users see.
   const Explanation whole = engine.Explain(Ask("y", 24 * kGiB, 1000), {});
   ASSERT_FALSE(whole.best.empty());

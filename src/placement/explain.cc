@@ -123,7 +123,8 @@ bool Engine::Holds(const NodeView& node, const Asked& asked) {
 }
 
 // What a node lacks most of. `tell`: with the message.
-Engine::Shortage Engine::Lacking(const Record& record, const Asked& asked, bool empty, bool tell) {
+Engine::Shortage Engine::Lacking(const Record& record, const Asked& asked, bool empty,
+                                 bool tell) const {
   const Request& request = asked.request;
   const NodeView node = View(record, asked, empty);
   Shortage worst;
@@ -180,7 +181,7 @@ Engine::Shortage Engine::Lacking(const Record& record, const Asked& asked, bool 
     }
   }
   const std::string models = tell ? Models(request) : "";
-  const bool any_model = asked.AnyModel() && asked.model_lower.empty();
+  const bool any_model = asked.AnyModel();
   if (kind.empty() && !request.card_uuid.empty()) {
     consider("cards", 1, 0, kWrongKind + kMillion, [&] {
       return "cards: asked the card " + request.card_uuid +
@@ -296,29 +297,17 @@ Engine::Shortage Engine::Lacking(const Record& record, const Asked& asked, bool 
   return worst;
 }
 
-std::variant<Placement, Scarcity> Engine::Consider(const Request& request,
-                                                   const std::set<std::string>& avoid) const {
-  CHECK(Validate(request).has_value());
-  if (const Reservation* held = Find(request.id)) return held->placement;
-  if (const auto found = Choose(request, avoid)) {
-    Placement placement{request.id, found->record->name, {}};
-    for (std::uint32_t i = 0; i < found->choice.cards.count; ++i) {
-      const KnownCard& card = found->record->known->cards[found->choice.cards.index[i]];
-      device::Share share;
-      share.card_uuid = card.card.uuid;
-      share.memory_bytes = request.memory_bytes;
-      share.compute = request.compute;
-      share.isolation = request.isolation;
-      placement.shares.push_back(std::move(share));
-    }
-    return placement;
+Scarcity Engine::WhyNot(const Request& request, const std::set<std::string>& avoid) const {
+  if (holdings_.size() >= kReservationsMax) {
+    return Scarcity{"cards", request.slices, 0, false,
+                    "reservations_max (" + std::to_string(kReservationsMax) + ") is reached"};
   }
   if (known_ == 0) {
     return Scarcity{
         "cards", request.slices, 0, false,
         "cards: asked " + std::to_string(request.slices) + " card(s), no node is known"};
   }
-  // Nothing fits now. If it would not fit an empty fleet either, the shortage is told against that.
+  // If it would not fit an empty fleet either, the shortage is told against that.
   const Asked asked(request);
   const auto could_hold = [&](const Record& record) {
     return (request.pool.empty() || request.pool == record.pool->name) &&

@@ -201,13 +201,11 @@ Shape Fleet::Measured(const Node& node, const Shape& shape) const {
   if (shape.exclusive) {
     measured.milli = kWholeCardMilli;
   } else {
-    const std::uint64_t left_memory =
-        here.card_bytes - std::min(here.card_bytes, shape.memory_bytes);
-    const std::uint64_t left_compute =
-        here.card_compute - std::min(here.card_compute, shape.compute);
-    const std::uint64_t left =
-        std::min(Milli(left_memory, here.card_bytes), Milli(left_compute, here.card_compute));
-    measured.milli = kWholeCardMilli - static_cast<std::uint32_t>(left);
+    // Rounded down, as what is left is: then as many slices fit by milli as fit in truth.
+    const std::uint64_t milli = std::max(Milli(shape.memory_bytes, here.card_bytes),
+                                         Milli(shape.compute, here.card_compute));
+    measured.milli =
+        static_cast<std::uint32_t>(std::clamp<std::uint64_t>(milli, 1, kWholeCardMilli));
   }
   return measured;
 }

@@ -18,9 +18,9 @@ class Attempt {
   ~Attempt() { GiveBack(); }
 
   std::optional<Scarcity> Place(const Request& request, const std::set<std::string>& avoid) {
-    auto answer = engine_.Place(request, avoid, false);
-    if (auto* scarcity = std::get_if<Scarcity>(&answer)) return std::move(*scarcity);
-    placed_.push_back(std::get<Placement>(std::move(answer)));
+    const Placement* const placed = engine_.Place(request, avoid, false);
+    if (placed == nullptr) return engine_.WhyNot(request, avoid);
+    placed_.push_back(*placed);
     return std::nullopt;
   }
   const std::vector<Placement>& placed() const { return placed_; }

@@ -123,11 +123,10 @@ Absence::~Absence() {
 
 void Absence::Take(const std::string& id, const std::string& tenant, const SliceAmount& amount) {
   if (gone_.count(id) != 0) return;
-  Gone gone{std::nullopt, tenant, amount};
-  if (const Reservation* reservation = engine_.Find(id)) gone.reservation = *reservation;
+  const Gone gone{engine_.Find(id), tenant, amount};
   engine_.Release(id);
   if (quotas_.Limits(tenant)) quotas_.Remove(tenant, amount);
-  gone_.emplace(id, std::move(gone));
+  gone_.emplace(id, gone);
 }
 
 void Absence::Return(const std::string& id) {

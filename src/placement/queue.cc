@@ -329,6 +329,7 @@ Queue::Decision Queue::Decide(Engine& engine, std::int64_t now_micros,
                               CapacityReservations* reservations) {
   walked_.clear();
   if (waiting_.empty()) return {};
+  engine.Learn();
   std::set<std::string> away = unavailable;
   for (const std::string& node : unsettled) away.erase(node);
   Walk walk{.engine = engine,
@@ -398,9 +399,10 @@ void Queue::Wait(const Unit& unit, const std::string& rule, const std::string& m
 std::variant<std::vector<Placement>, Scarcity> Queue::Place(
     Engine& engine, const Unit& unit, const std::set<std::string>& avoid) const {
   if (unit.ids.size() == 1) {
-    auto answer = engine.Place(unit.order->request, avoid);
-    if (auto* scarcity = std::get_if<Scarcity>(&answer)) return std::move(*scarcity);
-    return std::vector<Placement>{std::get<Placement>(std::move(answer))};
+    if (const Placement* placed = engine.Place(unit.order->request, avoid)) {
+      return std::vector<Placement>{*placed};
+    }
+    return engine.WhyNot(unit.order->request, avoid);
   }
   std::vector<Request> members;
   for (const std::string& id : unit.ids) members.push_back(entries_.at(id).order.request);
@@ -423,9 +425,8 @@ std::set<std::string> Queue::OtherRacks(const Engine& engine, const std::string&
 std::optional<Scarcity> Queue::Consider(Engine& engine, const Unit& unit,
                                         const std::set<std::string>& avoid) const {
   if (unit.ids.size() == 1) {
-    auto answer = engine.Consider(unit.order->request, avoid);
-    if (auto* scarcity = std::get_if<Scarcity>(&answer)) return std::move(*scarcity);
-    return std::nullopt;
+    if (engine.Consider(unit.order->request, avoid) != nullptr) return std::nullopt;
+    return engine.WhyNot(unit.order->request, avoid);
   }
   auto answer = Place(engine, unit, avoid);
   if (auto* scarcity = std::get_if<Scarcity>(&answer)) return std::move(*scarcity);
@@ -437,7 +438,9 @@ std::optional<Scarcity> Queue::Consider(Engine& engine, const Unit& unit,
 
 bool Queue::Fits(Engine& engine, const QuotaTree& quotas, const Unit& unit,
                  const std::set<std::string>& avoid) const {
-  return !quotas.Check(unit.order->request.tenant, unit.ask) && !Consider(engine, unit, avoid);
+  if (quotas.Check(unit.order->request.tenant, unit.ask)) return false;
+  if (unit.ids.size() == 1) return engine.Consider(unit.order->request, avoid) != nullptr;
+  return !Consider(engine, unit, avoid);
 }
 
 // Whether its quota admits the unit; says why not.
@@ -485,7 +488,7 @@ void Queue::Look(Walk& walk, const Unit& unit) {
   }
   if (!unit.rack_of.empty()) {
     // Others of its gang have places: it joins them.
-    if (const Reservation* held = walk.engine.Find(unit.rack_of)) {
+    if (const auto held = walk.engine.Find(unit.rack_of)) {
       if (avoid != &wider) wider = walk.taken;
       avoid = &wider;
       wider.merge(OtherRacks(walk.engine, held->placement.node));
@@ -663,7 +666,7 @@ std::vector<Victim> Queue::Victims(const Walk& walk, const Unit& unit,
   const bool lower = !preemptible_.empty() && *preemptible_.begin() < unit.order->request.priority;
   if (!reclaims && !lower) return {};
   const auto may = [&](const std::string& id, const Entry& entry) {
-    if (!entry.known || entry.evicted || walk.engine.Find(id) == nullptr) return false;
+    if (!entry.known || entry.evicted || !walk.engine.IsPlaced(id)) return false;
     if (walk.Inside(id)) return false;
     if (ByPriority(entry, unit)) return true;
     if (!reclaims || entry.order.request.tenant == tenant) return false;

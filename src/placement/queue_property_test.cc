@@ -339,7 +339,7 @@ class Story {
       }
       for (const Reservation& reservation : gone)
         engine_->Release(reservation.placement.request_id);
-      const bool fits = std::holds_alternative<Placement>(engine_->Consider(order.request, away_));
+      const bool fits = engine_->Consider(order.request, away_) != nullptr;
       for (const Reservation& reservation : gone) ASSERT_TRUE(engine_->Restore(reservation));
       ASSERT_FALSE(fits) << eviction.asker << " did not need " << eviction.id;
     }
@@ -351,7 +351,7 @@ class Story {
     std::map<std::string, device::Share> sums;
     std::map<std::string, SliceAmount> held;
     for (const auto& [id, entry] : placed_) {
-      ASSERT_NE(engine_->Find(id), nullptr);
+      ASSERT_TRUE(engine_->Find(id));
       ASSERT_EQ(engine_->Find(id)->placement.shares, entry.placement.shares);
       for (const device::Share& share : entry.placement.shares) {
         device::Share& sum = sums[share.card_uuid];
@@ -386,7 +386,7 @@ class Story {
       if (standing->rule == "gang") continue;  // members left
       const auto empty = Build(fleet_);
       if (order.gang.empty()) {
-        ASSERT_TRUE(std::holds_alternative<Scarcity>(empty->Consider(order.request)))
+        ASSERT_TRUE(empty->Consider(order.request) == nullptr)
             << id << " starves: " << standing->message;
         continue;
       }
@@ -402,7 +402,7 @@ class Story {
       Request member = order.request;
       for (; count < order.gang_size; ++count) {
         member.id = "m" + std::to_string(count);
-        if (std::holds_alternative<Scarcity>(one->Place(member))) break;
+        if (one->Place(member) == nullptr) break;
       }
       room.push_back(count);
     }
@@ -525,7 +525,7 @@ TEST(QueueProperty, BackfillNeverDelaysTheHead) {
       for (auto at = ends.begin(); at != ends.end();) {
         const std::int64_t end = at->first;
         for (; at != ends.end() && at->first == end; ++at) later->Release(at->second);
-        if (std::holds_alternative<Scarcity>(later->Consider(waiting.at(head).order.request))) {
+        if (later->Consider(waiting.at(head).order.request) == nullptr) {
           continue;
         }
         const auto [known, added] = promised.emplace(head, end);
@@ -599,7 +599,7 @@ TEST(QueueProperty, TheVictimsAreTheCheapestSetThereIs) {
       for (const std::string& id : askers) {
         Request request = asker.request;
         request.id = id;
-        if (std::holds_alternative<Placement>(in.Place(request))) ++count;
+        if (in.Place(request) != nullptr) ++count;
       }
       for (const std::string& id : askers) in.Release(id);
       return count == askers.size();

@@ -6,6 +6,7 @@
 #include <functional>
 
 #include "placement/engine.h"
+#include "placement/test_answer.h"
 
 namespace tessera::placement {
 namespace {
@@ -42,7 +43,7 @@ Request With(std::string id, const std::function<void(Request&)>& change) {
 }
 
 // "node/card+card" of a placement, or "!resource" of a scarcity.
-std::string Where(const std::variant<Placement, Scarcity>& answer) {
+std::string Where(const Answer& answer) {
   if (const auto* scarcity = std::get_if<Scarcity>(&answer)) return "!" + scarcity->resource;
   const auto& placement = std::get<Placement>(answer);
   std::string text = placement.node + "/";
@@ -88,7 +89,7 @@ TEST(Request, ListsOfModelsAndCardsNarrowTheChoice) {
       MakeNode("n", {MakeCard("a", "NVIDIA A10"), MakeCard("b", "NVIDIA A100-80GB"),
                      MakeCard("c", "NVIDIA H200"), MakeCard("d", "NVIDIA T4")})));
   const auto where = [&](const std::function<void(Request&)>& change) {
-    return Where(engine.Consider(With("x", change)));
+    return Where(Consider(engine, With("x", change)));
   };
   EXPECT_EQ(where([](Request& r) { r.models = {"h200", "t4"}; }), "n/c");
   EXPECT_EQ(where([](Request& r) { r.models = {"a10"}, r.models_excluded = {"a100"}; }), "n/a");
@@ -102,6 +103,15 @@ TEST(Request, ListsOfModelsAndCardsNarrowTheChoice) {
   EXPECT_EQ(where([](Request& r) { r.cards = {"a", "b", "d"}, r.slices = 3; }), "n/a+b+d");
 }
 
+TEST(Request, ACardWithoutAModelIsTakenByWhoNamesNone) {
+  Engine engine;
+  ASSERT_TRUE(engine.UpdateNode(MakeNode("n", {MakeCard("a", "")})));
+  EXPECT_TRUE(std::get<Scarcity>(Place(engine, With("x", [](Request& r) { r.slices = 2; }))).never);
+  EXPECT_EQ(Where(Place(engine, With("x", [](Request& r) { r.model = "A10"; }))), "!model");
+  EXPECT_EQ(Where(Place(engine, With("y", [](Request& r) { r.exclusive = true; }))), "n/a");
+  EXPECT_FALSE(std::get<Scarcity>(Place(engine, Ask("z"))).never);
+}
+
 TEST(Request, APoolIsAskedByNameOrTheFirstWithRoomIsTaken) {
   Engine engine;
   NodeInventory east = MakeNode("a", {MakeCard("a1")});
@@ -110,37 +120,37 @@ TEST(Request, APoolIsAskedByNameOrTheFirstWithRoomIsTaken) {
   west.pool = "west";
   ASSERT_TRUE(engine.UpdateNode(west));
   ASSERT_TRUE(engine.UpdateNode(east));
-  EXPECT_EQ(Where(engine.Place(Ask("x"))), "a/a1");
-  EXPECT_EQ(Where(engine.Place(With("y", [](Request& r) { r.pool = "west"; }))), "b/b1");
-  EXPECT_EQ(Where(engine.Place(With("z", [](Request& r) { r.pool = "north"; }))), "!pool");
-  EXPECT_EQ(Where(engine.Place(With("w", [](Request& r) { r.memory_bytes = 20 * kGiB; }))),
+  EXPECT_EQ(Where(Place(engine, Ask("x"))), "a/a1");
+  EXPECT_EQ(Where(Place(engine, With("y", [](Request& r) { r.pool = "west"; }))), "b/b1");
+  EXPECT_EQ(Where(Place(engine, With("z", [](Request& r) { r.pool = "north"; }))), "!pool");
+  EXPECT_EQ(Where(Place(engine, With("w", [](Request& r) { r.memory_bytes = 20 * kGiB; }))),
             "!memory");
   // A node that changes pools takes what it holds along.
   east.pool = "west";
   ASSERT_TRUE(engine.UpdateNode(east));
-  EXPECT_EQ(Where(engine.Consider(With("z", [](Request& r) { r.pool = "east"; }))), "!pool");
+  EXPECT_EQ(Where(Consider(engine, With("z", [](Request& r) { r.pool = "east"; }))), "!pool");
   const auto rest = With("v", [](Request& r) { r.pool = "west", r.memory_bytes = 17 * kGiB; });
-  EXPECT_EQ(Where(engine.Consider(rest)), "!memory");
+  EXPECT_EQ(Where(Consider(engine, rest)), "!memory");
   EXPECT_TRUE(engine.Release("x"));
-  EXPECT_EQ(Where(engine.Consider(rest)), "a/a1");
+  EXPECT_EQ(Where(Consider(engine, rest)), "a/a1");
 }
 
 TEST(Request, APolicyIsChangedHotAndReservationsStay) {
   Engine engine;
   ASSERT_TRUE(engine.UpdateNode(MakeNode("a", {MakeCard("a1")})));
   ASSERT_TRUE(engine.UpdateNode(MakeNode("b", {MakeCard("b1")})));
-  EXPECT_EQ(Where(engine.Place(Ask("one"))), "a/a1");
+  EXPECT_EQ(Where(Place(engine, Ask("one"))), "a/a1");
   ASSERT_TRUE(engine.SetPolicy("", "spread"));
-  EXPECT_EQ(Where(engine.Place(Ask("two"))), "b/b1");
+  EXPECT_EQ(Where(Place(engine, Ask("two"))), "b/b1");
   EXPECT_EQ(engine.reservations(), 2u);
   for (const std::string& policy : ScorerNames()) {
     ASSERT_TRUE(engine.SetPolicy("", policy));
     EXPECT_EQ(engine.PolicyOf(""), policy);
     // What is reserved counts for every policy, also one that was never asked before.
-    EXPECT_EQ(Where(engine.Consider(With("x", [](Request& r) { r.memory_bytes = 17 * kGiB; }))),
+    EXPECT_EQ(Where(Consider(engine, With("x", [](Request& r) { r.memory_bytes = 17 * kGiB; }))),
               "!memory")
         << policy;
-    EXPECT_NE(Where(engine.Consider(Ask("x")))[0], '!') << policy;
+    EXPECT_NE(Where(Consider(engine, Ask("x")))[0], '!') << policy;
   }
   EXPECT_EQ(engine.SetPolicy("", "best").error().field(), "policy");
   EXPECT_EQ(engine.SetPolicy(std::string(kSelectorBytesMax + 1, 'x'), "fgd").error().field(),
@@ -155,17 +165,17 @@ TEST(Request, OneNumaNodeIsPreferredOrRequired) {
   const auto ask = [](Numa numa) {
     return With("x", [&](Request& r) { r.slices = 2, r.numa = numa; });
   };
-  EXPECT_EQ(Where(engine.Consider(ask(Numa::kNone))), "a/a1+a2");
-  EXPECT_EQ(Where(engine.Consider(ask(Numa::kPrefer))), "a/a1+a2");
-  const auto refused = engine.Consider(ask(Numa::kRequire));
+  EXPECT_EQ(Where(Consider(engine, ask(Numa::kNone))), "a/a1+a2");
+  EXPECT_EQ(Where(Consider(engine, ask(Numa::kPrefer))), "a/a1+a2");
+  const auto refused = Consider(engine, ask(Numa::kRequire));
   EXPECT_EQ(Where(refused), "!numa");
   EXPECT_TRUE(std::get<Scarcity>(refused).never);
   ASSERT_TRUE(engine.UpdateNode(
       MakeNode("b", {MakeCard("b1", "T4", 1), MakeCard("b2", "T4", 0), MakeCard("b3", "T4", 0),
                      MakeCard("b4", "T4", 1), MakeCard("b5", "T4", 1)})));
   // The NUMA node that is left the fuller.
-  EXPECT_EQ(Where(engine.Consider(ask(Numa::kRequire))), "b/b2+b3");
-  EXPECT_EQ(Where(engine.Consider(ask(Numa::kPrefer))), "b/b2+b3");
+  EXPECT_EQ(Where(Consider(engine, ask(Numa::kRequire))), "b/b2+b3");
+  EXPECT_EQ(Where(Consider(engine, ask(Numa::kPrefer))), "b/b2+b3");
 }
 
 TEST(Request, TheBestConnectedCardsAreTaken) {
@@ -179,10 +189,10 @@ TEST(Request, TheBestConnectedCardsAreTaken) {
   const auto ask = [](std::uint32_t slices) {
     return With("x", [&](Request& r) { r.slices = slices, r.links = Links::kBest; });
   };
-  EXPECT_EQ(Where(engine.Consider(ask(2))), "n/b+d");
-  EXPECT_EQ(Where(engine.Consider(ask(3))), "n/b+c+d");
-  EXPECT_EQ(Where(engine.Consider(ask(1))), "n/a") << "the worst connected one for one slice";
-  EXPECT_EQ(Where(engine.Consider(Ask("x", 2))), "n/a+b");
+  EXPECT_EQ(Where(Consider(engine, ask(2))), "n/b+d");
+  EXPECT_EQ(Where(Consider(engine, ask(3))), "n/b+c+d");
+  EXPECT_EQ(Where(Consider(engine, ask(1))), "n/a") << "the worst connected one for one slice";
+  EXPECT_EQ(Where(Consider(engine, Ask("x", 2))), "n/a+b");
 }
 
 TEST(Request, ACardHoldsOneIsolationModeAtATime) {
@@ -192,36 +202,36 @@ TEST(Request, ACardHoldsOneIsolationModeAtATime) {
   const auto as = [](const char* id, Isolation mode) {
     return With(id, [&](Request& r) { r.isolation = mode; });
   };
-  const auto refused = engine.Place(as("x", Isolation::kSpatial));
+  const auto refused = Place(engine, as("x", Isolation::kSpatial));
   EXPECT_EQ(Where(refused), "!isolation");
   EXPECT_TRUE(std::get<Scarcity>(refused).never);
   node.isolations = 0x3f;
   ASSERT_TRUE(engine.UpdateNode(node));
-  EXPECT_EQ(Where(engine.Place(as("shim", Isolation::kShim))), "n/a");
-  EXPECT_EQ(Where(engine.Place(as("spatial", Isolation::kSpatial))), "n/b");
-  EXPECT_EQ(Where(engine.Place(as("spatial2", Isolation::kSpatial))), "n/b");
-  const auto third = engine.Place(as("mig", Isolation::kMig));
+  EXPECT_EQ(Where(Place(engine, as("shim", Isolation::kShim))), "n/a");
+  EXPECT_EQ(Where(Place(engine, as("spatial", Isolation::kSpatial))), "n/b");
+  EXPECT_EQ(Where(Place(engine, as("spatial2", Isolation::kSpatial))), "n/b");
+  const auto third = Place(engine, as("mig", Isolation::kMig));
   EXPECT_EQ(Where(third), "!isolation");
   EXPECT_FALSE(std::get<Scarcity>(third).never);
   EXPECT_TRUE(engine.Release("shim"));
   // A whole card is let to nobody else, however little of it was asked for.
-  EXPECT_EQ(Where(engine.Place(as("whole", Isolation::kWhole))), "n/a");
-  EXPECT_EQ(Where(engine.Place(as("whole2", Isolation::kWhole))), "!exclusive");
-  EXPECT_EQ(Where(engine.Place(as("shim", Isolation::kShim))), "!isolation");
+  EXPECT_EQ(Where(Place(engine, as("whole", Isolation::kWhole))), "n/a");
+  EXPECT_EQ(Where(Place(engine, as("whole2", Isolation::kWhole))), "!exclusive");
+  EXPECT_EQ(Where(Place(engine, as("shim", Isolation::kShim))), "!isolation");
   EXPECT_TRUE(engine.Release("whole"));
-  EXPECT_EQ(Where(engine.Place(as("shim", Isolation::kShim))), "n/a");
+  EXPECT_EQ(Where(Place(engine, as("shim", Isolation::kShim))), "n/a");
 }
 
 TEST(Request, AnExclusiveCardHoldsNothingElse) {
   Engine engine;
   ASSERT_TRUE(engine.UpdateNode(MakeNode("n", {MakeCard("a"), MakeCard("b")})));
-  EXPECT_EQ(Where(engine.Place(Ask("first"))), "n/a");
+  EXPECT_EQ(Where(Place(engine, Ask("first"))), "n/a");
   const Request alone = With("alone", [](Request& r) { r.exclusive = true; });
-  EXPECT_EQ(Where(engine.Place(alone)), "n/b");
-  EXPECT_EQ(Where(engine.Place(With("two", [](Request& r) { r.slices = 2; }))), "!memory");
+  EXPECT_EQ(Where(Place(engine, alone)), "n/b");
+  EXPECT_EQ(Where(Place(engine, With("two", [](Request& r) { r.slices = 2; }))), "!memory");
   EXPECT_TRUE(engine.Release("alone"));
-  EXPECT_EQ(Where(engine.Place(Ask("two", 2))), "n/a+b");
-  EXPECT_EQ(Where(engine.Place(alone)), "!exclusive");
+  EXPECT_EQ(Where(Place(engine, Ask("two", 2))), "n/a+b");
+  EXPECT_EQ(Where(Place(engine, alone)), "!exclusive");
 }
 
 TEST(Request, DiskAndCountsAreLimitsToo) {
@@ -233,15 +243,15 @@ TEST(Request, DiskAndCountsAreLimitsToo) {
   const auto disk = [](const char* id, std::uint64_t bytes) {
     return With(id, [&](Request& r) { r.disk_bytes = bytes, r.memory_bytes = kGiB; });
   };
-  EXPECT_EQ(Where(engine.Place(disk("one", 60 * kGiB))), "n/a");
-  EXPECT_EQ(Where(engine.Place(disk("two", 40 * kGiB + 1))), "!disk");
-  EXPECT_EQ(Where(engine.Place(disk("two", 40 * kGiB))), "n/a");
-  EXPECT_EQ(Where(engine.Place(disk("three", 0))), "n/b") << "a holds two slices, its most";
-  const auto fourth = engine.Place(disk("four", 0));
+  EXPECT_EQ(Where(Place(engine, disk("one", 60 * kGiB))), "n/a");
+  EXPECT_EQ(Where(Place(engine, disk("two", 40 * kGiB + 1))), "!disk");
+  EXPECT_EQ(Where(Place(engine, disk("two", 40 * kGiB))), "n/a");
+  EXPECT_EQ(Where(Place(engine, disk("three", 0))), "n/b") << "a holds two slices, its most";
+  const auto fourth = Place(engine, disk("four", 0));
   EXPECT_EQ(Where(fourth), "!slices");
   EXPECT_FALSE(std::get<Scarcity>(fourth).never);
   EXPECT_TRUE(engine.Release("one"));
-  EXPECT_EQ(Where(engine.Place(disk("four", 60 * kGiB))), "n/a");
+  EXPECT_EQ(Where(Place(engine, disk("four", 60 * kGiB))), "n/a");
 }
 
 TEST(Request, ACardIsOversoldByItsRatioAndNoSliceIsLargerThanIt) {
@@ -253,14 +263,14 @@ TEST(Request, ACardIsOversoldByItsRatioAndNoSliceIsLargerThanIt) {
   const auto ask = [](const char* id, std::uint64_t memory, std::uint32_t permille) {
     return With(id, [&](Request& r) { r.memory_bytes = memory, r.compute = {permille}; });
   };
-  EXPECT_EQ(Where(engine.Place(ask("x", 24 * kGiB + 1, 1))), "!memory");
-  EXPECT_EQ(Where(engine.Place(ask("one", 24 * kGiB, 600))), "n/a");
-  EXPECT_EQ(Where(engine.Place(ask("two", 12 * kGiB - 1, 600))), "n/a");
-  EXPECT_EQ(Where(engine.Place(ask("x", 1, 1))), "!compute");
+  EXPECT_EQ(Where(Place(engine, ask("x", 24 * kGiB + 1, 1))), "!memory");
+  EXPECT_EQ(Where(Place(engine, ask("one", 24 * kGiB, 600))), "n/a");
+  EXPECT_EQ(Where(Place(engine, ask("two", 12 * kGiB - 1, 600))), "n/a");
+  EXPECT_EQ(Where(Place(engine, ask("x", 1, 1))), "!compute");
   EXPECT_TRUE(engine.Release("one"));
-  EXPECT_EQ(Where(engine.Place(ask("three", 24 * kGiB, 599))), "n/a");
-  EXPECT_EQ(Where(engine.Place(ask("x", 2, 1))), "!memory");
-  EXPECT_EQ(Where(engine.Place(ask("last", 1, 1))), "n/a") << "to the last byte";
+  EXPECT_EQ(Where(Place(engine, ask("three", 24 * kGiB, 599))), "n/a");
+  EXPECT_EQ(Where(Place(engine, ask("x", 2, 1))), "!memory");
+  EXPECT_EQ(Where(Place(engine, ask("last", 1, 1))), "n/a") << "to the last byte";
   node.oversell_memory = {1801};
   EXPECT_EQ(engine.UpdateNode(node).error().field(), "oversell_memory");
   node.oversell_memory = {1000};
@@ -285,31 +295,31 @@ TEST(Request, TenantsStayApartWhoeverComesFirst) {
     });
   };
   // Packed, all of these would be on m1, the smallest node.
-  EXPECT_EQ(Where(engine.Place(of("1", "red"))), "m/m1");
-  EXPECT_EQ(Where(engine.Place(of("2", "blue", Apart::kCard))), "n/a");
-  EXPECT_EQ(Where(engine.Place(of("3", "blue"))), "m/m1") << "this one did not ask to be apart";
-  EXPECT_EQ(Where(engine.Place(of("4", "red", Apart::kNode))), "!tenant");
+  EXPECT_EQ(Where(Place(engine, of("1", "red"))), "m/m1");
+  EXPECT_EQ(Where(Place(engine, of("2", "blue", Apart::kCard))), "n/a");
+  EXPECT_EQ(Where(Place(engine, of("3", "blue"))), "m/m1") << "this one did not ask to be apart";
+  EXPECT_EQ(Where(Place(engine, of("4", "red", Apart::kNode))), "!tenant");
   clear();
   // The earlier one's wish binds the later one too.
-  EXPECT_EQ(Where(engine.Place(of("1", "red", Apart::kNode))), "m/m1");
-  EXPECT_EQ(Where(engine.Place(of("2", "red"))), "m/m1");
-  EXPECT_EQ(Where(engine.Place(of("3", "blue"))), "n/a");
-  EXPECT_EQ(Where(engine.Place(of("4", ""))), "n/a") << "nobody's slice is another's";
+  EXPECT_EQ(Where(Place(engine, of("1", "red", Apart::kNode))), "m/m1");
+  EXPECT_EQ(Where(Place(engine, of("2", "red"))), "m/m1");
+  EXPECT_EQ(Where(Place(engine, of("3", "blue"))), "n/a");
+  EXPECT_EQ(Where(Place(engine, of("4", ""))), "n/a") << "nobody's slice is another's";
   clear();
   // Only those named.
-  EXPECT_EQ(Where(engine.Place(of("1", "red", Apart::kCard, {"blue"}))), "m/m1");
-  EXPECT_EQ(Where(engine.Place(of("2", "green"))), "m/m1");
-  EXPECT_EQ(Where(engine.Place(of("3", "blue"))), "n/a");
+  EXPECT_EQ(Where(Place(engine, of("1", "red", Apart::kCard, {"blue"}))), "m/m1");
+  EXPECT_EQ(Where(Place(engine, of("2", "green"))), "m/m1");
+  EXPECT_EQ(Where(Place(engine, of("3", "blue"))), "n/a");
   clear();
-  EXPECT_EQ(Where(engine.Place(of("1", "blue"))), "m/m1");
+  EXPECT_EQ(Where(Place(engine, of("1", "blue"))), "m/m1");
 }
 
 TEST(Request, PriorityAndTenantAreKeptWithTheReservation) {
   Engine engine;
   ASSERT_TRUE(engine.UpdateNode(MakeNode("n", {MakeCard("a")})));
   const Request request = With("x", [](Request& r) { r.priority = -7, r.tenant = "red"; });
-  EXPECT_EQ(Where(engine.Place(request)), "n/a");
-  ASSERT_NE(engine.Find("x"), nullptr);
+  EXPECT_EQ(Where(Place(engine, request)), "n/a");
+  ASSERT_TRUE(engine.Find("x"));
   EXPECT_EQ(engine.Find("x")->priority, -7);
   EXPECT_EQ(engine.Find("x")->tenant, "red");
 }

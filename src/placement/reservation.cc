@@ -68,10 +68,7 @@ Status CapacityReservations::Add(Engine& engine, const CapacityReservation& rese
     return Error::Field("end", "expected a time to come");
   }
   if (whole && engine.CouldHold(fresh.reservation.unit).empty()) {
-    const auto why = engine.Consider(fresh.reservation.unit);
-    const auto* scarcity = std::get_if<Scarcity>(&why);
-    return Error(Code::kFailedPrecondition,
-                 scarcity != nullptr ? scarcity->message : "no node could hold a unit");
+    return Error(Code::kFailedPrecondition, engine.WhyNot(fresh.reservation.unit).message);
   }
   Entry& entry = entries_.emplace(id, std::move(fresh)).first->second;
   if (entry.reservation.start_micros > now_micros) return {};
@@ -144,15 +141,14 @@ void CapacityReservations::Fill(Engine& engine, Entry& entry, const std::set<std
     if (unit.stands || !room) continue;
     request.id = UnitId(entry.reservation.id, i);
     if (placed) engine.Release(request.id);
-    auto answer = engine.Place(request, avoid, false);
-    if (std::holds_alternative<Placement>(answer)) {
+    if (engine.Place(request, avoid, false) != nullptr) {
       unit.place = *engine.Find(request.id);
       unit.state = Unit::State::kFree;
       unit.stands = true;
       continue;
     }
     room = false;
-    entry.missing_for = std::get<Scarcity>(answer).message;
+    entry.missing_for = engine.WhyNot(request, avoid).message;
     // Its old place may come back, and is still its own then.
     if (placed) CHECK(engine.Restore(unit.place).has_value());
   }
@@ -276,7 +272,7 @@ Placement CapacityReservations::Take(Engine& engine, const std::string& id, cons
 void CapacityReservations::Return(Engine& engine, const std::string& order_id) {
   const auto found = holders_.find(order_id);
   if (found == holders_.end()) return;
-  CHECK(engine.Find(order_id) == nullptr);
+  CHECK(!engine.IsPlaced(order_id));
   Unit& unit = entries_.at(found->second.first).units.at(found->second.second);
   CHECK(engine.Restore(unit.place).has_value());
   unit.state = Unit::State::kFree;
@@ -288,8 +284,8 @@ void CapacityReservations::Return(Engine& engine, const std::string& order_id) {
 bool CapacityReservations::Attach(Engine& engine, const std::string& id, const Request& order,
                                   bool lent) {
   const Entry* active = Active(id);
-  const Reservation* held = engine.Find(order.id);
-  if (active == nullptr || held == nullptr || holders_.count(order.id) != 0) return false;
+  const std::optional<Reservation> held = engine.Find(order.id);
+  if (active == nullptr || !held || holders_.count(order.id) != 0) return false;
   const CapacityReservation& reservation = active->reservation;
   if (!SameShape(reservation, order) || held->placement.shares.size() != order.slices) return false;
   if (!lent && reservation.unit.tenant != order.tenant) return false;

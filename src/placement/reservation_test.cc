@@ -73,8 +73,8 @@ class ReservationTest : public testing::Test {
     reservations.Return(engine, id);
   }
   std::string Card(const std::string& id) {
-    const Reservation* held = engine.Find(id);
-    return held == nullptr ? "none" : held->placement.shares.at(0).card_uuid;
+    const std::optional<Reservation> held = engine.Find(id);
+    return !held ? "none" : held->placement.shares.at(0).card_uuid;
   }
   // "used+lent+free+missing"
   std::string Use(const std::string& id) {
@@ -321,8 +321,8 @@ TEST_F(ReservationTest, IsNotForAGangThatMindsItsPlaces) {
 TEST_F(ReservationTest, TakesInWhatRanBeforeARestart) {
   Fleet(1, 3);
   // What the nodes list is restored first; then the owner tells of the reservation.
-  const auto ran = engine.Place(Ask("ran", "ada"));
-  const auto borrowed = engine.Place(Ask("borrowed", "bob"));
+  ASSERT_NE(engine.Place(Ask("ran", "ada")), nullptr);
+  ASSERT_NE(engine.Place(Ask("borrowed", "bob")), nullptr);
   ASSERT_TRUE(Add(Reserve("r", "ada", 2), false));
   EXPECT_EQ(Use("r"), "0+0+1+1");
   EXPECT_FALSE(reservations.Attach(engine, "r", Ask("ran", "bob"), false));
@@ -433,8 +433,7 @@ void RunEvents(std::uint64_t seed, int steps) {
     } else if (kind < 60) {
       const std::uint64_t gib = rng.Chance(500) ? 12 : 24;
       const Request request = Ask("o" + std::to_string(next++), "t0", gib);
-      const auto answer = engine.Place(request, avoid());
-      if (const auto* place = std::get_if<Placement>(&answer)) {
+      if (const Placement* place = engine.Place(request, avoid())) {
         outside[request.id] = gib;
         places[request.id] = *place;
       }
@@ -482,8 +481,8 @@ void RunEvents(std::uint64_t seed, int steps) {
     std::size_t units = 0;
     std::map<std::string, std::uint64_t> held;  // GiB, by card, of orders
     for (const auto& [id, place] : places) {
-      const Reservation* now_held = engine.Find(id);
-      ASSERT_NE(now_held, nullptr) << id;
+      const std::optional<Reservation> now_held = engine.Find(id);
+      ASSERT_TRUE(now_held) << id;
       EXPECT_EQ(now_held->placement.shares, place.shares);  // nobody is moved who runs
       for (const auto& share : place.shares) held[share.card_uuid] += share.memory_bytes / kGiB;
     }
@@ -506,7 +505,7 @@ void RunEvents(std::uint64_t seed, int steps) {
         // No room is left that would hold it.
         Request probe = spec.reservation.unit;
         probe.id = "probe";
-        EXPECT_FALSE(std::holds_alternative<Placement>(engine.Consider(probe, avoid())));
+        EXPECT_EQ(engine.Consider(probe, avoid()), nullptr);
         EXPECT_FALSE(use.missing_for.empty());
       }
     }

@@ -338,6 +338,9 @@ class Tessera : public Scorer {
   bool Learn(const ClassCounter& arrived, const Fleet& fleet) override {
     const std::vector<TaskClass> classes = Measured(arrived.Typical(kTypicalPermille), fleet);
     fragmentation_ = Fragmentation(classes);
+    whole_cards_ = std::any_of(classes.begin(), classes.end(), [](const TaskClass& one) {
+      return one.shape.milli == kWholeCardMilli;
+    });
     FindFillable(classes);
     FindFillableCores(classes);
     FindScarcity(classes, fleet);
@@ -364,13 +367,15 @@ class Tessera : public Scorer {
     }
     bool any = false;
     std::int64_t best = 0;
-    // A card with as much left as an earlier one scores the same, and the earlier one is taken.
+    const std::uint16_t* const left = fleet.cards(node);
+    // A card with as much left as an earlier one scores the same, and the earlier one is taken. Of
+    // cards with the same score that differ, the fullest.
     EachUnlike(fleet, node, fitting, [&](std::uint32_t i) {
       CardSet set;
       set.count = 1;
       set.index[0] = static_cast<std::uint8_t>(i);
       const std::int64_t with = score(set);
-      if (any && with <= best) return;
+      if (any && (with < best || (with == best && left[i] >= left[cards->index[0]]))) return;
       any = true;
       best = with;
       *cards = set;
@@ -471,7 +476,7 @@ class Tessera : public Scorer {
     };
     if (after > 0 && after < smallest_) add("sliver", -(kSliver * after / 1000.0));
     add("remainder", -(kRemainder * unfillable_[after] / 1000.0));
-    if (left == kWholeCardMilli) add("opened card", kOpenCard);
+    if (left == kWholeCardMilli && whole_cards_) add("opened card", kOpenCard);
     return sum;
   }
 
@@ -626,6 +631,7 @@ class Tessera : public Scorer {
 
   Fragmentation fragmentation_{{}};
   std::vector<Price> prices_;
+  bool whole_cards_ = false;  // whether any request is for them
   std::uint32_t smallest_ = 0;
   std::array<std::uint16_t, kWholeCardMilli + 1> unfillable_{};
   std::array<std::uint16_t, kCoreSteps + 1> unfillable_cores_{};

@@ -59,6 +59,7 @@ void ShapeIndex::Build(Entry* entry) {
   while (leaves < nodes) leaves *= 2;
   entry->score.resize(nodes);
   entry->winner.assign(2 * leaves, kNobody);
+  walk_.reserve(leaves);  // of subtrees that share nothing there are no more
   for (std::uint32_t n = 0; n < nodes; ++n) {
     entry->score[n] = ScoreOf(entry->shape, n);
     entry->winner[leaves + n] = n;
@@ -203,7 +204,9 @@ void ShapeIndex::Tied(const Shape& shape, std::vector<std::uint32_t>* nodes) {
 }
 
 void ShapeIndex::Reset() {
-  entries_.clear();
+  // Nobody has read as far as the log now begins.
+  log_first_ += log_.size() + 1;
+  log_.clear();
   worth_known_.assign(worth_known_.size(), false);
 }
 

@@ -516,8 +516,8 @@ struct Scheduler::Impl {
       if (instance.state != State::kRunning || !instance.placement ||
           instance.placement->node != name)
         continue;
-      const placement::Reservation* reservation = engine.Find(id);
-      if (reservation == nullptr) continue;
+      const auto reservation = engine.Find(id);
+      if (!reservation) continue;
       our_cpu += reservation->cpu_millis;
       our_ram += reservation->ram_bytes;
       for (const device::Share& share : reservation->placement.shares) {
@@ -834,10 +834,9 @@ Result<InstanceStatus> Scheduler::Submit(const placement::Order& order, std::uin
                                                ") is reached; forget ended ones");
   }
   if (s.NodesNotReported() == 0) {
-    const auto answer = s.engine.Consider(request);
-    if (const auto* scarcity = std::get_if<Scarcity>(&answer);
-        scarcity != nullptr && scarcity->never) {
-      return Error(Code::kFailedPrecondition, scarcity->message);
+    if (s.engine.Consider(request) == nullptr) {
+      const Scarcity scarcity = s.engine.WhyNot(request);
+      if (scarcity.never) return Error(Code::kFailedPrecondition, scarcity.message);
     }
   }
   if (!order.reservation.empty()) {

@@ -266,8 +266,7 @@ class Simulation {
         absence.Take(one.order.request.id, "", placement::AmountOf(one.order.request));
       }
     }
-    const auto answer = engine_.Consider(requests_[std::stoul(*head)].order.request);
-    if (std::holds_alternative<placement::Scarcity>(answer)) {
+    if (engine_.Consider(requests_[std::stoul(*head)].order.request) == nullptr) {
       behind_spot_.clear();
     } else if (behind_spot_ != *head) {
       behind_spot_ = *head;
@@ -416,8 +415,7 @@ class Simulation {
       }
       const placement::Reservation before = *engine_.Find(there.id);
       CHECK(engine_.Release(there.id));
-      const auto answer = engine_.Place(there, {}, false);
-      const auto* placement = std::get_if<placement::Placement>(&answer);
+      const placement::Placement* const placement = engine_.Place(there, {}, false);
       if (placement == nullptr) {
         CHECK(engine_.Restore(before).has_value());
         ++result_.moves_refused;
