@@ -45,6 +45,9 @@ enum class Kind : uint32_t {
   kArray,
   kMipmap,
   kPhysical,  // cuMemCreate
+  kMulticast,
+  kExternalMemory,
+  kExternalSemaphore,
   kGraph,
   kGraphNode,
   kGraphExec,
@@ -77,6 +80,7 @@ enum class MemoryKind {
   kGraph,     // a graph's memory node (pool.h)
   kMapped,    // a range of addresses backed by cuMemMap (vmm.cc)
   kImported,  // another process's memory: IPC, or a pointer of an imported pool
+  kExternal,  // a buffer of memory that another interface made (external.cc)
 };
 
 struct Pool;
@@ -95,7 +99,7 @@ struct Allocation {
   bool freeing = false;            // its free is queued in a stream
   uint8_t* host = nullptr;         // where this process reaches the byte at `base`
   Pool* pool = nullptr;            // kPooled; kImported by cuMemPoolImportPointer
-  Physical* physical = nullptr;    // kMapped
+  Physical* physical = nullptr;    // kMapped, kExternal
   uint8_t access[kCardsMax] = {};  // kMapped: CU_MEM_ACCESS_FLAGS_* by device; others: see MayReach
 };
 

@@ -38,24 +38,6 @@ bool FdIsOurs(const Physical& physical) {
   return fstat(physical.fd, &now) == 0 && now.st_ino == physical.file;
 }
 
-// When the last handle and the last mapping are gone, so is the memory.
-void DropIfUnused(Driver* driver, Physical* physical) {
-  if (physical->handles == 0) driver->live.erase(physical);
-  if (physical->handles != 0 || physical->mappings != 0) return;
-  driver->physicals.erase(physical);
-  const uint32_t card = driver->devices[physical->device]->card;
-  if (physical->arena_address != 0) {
-    driver->devices[physical->device]->arena->Give(physical->arena_address,
-                                                   physical->bytes / kGranule);
-  } else {
-    munmap(physical->host, physical->bytes);
-    if (FdIsOurs(*physical)) close(physical->fd);
-    if (physical->charge_lock >= 0) close(physical->charge_lock);
-  }
-  if (physical->charged) driver->state->Give(card, State::Kind::kAllocation, physical->bytes);
-  delete physical;
-}
-
 // Properties of memory that can be made, or why it cannot.
 CUresult CheckProperties(const Driver& driver, const CUmemAllocationProp* prop) {
   if (prop == nullptr) return CUDA_ERROR_INVALID_VALUE;
@@ -140,6 +122,62 @@ std::map<uint64_t, AddressRange>::iterator ReservationOf(Driver* driver, uint64_
 }
 
 }  // namespace
+
+void DropIfUnused(Driver* driver, Physical* physical) {
+  if (physical->handles == 0) driver->live.erase(physical);
+  if (physical->handles != 0 || physical->mappings != 0) return;
+  driver->physicals.erase(physical);
+  const uint32_t card = driver->devices[physical->device]->card;
+  if (physical->arena_address != 0) {
+    driver->devices[physical->device]->arena->Give(physical->arena_address,
+                                                   physical->bytes / kGranule);
+  } else {
+    munmap(physical->host, physical->bytes);
+    if (FdIsOurs(*physical)) close(physical->fd);
+    if (physical->charge_lock >= 0) close(physical->charge_lock);
+  }
+  if (physical->charged) driver->state->Give(card, State::Kind::kAllocation, physical->bytes);
+  delete physical;
+}
+
+Physical* PhysicalOfFile(Driver* driver, int file, int device, uint64_t bytes,
+                         const uint64_t (&uid)[2]) {
+  for (Physical* known : driver->physicals) {
+    if (known->fd >= 0 && known->uid[0] == uid[0] && known->uid[1] == uid[1]) return known;
+  }
+  auto physical = std::make_unique<Physical>();
+  struct stat made{};
+  physical->fd = fcntl(file, F_DUPFD_CLOEXEC, 0);
+  if (physical->fd < 0) return nullptr;
+  void* host = MAP_FAILED;
+  if (fstat(physical->fd, &made) == 0) {
+    host =
+        mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE, physical->fd, 0);
+  }
+  if (host == MAP_FAILED) {
+    close(physical->fd);
+    return nullptr;
+  }
+  madvise(host, bytes, MADV_DONTDUMP);
+  physical->device = device;
+  physical->bytes = bytes;
+  physical->id = driver->next_id++;
+  physical->prop.type = CU_MEM_ALLOCATION_TYPE_PINNED;
+  physical->prop.requestedHandleTypes = CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR;
+  physical->prop.location = {CU_MEM_LOCATION_TYPE_DEVICE, device};
+  physical->host = static_cast<uint8_t*>(host);
+  physical->file = made.st_ino;
+  physical->uid[0] = uid[0];
+  physical->uid[1] = uid[1];
+  driver->physicals.insert(physical.get());
+  return physical.release();
+}
+
+bool ChargedElsewhere(const Physical& physical) {
+  const int lock = TakeChargeLock(physical.fd);
+  if (lock >= 0) close(lock);
+  return lock < 0;
+}
 
 void Adopt(Driver* driver) {
   for (Physical* physical : driver->physicals) {
@@ -411,44 +449,12 @@ CUresult cuMemImportFromShareableHandle(CUmemGenericAllocationHandle* handle, vo
   if (!ReadTag(*driver, given, &tag, &device) || tag.kind != MemoryTag::kPhysicalKind) {
     return CUDA_ERROR_INVALID_VALUE;
   }
-  for (Physical* known : driver->physicals) {
-    if (known->fd >= 0 && known->uid[0] == tag.uid[0] && known->uid[1] == tag.uid[1]) {
-      // Made or imported here already: one more handle of the same memory.
-      ++known->handles;
-      driver->live.insert(known);
-      *handle = HandleOf(known);
-      return CUDA_SUCCESS;
-    }
-  }
   if (!EnsureArena(driver, device)) return CUDA_ERROR_OPERATING_SYSTEM;
-  auto physical = std::make_unique<Physical>();
-  struct stat file{};
-  physical->fd = fcntl(given, F_DUPFD_CLOEXEC, 0);
-  if (physical->fd < 0) return CUDA_ERROR_OUT_OF_MEMORY;
-  void* host = MAP_FAILED;
-  if (fstat(physical->fd, &file) == 0) {
-    host = mmap(nullptr, tag.bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE,
-                physical->fd, 0);
-  }
-  if (host == MAP_FAILED) {
-    close(physical->fd);
-    return CUDA_ERROR_OUT_OF_MEMORY;
-  }
-  madvise(host, tag.bytes, MADV_DONTDUMP);
-  physical->device = device;
-  physical->bytes = tag.bytes;
-  physical->id = driver->next_id++;
-  physical->prop.type = CU_MEM_ALLOCATION_TYPE_PINNED;
-  physical->prop.requestedHandleTypes = CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR;
-  physical->prop.location = {CU_MEM_LOCATION_TYPE_DEVICE, device};
-  physical->handles = 1;
-  physical->host = static_cast<uint8_t*>(host);
-  physical->file = file.st_ino;
-  physical->uid[0] = tag.uid[0];
-  physical->uid[1] = tag.uid[1];
-  driver->live.insert(physical.get());
-  driver->physicals.insert(physical.get());
-  *handle = HandleOf(physical.release());
+  Physical* physical = PhysicalOfFile(driver, given, device, tag.bytes, tag.uid);
+  if (physical == nullptr) return CUDA_ERROR_OUT_OF_MEMORY;
+  ++physical->handles;
+  driver->live.insert(physical);
+  *handle = HandleOf(physical);
   Adopt(driver);  // its maker may be gone already
   return CUDA_SUCCESS;
 }

@@ -34,6 +34,15 @@ struct Physical : Object {
   bool charged = false;
 };
 
+// The memory that a program's file is: one this process has already (by `uid`), or mapped now and
+// not charged. Null: the machine has no room. It has no handle and no mapping yet, so whoever asked
+// counts one of them. Mutex held.
+Physical* PhysicalOfFile(Driver* driver, int file, int device, uint64_t bytes,
+                         const uint64_t (&uid)[2]);
+// When the last handle and the last mapping are gone, so is the memory. Mutex held.
+void DropIfUnused(Driver* driver, Physical* physical);
+// Whether another process pays for it. Mutex held.
+bool ChargedElsewhere(const Physical& physical);
 // Takes over the charge of imported memory whose maker is gone. Mutex held.
 void Adopt(Driver* driver);
 
