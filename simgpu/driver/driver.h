@@ -85,6 +85,7 @@ enum class MemoryKind {
 
 struct Pool;
 struct Physical;
+struct Multicast;
 
 // One range of device addresses that hold memory. All but mapped and imported ones lie in the arena
 // of their device or of their pool.
@@ -100,6 +101,7 @@ struct Allocation {
   uint8_t* host = nullptr;         // where this process reaches the byte at `base`
   Pool* pool = nullptr;            // kPooled; kImported by cuMemPoolImportPointer
   Physical* physical = nullptr;    // kMapped, kExternal
+  Multicast* multicast = nullptr;  // kMapped instead: nothing that loads and stores reach
   uint8_t access[kCardsMax] = {};  // kMapped: CU_MEM_ACCESS_FLAGS_* by device; others: see MayReach
 };
 
@@ -309,6 +311,9 @@ bool MayReach(const Driver& driver, int from_device, const Allocation& memory);
 // not an address it gave.
 uint64_t HeapAllocate(Driver* driver, Context* context, uint64_t bytes);
 bool HeapFree(Driver* driver, Context* context, uint64_t address);
+
+// cudaGraphSetConditional of kernels (graph_conditional.cc). False: no such handle.
+bool SetConditional(uint64_t handle, uint32_t value);
 
 // Modules (module.cc): drops all modules of the context and its instances of libraries. Mutex held.
 void DropModules(Driver* driver, Context* context);

@@ -218,12 +218,14 @@ uint8_t* ReachIf(const Driver& driver, uint64_t address, uint64_t bytes,
                  bool (*may)(const Allocation&, int device, bool write), int device, bool write) {
   if (const Allocation* found = FindAllocation(driver, address)) {
     if (!may(*found, device, write)) return nullptr;
+    if (found->multicast != nullptr) return nullptr;
     uint8_t* host = found->host + (address - found->base);
     uint64_t room = found->capacity - (address - found->base);
     while (room < bytes) {
       if (found->memory_kind != MemoryKind::kMapped) return nullptr;
       found = FindAllocation(driver, address + room);
-      if (found == nullptr || found->host != host + room || !may(*found, device, write)) {
+      if (found == nullptr || found->multicast != nullptr || found->host != host + room ||
+          !may(*found, device, write)) {
         return nullptr;
       }
       room += found->capacity;

@@ -7,6 +7,8 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <algorithm>
+
 #include "abi/cuda_memory.h"
 #include "simgpu/driver/capture.h"
 #include "simgpu/driver/memory.h"
@@ -18,8 +20,12 @@ Physical* FindPhysical(const Driver& driver, CUmemGenericAllocationHandle handle
   // NOLINTNEXTLINE(performance-no-int-to-ptr): handles of this kind are integers
   return Live<Physical>(driver, reinterpret_cast<const void*>(handle), Kind::kPhysical);
 }
-CUmemGenericAllocationHandle HandleOf(const Physical* physical) {
-  return reinterpret_cast<CUmemGenericAllocationHandle>(physical);
+Multicast* FindMulticast(const Driver& driver, CUmemGenericAllocationHandle handle) {
+  // NOLINTNEXTLINE(performance-no-int-to-ptr): handles of this kind are integers
+  return Live<Multicast>(driver, reinterpret_cast<const void*>(handle), Kind::kMulticast);
+}
+CUmemGenericAllocationHandle HandleOf(const Object* object) {
+  return reinterpret_cast<CUmemGenericAllocationHandle>(object);
 }
 
 // An open file description of its own (the one that is handed out shares its locks with whoever
@@ -108,6 +114,42 @@ std::vector<Allocation*> MappingsOf(Driver* driver, uint64_t address, uint64_t b
   return found;
 }
 
+// What a multicast object may be: of one process, on as many devices as there are.
+CUresult CheckTeam(const Driver& driver, const CUmulticastObjectProp* prop) {
+  if (prop == nullptr || prop->numDevices == 0 || prop->flags != 0) return CUDA_ERROR_INVALID_VALUE;
+  if (prop->handleTypes != 0) {
+    Say("multicast objects of several processes are not simulated");
+    return CUDA_ERROR_NOT_SUPPORTED;
+  }
+  return prop->numDevices <= driver.devices.size() ? CUDA_SUCCESS : CUDA_ERROR_INVALID_VALUE;
+}
+
+// Binds memory to the object. A card's driver waits until all devices were added; the only process
+// that could add them would wait here, so it is told.
+CUresult Bind(const Driver& driver, CUmemGenericAllocationHandle handle, uint64_t offset,
+              Physical* physical, uint64_t memory_offset, uint64_t bytes) {
+  Multicast* multicast = FindMulticast(driver, handle);
+  if (multicast == nullptr || bytes == 0 || bytes % kGranule != 0 || offset % kGranule != 0 ||
+      memory_offset % kGranule != 0 || offset > multicast->bytes ||
+      bytes > multicast->bytes - offset || memory_offset > physical->bytes ||
+      bytes > physical->bytes - memory_offset) {
+    return CUDA_ERROR_INVALID_VALUE;
+  }
+  if (multicast->team.size() < multicast->devices) return CUDA_ERROR_NOT_READY;
+  if (std::ranges::find(multicast->team, physical->device) == multicast->team.end()) {
+    return CUDA_ERROR_INVALID_DEVICE;
+  }
+  for (const Multicast::Binding& one : multicast->bound) {
+    if (one.physical->device == physical->device && offset < one.offset + one.bytes &&
+        one.offset < offset + bytes) {
+      return CUDA_ERROR_INVALID_VALUE;
+    }
+  }
+  multicast->bound.push_back({offset, bytes, physical});
+  ++physical->mappings;
+  return CUDA_SUCCESS;
+}
+
 // The reservation that holds all of the range, or null.
 std::map<uint64_t, AddressRange>::iterator ReservationOf(Driver* driver, uint64_t address,
                                                          uint64_t bytes) {
@@ -171,6 +213,16 @@ Physical* PhysicalOfFile(Driver* driver, int file, int device, uint64_t bytes,
   physical->uid[1] = uid[1];
   driver->physicals.insert(physical.get());
   return physical.release();
+}
+
+void DropIfUnused(Driver* driver, Multicast* multicast) {
+  if (multicast->handles == 0) driver->live.erase(multicast);
+  if (multicast->handles != 0 || multicast->mappings != 0) return;
+  for (const Multicast::Binding& binding : multicast->bound) {
+    --binding.physical->mappings;
+    DropIfUnused(driver, binding.physical);
+  }
+  delete multicast;
 }
 
 bool ChargedElsewhere(const Physical& physical) {
@@ -298,6 +350,11 @@ CUresult cuMemCreate(CUmemGenericAllocationHandle* handle, size_t bytes,
 CUresult cuMemRelease(CUmemGenericAllocationHandle handle) {
   SIMGPU_DRIVER(driver);
   std::lock_guard guard(driver->mutex);
+  if (Multicast* multicast = FindMulticast(*driver, handle)) {
+    --multicast->handles;
+    DropIfUnused(driver, multicast);
+    return CUDA_SUCCESS;
+  }
   Physical* physical = FindPhysical(*driver, handle);
   if (physical == nullptr) return CUDA_ERROR_INVALID_VALUE;
   --physical->handles;
@@ -313,7 +370,14 @@ CUresult cuMemMap(CUdeviceptr address, size_t bytes, size_t offset,
   }
   std::lock_guard guard(driver->mutex);
   Physical* physical = FindPhysical(*driver, handle);
-  if (physical == nullptr || bytes > physical->bytes) return CUDA_ERROR_INVALID_VALUE;
+  Multicast* multicast = physical == nullptr ? FindMulticast(*driver, handle) : nullptr;
+  if (physical == nullptr && multicast == nullptr) return CUDA_ERROR_INVALID_VALUE;
+  if (bytes > (physical != nullptr ? physical->bytes : multicast->bytes)) {
+    return CUDA_ERROR_INVALID_VALUE;
+  }
+  if (multicast != nullptr && multicast->team.size() < multicast->devices) {
+    return CUDA_ERROR_NOT_READY;
+  }
   auto range = ReservationOf(driver, address, bytes);
   if (range == driver->ranges.end()) return CUDA_ERROR_INVALID_VALUE;
   auto next = driver->allocations.lower_bound(address);
@@ -323,7 +387,8 @@ CUresult cuMemMap(CUdeviceptr address, size_t bytes, size_t offset,
   }
   uint8_t* place = range->second.host + (address - range->first);
   // A mapping made from the mapping: works when the program has closed our descriptor, too.
-  if (mremap(physical->host, 0, bytes, MREMAP_MAYMOVE | MREMAP_FIXED, place) == MAP_FAILED) {
+  if (physical != nullptr &&
+      mremap(physical->host, 0, bytes, MREMAP_MAYMOVE | MREMAP_FIXED, place) == MAP_FAILED) {
     return CUDA_ERROR_OUT_OF_MEMORY;
   }
   Allocation made;
@@ -331,12 +396,13 @@ CUresult cuMemMap(CUdeviceptr address, size_t bytes, size_t offset,
   made.size = bytes;
   made.capacity = bytes;
   made.memory_kind = MemoryKind::kMapped;
-  made.device = physical->device;
+  made.device = physical != nullptr ? physical->device : multicast->team.front();
   made.id = driver->next_id++;
   made.host = place;
   made.physical = physical;
+  made.multicast = multicast;
   driver->allocations.emplace(address, made);
-  ++physical->mappings;
+  ++(physical != nullptr ? physical->mappings : multicast->mappings);
   return CUDA_SUCCESS;
 }
 
@@ -354,13 +420,18 @@ CUresult cuMemUnmap(CUdeviceptr address, size_t bytes) {
   if (mappings.empty()) return CUDA_ERROR_INVALID_VALUE;
   for (Allocation* mapping : mappings) {
     Physical* physical = mapping->physical;
+    Multicast* multicast = mapping->multicast;
     void* nothing = mmap(mapping->host, mapping->capacity, PROT_READ | PROT_WRITE,
                          MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1, 0);
     if (nothing == MAP_FAILED) return CUDA_ERROR_UNMAP_FAILED;  // it stays mapped
     const uint64_t base = mapping->base;
     driver->allocations.erase(base);
-    --physical->mappings;
-    DropIfUnused(driver, physical);
+    --(physical != nullptr ? physical->mappings : multicast->mappings);
+    if (physical != nullptr) {
+      DropIfUnused(driver, physical);
+    } else {
+      DropIfUnused(driver, multicast);
+    }
   }
   return CUDA_SUCCESS;
 }
@@ -479,6 +550,93 @@ CUresult cuMemGetAllocationPropertiesFromHandle(CUmemAllocationProp* prop,
   const Physical* physical = FindPhysical(*driver, handle);
   if (physical == nullptr) return CUDA_ERROR_INVALID_VALUE;
   *prop = physical->prop;
+  return CUDA_SUCCESS;
+}
+
+CUresult cuMulticastGetGranularity(size_t* granularity, const CUmulticastObjectProp* prop,
+                                   CUmulticastGranularity_flags option) {
+  SIMGPU_DRIVER(driver);
+  if (granularity == nullptr || option > CU_MULTICAST_GRANULARITY_RECOMMENDED) {
+    return CUDA_ERROR_INVALID_VALUE;
+  }
+  if (CUresult bad = CheckTeam(*driver, prop)) return bad;
+  *granularity = kGranule;
+  return CUDA_SUCCESS;
+}
+
+CUresult cuMulticastCreate(CUmemGenericAllocationHandle* handle,
+                           const CUmulticastObjectProp* prop) {
+  SIMGPU_DRIVER(driver);
+  if (handle == nullptr) return CUDA_ERROR_INVALID_VALUE;
+  if (CUresult bad = CheckTeam(*driver, prop)) return bad;
+  if (prop->size == 0 || prop->size % kGranule != 0) return CUDA_ERROR_INVALID_VALUE;
+  std::lock_guard guard(driver->mutex);
+  auto made = std::make_unique<Multicast>();
+  made->bytes = prop->size;
+  made->devices = prop->numDevices;
+  made->handles = 1;
+  driver->live.insert(made.get());
+  *handle = HandleOf(made.release());
+  return CUDA_SUCCESS;
+}
+
+CUresult cuMulticastAddDevice(CUmemGenericAllocationHandle handle, CUdevice device) {
+  Driver* driver = nullptr;
+  if (CUresult bad = CheckDevice(device, &driver)) return bad;
+  std::lock_guard guard(driver->mutex);
+  Multicast* multicast = FindMulticast(*driver, handle);
+  if (multicast == nullptr || multicast->team.size() >= multicast->devices ||
+      std::ranges::find(multicast->team, device) != multicast->team.end()) {
+    return CUDA_ERROR_INVALID_VALUE;
+  }
+  for (const int other : multicast->team) {
+    if (!PeerCapable(*driver, device, other)) return CUDA_ERROR_INVALID_DEVICE;
+  }
+  multicast->team.push_back(device);
+  return CUDA_SUCCESS;
+}
+
+CUresult cuMulticastBindMem(CUmemGenericAllocationHandle handle, size_t offset,
+                            CUmemGenericAllocationHandle memory, size_t memory_offset, size_t bytes,
+                            unsigned long long flags) {
+  SIMGPU_DRIVER(driver);
+  std::lock_guard guard(driver->mutex);
+  Physical* physical = FindPhysical(*driver, memory);
+  if (physical == nullptr || flags != 0) return CUDA_ERROR_INVALID_VALUE;
+  return Bind(*driver, handle, offset, physical, memory_offset, bytes);
+}
+
+CUresult cuMulticastBindAddr(CUmemGenericAllocationHandle handle, size_t offset,
+                             CUdeviceptr address, size_t bytes, unsigned long long flags) {
+  SIMGPU_DRIVER(driver);
+  std::lock_guard guard(driver->mutex);
+  const Allocation* found = FindAllocation(*driver, address);
+  if (found == nullptr || flags != 0) return CUDA_ERROR_INVALID_VALUE;
+  if (found->memory_kind == MemoryKind::kPooled) {
+    Say("binding a pool's memory to a multicast object is not simulated");
+    return CUDA_ERROR_NOT_SUPPORTED;
+  }
+  if (found->memory_kind != MemoryKind::kMapped || found->physical == nullptr) {
+    return CUDA_ERROR_INVALID_VALUE;
+  }
+  return Bind(*driver, handle, offset, found->physical, address - found->base, bytes);
+}
+
+CUresult cuMulticastUnbind(CUmemGenericAllocationHandle handle, CUdevice device, size_t offset,
+                           size_t bytes) {
+  Driver* driver = nullptr;
+  if (CUresult bad = CheckDevice(device, &driver)) return bad;
+  std::lock_guard guard(driver->mutex);
+  Multicast* multicast = FindMulticast(*driver, handle);
+  if (multicast == nullptr) return CUDA_ERROR_INVALID_VALUE;
+  const auto found = std::ranges::find_if(multicast->bound, [&](const Multicast::Binding& one) {
+    return one.physical->device == device && one.offset == offset && one.bytes == bytes;
+  });
+  if (found == multicast->bound.end()) return CUDA_ERROR_INVALID_VALUE;
+  Physical* physical = found->physical;
+  multicast->bound.erase(found);
+  --physical->mappings;
+  DropIfUnused(driver, physical);
   return CUDA_SUCCESS;
 }
 
