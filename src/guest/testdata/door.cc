@@ -819,18 +819,22 @@ unsigned ExternalOfAnother() {
   AskHelper('r', &none);
   return KeepHandle(code, "cuDestroyExternalMemory", memory);
 }
-// An array charged by the driver's figure while there is memory the driver counts for another
-// process: what that one pays must not look like room here.
+// An array is charged by the driver's figure, here while memory is imported that the driver counts
+// for another process: what that one pays must not look like room, which would stay when the import
+// is gone.
 unsigned ArrayBesideExternal() {
-  static unsigned once = [] {
-    StartHelper("physical");
-    int fd = -1;
-    if (AskHelper('m', &fd).code != 0) return 9995u;
-    CUexternalMemory memory = nullptr;
-    const unsigned code = Import(&memory, fd);
-    return KeepHandle(code, "cuDestroyExternalMemory", memory);
-  }();
-  return once != 0 ? once : Array();
+  static bool first = true;
+  if (!first) return Plain();
+  first = false;
+  StartHelper("physical");
+  int fd = -1;
+  const Message made = AskHelper('m', &fd);
+  if (made.code != 0) return made.code;
+  CUexternalMemory memory = nullptr;
+  unsigned code = Import(&memory, fd);
+  if (code == 0) code = Array();
+  Cuda("cuDestroyExternalMemory", memory);
+  return code;
 }
 
 // Multicast ---------------------------------------------------------------------------------------
@@ -1059,7 +1063,7 @@ constexpr Door kDoors[] = {
     {"cuMulticastBindAddr/unmapped_and_released", MulticastAddress, kOutOfMemory},
     {"cuImportExternalMemory", External, kOutOfMemory},
     {"cuImportExternalMemory/of_another_process", ExternalOfAnother, kOutOfMemory},
-    {"cuImportExternalMemory/beside_an_array", ArrayBesideExternal, kOutOfMemory},
+    {"cuArrayCreate/beside_external_memory", ArrayBesideExternal, kOutOfMemory},
     {"cuExternalMemoryGetMappedBuffer/handle_destroyed", ExternalBuffers, kOutOfMemory},
     {"cuExternalMemoryGetMappedMipmappedArray", ExternalArray, kOutOfMemory},
     {"cuMemMapArrayAsync", SparseMap, kNotSupported},
