@@ -51,6 +51,19 @@ TEST_F(DoorsTest, WithoutTheLibraryTheyEscapeAndTheTableSaysSo) {
   EXPECT_EQ(escaped, tested) << "these take nothing even so:" << held;
 }
 
+// One charge however it is held: a multicast object and its mapping, or an import and what is
+// mapped of it, take nothing more than the memory itself.
+TEST_F(DoorsTest, WhatIsBoundOrMappedSeveralTimesIsPaidOnce) {
+  const int plain = Run({"cuMemCreate", 2}, true).steps;
+  EXPECT_EQ(plain, static_cast<int>((kLimit - kContext) / (16 * kMiB)));
+  for (const char* door : {"cuMulticastCreate", "cuMulticastBindMem/handle_released",
+                           "cuMulticastBindAddr/unmapped_and_released", "cuImportExternalMemory",
+                           "cuExternalMemoryGetMappedBuffer/handle_destroyed",
+                           "cuExternalMemoryGetMappedMipmappedArray"}) {
+    EXPECT_EQ(Run({door, 2}, true).steps, plain) << door;
+  }
+}
+
 // Memory of a sibling is paid by both as long as both hold it: who lets go first cannot be known,
 // and the other goes on holding it. So the slice is never charged too little, and up to twice.
 TEST_F(DoorsTest, SharedMemoryIsPaidByBothUntilOneLetsGo) {

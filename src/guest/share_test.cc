@@ -57,6 +57,13 @@ TEST_F(ShareTest, GraphsCooperativeAndMixedWorkAreChargedAlike) {
   EXPECT_GT(Jain(shares), 0.95);
 }
 
+// What a launch of theirs costs is not to be seen in them: it is measured.
+TEST_F(ShareTest, ConditionalGraphsAreChargedForTheTurnsTheirBodiesTake) {
+  rig_->Start(ShareRig::Terms(500, 1), "conditional", 8000);
+  rig_->Start(ShareRig::Terms(500, 1), "kernels", 1000);
+  for (const double share : Measure(3)) EXPECT_NEAR(share, 0.5, kTolerance);
+}
+
 TEST_F(ShareTest, ACapHoldsALoneTenantAndChangesLive) {
   const auto one = rig_->Start(ShareRig::Terms(300, 0), "kernels", 500);
   EXPECT_LE(Measure(2, false)[0], 0.30 + 0.02);

@@ -755,6 +755,29 @@ unsigned LeftByGraph() {
   return Plain();
 }
 
+// The body of a conditional node may not hold memory nodes: nobody asks graphs for their bodies, so
+// a driver that took them would let this through.
+unsigned AllocatedInABody() {
+  CUgraph graph = NewGraph();
+  CUgraphConditionalHandle handle = 0;
+  unsigned code = Cuda("cuGraphConditionalHandleCreate", &handle, graph, g_context, 1u, 1u);
+  CUgraphNodeParams params;
+  std::memset(static_cast<void*>(&params), 0, sizeof(params));
+  params.type = CU_GRAPH_NODE_TYPE_CONDITIONAL;
+  params.conditional.handle = handle;
+  params.conditional.type = CU_GRAPH_COND_TYPE_IF;
+  params.conditional.size = 1;
+  const CUgraphNode* const none = nullptr;
+  CUgraphNode node = nullptr;
+  CUDA_MEM_ALLOC_NODE_PARAMS memory = NodeMemory();
+  if (code == 0) code = Cuda("cuGraphAddNode", &node, graph, none, size_t{0}, &params);
+  if (code == 0) {
+    code = Cuda("cuGraphAddMemAllocNode", &node, params.conditional.phGraph_out[0], none, size_t{0},
+                &memory);
+  }
+  return code != 0 ? code : Run(graph, "cuGraphInstantiateWithFlags", 0);
+}
+
 // External memory ---------------------------------------------------------------------------------
 
 // What Vulkan's export of an allocation would give.
@@ -1058,6 +1081,7 @@ constexpr Door kDoors[] = {
     {"cuGraphAddNode_v2", GraphGenericNode2, kOutOfMemory},
     {"cuMemAllocAsync/captured", Captured, kOutOfMemory},
     {"cuGraphExecDestroy/memory_left", LeftByGraph, kOutOfMemory},
+    {"cuGraphAddNode/allocation_in_a_conditional_body", AllocatedInABody, kNotSupported},
     {"cuMulticastCreate", MulticastMapped, kOutOfMemory},
     {"cuMulticastBindMem/handle_released", MulticastMemory, kOutOfMemory},
     {"cuMulticastBindAddr/unmapped_and_released", MulticastAddress, kOutOfMemory},
