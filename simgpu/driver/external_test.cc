@@ -167,55 +167,92 @@ TEST_F(DriverTest, ExternalMemoryGoesWithItsContextAndIsRefusedWhenItIsNone) {
     EXPECT_EQ(UsedMiB(), before + 2);
     ASSERT_EQ(cuCtxDestroy_v2(own), CUDA_SUCCESS);
     EXPECT_EQ(UsedMiB(), alone);
+  });
+}
+
+// One charge on the card, whoever of those that have it lives longest.
+TEST_F(TwoProcessTest, ExternalMemoryIsTakenOverWhenItsFirstImporterIsGone) {
+  const size_t bytes = 8 * kMiBytes;
+  Converse(
+      [bytes](Line line) {
+        const int fd = FileOf(bytes);
+        line.SayFd(fd);
+        const size_t before = line.Hear<size_t>();
+        CUexternalMemory memory = nullptr;
+        ASSERT_EQ(Import(&memory, fd, bytes), CUDA_SUCCESS);
+        EXPECT_EQ(UsedMiB(), before + 8);
+        line.Say(1);
+        EXPECT_EQ(line.Hear<int>(), 2);
+        EXPECT_EQ(UsedMiB(), before + 8);
+      },
+      [bytes](Line line) {
+        const int fd = line.HearFd();
+        const size_t before = UsedMiB();  // both contexts
+        line.Say(before);
+        EXPECT_EQ(line.Hear<int>(), 1);
+        CUexternalMemory memory = nullptr;
+        ASSERT_EQ(Import(&memory, fd, bytes), CUDA_SUCCESS);
+        EXPECT_EQ(UsedMiB(), before + 8);
+        line.Say(2);
+        // Its context (106 MiB) goes, the memory stays.
+        size_t used = UsedMiB();
+        for (int i = 0; i < 2000 && used != before - 106 + 8; ++i) {
+          usleep(1000);
+          used = UsedMiB();
+        }
+        EXPECT_EQ(used, before - 106 + 8);
+        ASSERT_EQ(cuDestroyExternalMemory(memory), CUDA_SUCCESS);
+        EXPECT_EQ(UsedMiB(), before - 106);
+      });
 }
 
 TEST_F(DriverTest, ExternalSemaphoresOrderStreamsAndTheirExporter) {
-    WithContext([](CUcontext) {
-      CUstream stream = nullptr;
-      ASSERT_EQ(cuStreamCreate(&stream, CU_STREAM_NON_BLOCKING), CUDA_SUCCESS);
-      for (const bool timeline : {true, false}) {
-        const int fd = FileOf(4096);
-        auto* const word = static_cast<volatile unsigned long long*>(
-            mmap(nullptr, 4096, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0));
-        CUDA_EXTERNAL_SEMAPHORE_HANDLE_DESC given = {};
-        given.type = timeline ? CU_EXTERNAL_SEMAPHORE_HANDLE_TYPE_TIMELINE_SEMAPHORE_FD
-                              : CU_EXTERNAL_SEMAPHORE_HANDLE_TYPE_OPAQUE_FD;
-        given.handle.fd = fd;
-        CUexternalSemaphore semaphore = nullptr;
-        ASSERT_EQ(cuImportExternalSemaphore(&semaphore, &given), CUDA_SUCCESS);
-        CUDA_EXTERNAL_SEMAPHORE_WAIT_PARAMS wait = {};
-        wait.params.fence.value = 3;
-        CUDA_EXTERNAL_SEMAPHORE_SIGNAL_PARAMS signal = {};
-        signal.params.fence.value = 9;
-        ASSERT_EQ(cuWaitExternalSemaphoresAsync(&semaphore, &wait, 1, stream), CUDA_SUCCESS);
-        CUdeviceptr mark = 0;
-        ASSERT_EQ(cuMemAlloc_v2(&mark, 4), CUDA_SUCCESS);
-        ASSERT_EQ(cuMemsetD32Async(mark, 1, 1, stream), CUDA_SUCCESS);
+  WithContext([](CUcontext) {
+    CUstream stream = nullptr;
+    ASSERT_EQ(cuStreamCreate(&stream, CU_STREAM_NON_BLOCKING), CUDA_SUCCESS);
+    for (const bool timeline : {true, false}) {
+      const int fd = FileOf(4096);
+      auto* const word = static_cast<volatile unsigned long long*>(
+          mmap(nullptr, 4096, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0));
+      CUDA_EXTERNAL_SEMAPHORE_HANDLE_DESC given = {};
+      given.type = timeline ? CU_EXTERNAL_SEMAPHORE_HANDLE_TYPE_TIMELINE_SEMAPHORE_FD
+                            : CU_EXTERNAL_SEMAPHORE_HANDLE_TYPE_OPAQUE_FD;
+      given.handle.fd = fd;
+      CUexternalSemaphore semaphore = nullptr;
+      ASSERT_EQ(cuImportExternalSemaphore(&semaphore, &given), CUDA_SUCCESS);
+      CUDA_EXTERNAL_SEMAPHORE_WAIT_PARAMS wait = {};
+      wait.params.fence.value = 3;
+      CUDA_EXTERNAL_SEMAPHORE_SIGNAL_PARAMS signal = {};
+      signal.params.fence.value = 9;
+      ASSERT_EQ(cuWaitExternalSemaphoresAsync(&semaphore, &wait, 1, stream), CUDA_SUCCESS);
+      CUdeviceptr mark = 0;
+      ASSERT_EQ(cuMemAlloc_v2(&mark, 4), CUDA_SUCCESS);
+      ASSERT_EQ(cuMemsetD32Async(mark, 1, 1, stream), CUDA_SUCCESS);
+      EXPECT_EQ(cuStreamQuery(stream), CUDA_ERROR_NOT_READY);
+      if (timeline) {
+        *word = 2;
+        usleep(5000);
         EXPECT_EQ(cuStreamQuery(stream), CUDA_ERROR_NOT_READY);
-        if (timeline) {
-          *word = 2;
-          usleep(5000);
-          EXPECT_EQ(cuStreamQuery(stream), CUDA_ERROR_NOT_READY);
-        }
-        *word = timeline ? 4 : 1;
-        ASSERT_EQ(cuStreamSynchronize(stream), CUDA_SUCCESS);
-        EXPECT_EQ(*word, timeline ? 4u : 0u);  // a wait takes a binary one back
-        ASSERT_EQ(cuSignalExternalSemaphoresAsync(&semaphore, &signal, 1, stream), CUDA_SUCCESS);
-        ASSERT_EQ(cuStreamSynchronize(stream), CUDA_SUCCESS);
-        EXPECT_EQ(*word, timeline ? 9u : 1u);
-        ASSERT_EQ(cuStreamBeginCapture_v2(stream, CU_STREAM_CAPTURE_MODE_RELAXED), CUDA_SUCCESS);
-        EXPECT_EQ(cuSignalExternalSemaphoresAsync(&semaphore, &signal, 1, stream),
-                  CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED);
-        CUgraph graph = nullptr;
-        cuStreamEndCapture(stream, &graph);
-        if (graph != nullptr) cuGraphDestroy(graph);
-        ASSERT_EQ(cuDestroyExternalSemaphore(semaphore), CUDA_SUCCESS);
-        EXPECT_EQ(cuDestroyExternalSemaphore(semaphore), CUDA_ERROR_INVALID_HANDLE);
-        EXPECT_EQ(cuSignalExternalSemaphoresAsync(&semaphore, &signal, 1, stream),
-                  CUDA_ERROR_INVALID_HANDLE);
-        munmap(const_cast<unsigned long long*>(word), 4096);
       }
-    });
+      *word = timeline ? 4 : 1;
+      ASSERT_EQ(cuStreamSynchronize(stream), CUDA_SUCCESS);
+      EXPECT_EQ(*word, timeline ? 4u : 0u);  // a wait takes a binary one back
+      ASSERT_EQ(cuSignalExternalSemaphoresAsync(&semaphore, &signal, 1, stream), CUDA_SUCCESS);
+      ASSERT_EQ(cuStreamSynchronize(stream), CUDA_SUCCESS);
+      EXPECT_EQ(*word, timeline ? 9u : 1u);
+      ASSERT_EQ(cuStreamBeginCapture_v2(stream, CU_STREAM_CAPTURE_MODE_RELAXED), CUDA_SUCCESS);
+      EXPECT_EQ(cuSignalExternalSemaphoresAsync(&semaphore, &signal, 1, stream),
+                CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED);
+      CUgraph graph = nullptr;
+      cuStreamEndCapture(stream, &graph);
+      if (graph != nullptr) cuGraphDestroy(graph);
+      ASSERT_EQ(cuDestroyExternalSemaphore(semaphore), CUDA_SUCCESS);
+      EXPECT_EQ(cuDestroyExternalSemaphore(semaphore), CUDA_ERROR_INVALID_HANDLE);
+      EXPECT_EQ(cuSignalExternalSemaphoresAsync(&semaphore, &signal, 1, stream),
+                CUDA_ERROR_INVALID_HANDLE);
+      munmap(const_cast<unsigned long long*>(word), 4096);
+    }
+  });
 }
 
 }  // namespace
