@@ -831,7 +831,7 @@ unsigned ExternalArray() {
   return KeepHandle(code, "cuMipmappedArrayDestroy", mipmap);
 }
 // Made by another process with cuMemCreate, imported here, and let go of there.
-unsigned ExternalOfAnother() {
+unsigned ExternalFromAnother(bool kept) {
   StartHelper("physical");
   int fd = -1;
   const Message made = AskHelper('m', &fd);
@@ -839,9 +839,11 @@ unsigned ExternalOfAnother() {
   CUexternalMemory memory = nullptr;
   const unsigned code = Import(&memory, fd);
   int none = -1;
-  AskHelper('r', &none);
+  if (!kept) AskHelper('r', &none);
   return KeepHandle(code, "cuDestroyExternalMemory", memory);
 }
+unsigned ExternalOfAnother() { return ExternalFromAnother(false); }
+unsigned ExternalKeptByBoth() { return ExternalFromAnother(true); }
 // An array is charged by the driver's figure, here while memory is imported that the driver counts
 // for another process: what that one pays must not look like room, which would stay when the import
 // is gone.
@@ -1087,6 +1089,7 @@ constexpr Door kDoors[] = {
     {"cuMulticastBindAddr/unmapped_and_released", MulticastAddress, kOutOfMemory},
     {"cuImportExternalMemory", External, kOutOfMemory},
     {"cuImportExternalMemory/of_another_process", ExternalOfAnother, kOutOfMemory},
+    {"cuImportExternalMemory/kept_by_both", ExternalKeptByBoth, kOutOfMemory},
     {"cuArrayCreate/beside_external_memory", ArrayBesideExternal, kOutOfMemory},
     {"cuExternalMemoryGetMappedBuffer/handle_destroyed", ExternalBuffers, kOutOfMemory},
     {"cuExternalMemoryGetMappedMipmappedArray", ExternalArray, kOutOfMemory},
