@@ -56,8 +56,8 @@ inline Array* FindArray(const Driver& driver, CUarray handle) {
   return Live<Array>(driver, handle, Kind::kArray);
 }
 
-// Mipmapped arrays, in memory of their own or in `room` bytes of `external` from `offset` on
-// (external.cc). Mutex free.
+// A mipmapped array in memory of its own or, with `external`, in such memory from `offset` on
+// (external.h). Mutex free.
 struct ExternalPlace {
   struct ExternalMemory* memory = nullptr;
   uint64_t offset = 0;
