@@ -5,7 +5,9 @@
 
 #include "abi/cuda_memory.h"
 #include "simgpu/driver/capture.h"
+#include "simgpu/driver/external.h"
 #include "simgpu/driver/memory.h"
+#include "simgpu/driver/vmm.h"
 
 namespace simgpu {
 namespace {
@@ -156,8 +158,53 @@ CUresult CreateArray(CUarray* handle, const CUDA_ARRAY3D_DESCRIPTOR& wanted) {
   return CUDA_SUCCESS;
 }
 
+void Drop(Driver* driver, Array* array) {
+  for (Array* plane : array->planes) {
+    if (plane == nullptr) continue;
+    driver->live.erase(plane);
+    delete plane;
+  }
+  driver->live.erase(array);
+  GiveStorage(driver, array->storage);
+  delete array;
+}
+
+void Drop(Driver* driver, Mipmap* mipmap) {
+  for (const auto& level : mipmap->levels) driver->live.erase(level.get());
+  driver->live.erase(mipmap);
+  if (mipmap->storage.memory_kind == MemoryKind::kExternal) {
+    --mipmap->storage.physical->mappings;
+    DropIfUnused(driver, mipmap->storage.physical);
+  } else {
+    GiveStorage(driver, mipmap->storage);
+  }
+  delete mipmap;
+}
+
+// Destroys what `find` finds (and says may be destroyed) once no work can be using it.
+template <typename Find>
+CUresult Destroy(Find find) {
+  SIMGPU_DRIVER(driver);
+  int device = 0;
+  {
+    std::lock_guard guard(driver->mutex);
+    auto* found = find(*driver);
+    if (found == nullptr) return CUDA_ERROR_INVALID_HANDLE;
+    if (CUresult bad = CheckUnsafeCall(driver)) return bad;
+    device = found->storage.device;
+  }
+  WaitBeforeFree(driver, nullptr, device);
+  std::lock_guard guard(driver->mutex);
+  auto* found = find(*driver);
+  if (found == nullptr) return CUDA_ERROR_INVALID_HANDLE;
+  Drop(driver, found);
+  return CUDA_SUCCESS;
+}
+
+}  // namespace
+
 CUresult CreateMipmap(CUmipmappedArray* handle, const CUDA_ARRAY3D_DESCRIPTOR* wanted,
-                      unsigned int levels) {
+                      unsigned int levels, const ExternalPlace* external) {
   SIMGPU_CURRENT(driver, context);
   if (handle == nullptr || wanted == nullptr) return CUDA_ERROR_INVALID_VALUE;
   uint32_t element = 0;
@@ -196,7 +243,9 @@ CUresult CreateMipmap(CUmipmappedArray* handle, const CUDA_ARRAY3D_DESCRIPTOR* w
   }
   std::lock_guard guard(driver->mutex);
   if (CUresult bad = CheckUnsafeCall(driver)) return bad;
-  if (CUresult bad = TakeStorage(driver, context, bytes, MemoryKind::kLarge, &mipmap->storage)) {
+  if (CUresult bad = external != nullptr ? TakeExternal(driver, *external, bytes, &mipmap->storage)
+                                         : TakeStorage(driver, context, bytes, MemoryKind::kLarge,
+                                                       &mipmap->storage)) {
     return bad;
   }
   for (unsigned int i = 0; i < levels; ++i) {
@@ -207,46 +256,6 @@ CUresult CreateMipmap(CUmipmappedArray* handle, const CUDA_ARRAY3D_DESCRIPTOR* w
   *handle = reinterpret_cast<CUmipmappedArray>(mipmap.release());
   return CUDA_SUCCESS;
 }
-
-void Drop(Driver* driver, Array* array) {
-  for (Array* plane : array->planes) {
-    if (plane == nullptr) continue;
-    driver->live.erase(plane);
-    delete plane;
-  }
-  driver->live.erase(array);
-  GiveStorage(driver, array->storage);
-  delete array;
-}
-
-void Drop(Driver* driver, Mipmap* mipmap) {
-  for (const auto& level : mipmap->levels) driver->live.erase(level.get());
-  driver->live.erase(mipmap);
-  GiveStorage(driver, mipmap->storage);
-  delete mipmap;
-}
-
-// Destroys what `find` finds (and says may be destroyed) once no work can be using it.
-template <typename Find>
-CUresult Destroy(Find find) {
-  SIMGPU_DRIVER(driver);
-  int device = 0;
-  {
-    std::lock_guard guard(driver->mutex);
-    auto* found = find(*driver);
-    if (found == nullptr) return CUDA_ERROR_INVALID_HANDLE;
-    if (CUresult bad = CheckUnsafeCall(driver)) return bad;
-    device = found->storage.device;
-  }
-  WaitBeforeFree(driver, nullptr, device);
-  std::lock_guard guard(driver->mutex);
-  auto* found = find(*driver);
-  if (found == nullptr) return CUDA_ERROR_INVALID_HANDLE;
-  Drop(driver, found);
-  return CUDA_SUCCESS;
-}
-
-}  // namespace
 
 void DropArrays(Driver* driver, Context* context) {
   std::vector<Array*> arrays;
@@ -333,7 +342,7 @@ CUresult cuArrayDestroy(CUarray handle) {
 
 CUresult cuMipmappedArrayCreate(CUmipmappedArray* handle, const CUDA_ARRAY3D_DESCRIPTOR* wanted,
                                 unsigned int levels) {
-  return CreateMipmap(handle, wanted, levels);
+  return CreateMipmap(handle, wanted, levels, nullptr);
 }
 
 CUresult cuMipmappedArrayGetLevel(CUarray* level, CUmipmappedArray handle, unsigned int index) {

@@ -47,7 +47,7 @@ struct Mipmap : Object {
   Mipmap() : Object(Kind::kMipmap) {}
   Context* context = nullptr;
   CUDA_ARRAY3D_DESCRIPTOR descriptor{};
-  Allocation storage;
+  Allocation storage;  // in external memory: of that, and not its own
   std::vector<std::unique_ptr<Array>> levels;
 };
 
@@ -55,6 +55,15 @@ struct Mipmap : Object {
 inline Array* FindArray(const Driver& driver, CUarray handle) {
   return Live<Array>(driver, handle, Kind::kArray);
 }
+
+// A mipmapped array in memory of its own or, with `external`, in such memory from `offset` on
+// (external.h). Mutex free.
+struct ExternalPlace {
+  struct ExternalMemory* memory = nullptr;
+  uint64_t offset = 0;
+};
+CUresult CreateMipmap(CUmipmappedArray* handle, const CUDA_ARRAY3D_DESCRIPTOR* wanted,
+                      unsigned int levels, const ExternalPlace* external);
 
 // Destroys what arrays the context still has. Mutex held.
 void DropArrays(Driver* driver, Context* context);

@@ -45,6 +45,9 @@ enum class Kind : uint32_t {
   kArray,
   kMipmap,
   kPhysical,  // cuMemCreate
+  kMulticast,
+  kExternalMemory,
+  kExternalSemaphore,
   kGraph,
   kGraphNode,
   kGraphExec,
@@ -77,10 +80,12 @@ enum class MemoryKind {
   kGraph,     // a graph's memory node (pool.h)
   kMapped,    // a range of addresses backed by cuMemMap (vmm.cc)
   kImported,  // another process's memory: IPC, or a pointer of an imported pool
+  kExternal,  // a buffer of memory that another interface made (external.cc)
 };
 
 struct Pool;
 struct Physical;
+struct Multicast;
 
 // One range of device addresses that hold memory. All but mapped and imported ones lie in the arena
 // of their device or of their pool.
@@ -95,7 +100,8 @@ struct Allocation {
   bool freeing = false;            // its free is queued in a stream
   uint8_t* host = nullptr;         // where this process reaches the byte at `base`
   Pool* pool = nullptr;            // kPooled; kImported by cuMemPoolImportPointer
-  Physical* physical = nullptr;    // kMapped
+  Physical* physical = nullptr;    // kMapped, kExternal
+  Multicast* multicast = nullptr;  // kMapped instead: nothing that loads and stores reach
   uint8_t access[kCardsMax] = {};  // kMapped: CU_MEM_ACCESS_FLAGS_* by device; others: see MayReach
 };
 
@@ -305,6 +311,9 @@ bool MayReach(const Driver& driver, int from_device, const Allocation& memory);
 // not an address it gave.
 uint64_t HeapAllocate(Driver* driver, Context* context, uint64_t bytes);
 bool HeapFree(Driver* driver, Context* context, uint64_t address);
+
+// cudaGraphSetConditional of kernels (graph_conditional.cc). False: no such handle.
+bool SetConditional(uint64_t handle, uint32_t value);
 
 // Modules (module.cc): drops all modules of the context and its instances of libraries. Mutex held.
 void DropModules(Driver* driver, Context* context);

@@ -195,6 +195,11 @@ void Executor::Link(const CommandRef& command, const CommandRef& before) {
   before->next.push_back(command);
 }
 
+void Executor::Also(const CommandRef& command, const CommandRef& before) {
+  std::lock_guard guard(mutex_);
+  Link(command, before);
+}
+
 // Follows what changed, however long the chain is.
 void Executor::Settle() {
   if (settling_) return;

@@ -102,6 +102,8 @@ class Executor {
   };
   CommandRef Add(Context* context, int priority, std::span<const CommandRef> before, Action action,
                  Extra extra, bool* mine);
+  // Makes a command wait for one more, from the function of one it waits for. Without the lock.
+  void Also(const CommandRef& command, const CommandRef& before);
   bool Finished(Command* command);
   // Finished commands at the front go.
   void Trim(std::deque<CommandRef>* queued);

@@ -71,7 +71,8 @@ size_t DepthOf(const Graph* graph) {
 size_t HeightOf(const Graph& graph) {
   size_t below = 0;
   for (const auto& node : graph.nodes) {
-    if (node->body.child != nullptr) below = std::max(below, HeightOf(*node->body.child));
+    node->body.ForEachWithin(
+        [&](const Graph* within) { below = std::max(below, HeightOf(*within)); });
   }
   return below + 1;
 }
@@ -288,7 +289,7 @@ CUresult CheckEdgeData(const GraphNode* from, const CUgraphEdgeData* data) {
 size_t CountNodes(const Graph& graph) {
   size_t count = graph.nodes.size();
   for (const auto& node : graph.nodes) {
-    if (node->body.child != nullptr) count += CountNodes(*node->body.child);
+    node->body.ForEachWithin([&](const Graph* within) { count += CountNodes(*within); });
   }
   return count;
 }
@@ -308,6 +309,10 @@ CUresult AddNode(Driver* driver, Graph* graph, std::span<const GraphEdge> before
     }
     body.child->parent = graph;
   }
+  if (!body.branches.empty() && DepthOf(graph) >= kGraphDepthMax) {
+    return BoundHit("kGraphDepthMax", kGraphDepthMax);
+  }
+  for (const auto& branch : body.branches) branch->parent = graph;
   auto made = std::make_unique<GraphNode>();
   made->graph = graph;
   made->id = driver->next_id++;
@@ -315,6 +320,10 @@ CUresult AddNode(Driver* driver, Graph* graph, std::span<const GraphEdge> before
   if (made->body.memory != nullptr ||
       (made->body.child != nullptr && made->body.child->has_memory)) {
     for (Graph* at = graph; at != nullptr; at = at->parent) at->has_memory = true;
+  }
+  if (made->body.condition != nullptr ||
+      (made->body.child != nullptr && made->body.child->has_conditions)) {
+    for (Graph* at = graph; at != nullptr; at = at->parent) at->has_conditions = true;
   }
   driver->live.insert(made.get());
   for (const GraphEdge& edge : before) Connect(edge.node, made.get(), edge.data);
@@ -324,7 +333,7 @@ CUresult AddNode(Driver* driver, Graph* graph, std::span<const GraphEdge> before
 }
 
 CUresult CloneGraph(Driver* driver, const Graph& from, size_t depth, std::shared_ptr<Graph>* to) {
-  if (from.has_memory) return CUDA_ERROR_NOT_SUPPORTED;
+  if (from.has_memory || from.has_conditions) return CUDA_ERROR_NOT_SUPPORTED;
   if (depth > kGraphDepthMax) return BoundHit("kGraphDepthMax", kGraphDepthMax);
   std::shared_ptr<Graph> made = NewGraph(driver);
   if (made == nullptr) return CUDA_ERROR_OUT_OF_MEMORY;
@@ -356,7 +365,7 @@ CUresult CloneGraph(Driver* driver, const Graph& from, size_t depth, std::shared
 
 void DropGraph(Driver* driver, Graph* graph) {
   for (const auto& node : graph->nodes) {
-    if (node->body.child != nullptr) DropGraph(driver, node->body.child.get());
+    node->body.ForEachWithin([&](Graph* within) { DropGraph(driver, within); });
     driver->live.erase(node.get());
   }
   driver->live.erase(graph);
@@ -505,10 +514,10 @@ CUresult cuGraphDestroyNode(CUgraphNode handle) {
     if (graph->capturing > 0) return CUDA_ERROR_INVALID_VALUE;
     while (!node->before.empty()) Disconnect(node->before.back().node, node);
     while (!node->after.empty()) Disconnect(node, node->after.back().node);
-    if (node->body.child != nullptr) {
-      ReleaseUserObjects(driver, node->body.child.get(), &destructors);
-      DropGraph(driver, node->body.child.get());
-    }
+    node->body.ForEachWithin([&](Graph* within) {
+      ReleaseUserObjects(driver, within, &destructors);
+      DropGraph(driver, within);
+    });
     driver->live.erase(node);
     std::erase_if(graph->nodes, [&](const auto& other) { return other.get() == node; });
   }

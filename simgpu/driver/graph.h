@@ -6,6 +6,7 @@
 // launch copies what it needs and puts it without the mutex.
 #pragma once
 
+#include <atomic>
 #include <map>
 #include <memory>
 #include <mutex>
@@ -25,11 +26,23 @@ inline constexpr size_t kGraphEdgesMax = 1'048'576;  // of one graph without its
 inline constexpr size_t kGraphDepthMax = 16;         // graphs within graphs
 inline constexpr size_t kGraphsMax = 65'536;         // graphs and executable graphs of a process
 inline constexpr size_t kUserObjectsMax = 65'536;    // of a process
+inline constexpr size_t kConditionalsMax = 65'536;   // handles of a process
+inline constexpr uint32_t kBranchesMax = 4'096;      // bodies of one conditional node
 inline constexpr uint32_t kBatchOpsMax = 256;        // of one batch node, as of one stream call
 
 struct GraphExec;
 struct GraphMemory;  // graph_memory.h
 struct UserObject;
+
+// What a handle of cuGraphConditionalHandleCreate names: a value that kernels set.
+struct Conditional {
+  uint64_t handle = 0;
+  uint64_t graph = 0;  // id of the graph it was made for
+  uint32_t initial = 0;
+  bool assigned = false;  // `initial` when a launch begins
+  bool used = false;      // by a node
+  std::atomic<uint32_t> value{0};
+};
 
 struct NodeBody {
   CUgraphNodeType type = CU_GRAPH_NODE_TYPE_EMPTY;
@@ -40,6 +53,16 @@ struct NodeBody {
   unsigned int batch_flags = 0;
   std::shared_ptr<Graph> child;
   std::shared_ptr<GraphMemory> memory;  // of both kinds of memory nodes
+  std::shared_ptr<Conditional> condition;
+  CUgraphConditionalNodeType condition_type = CU_GRAPH_COND_TYPE_IF;
+  std::vector<std::shared_ptr<Graph>> branches;  // of a conditional node
+
+  // The graphs within it: a child graph, or the bodies of a conditional node.
+  template <typename Visit>
+  void ForEachWithin(const Visit& visit) const {
+    if (child != nullptr) visit(child.get());
+    for (const auto& branch : branches) visit(branch.get());
+  }
 };
 
 struct GraphEdge {
@@ -56,6 +79,7 @@ struct GraphNode : Object {
   std::vector<GraphEdge> before, after;
   std::vector<void*> pointers;  // into the packed parameters, for cuGraphKernelNodeGetParams
   std::vector<CUmemAccessDesc> access;  // allocations, for cuGraphMemAllocNodeGetParams
+  std::vector<CUgraph> branches;        // the program reads them here as long as the node lives
 };
 
 struct Graph : Object {
@@ -67,8 +91,10 @@ struct Graph : Object {
   Graph* parent = nullptr;  // of a child graph
   // Captures that make it, or a graph within it, grow: not to be instantiated or destroyed.
   unsigned int capturing = 0;
-  bool has_memory = false;    // memory nodes here or in children
-  GraphExec* exec = nullptr;  // with memory nodes there is one at most
+  bool has_memory = false;                                 // memory nodes here or in children
+  bool has_conditions = false;                             // conditional nodes here or in children
+  std::vector<std::shared_ptr<Conditional>> conditionals;  // made for it
+  GraphExec* exec = nullptr;                               // with memory nodes there is one at most
   std::map<UserObject*, unsigned int> user_objects;
 };
 
@@ -79,6 +105,7 @@ struct ExecNode {
   std::vector<uint32_t> before;
   bool enabled = true;
   std::shared_ptr<ExecGraph> child;
+  std::vector<std::shared_ptr<ExecGraph>> branches;
 };
 struct ExecGraph {
   std::vector<ExecNode> nodes;  // in the order of the original
@@ -94,6 +121,7 @@ struct GraphExec : Object {
   ExecGraph top;
   std::unordered_map<uint64_t, ExecNode*> by_source;  // children's nodes too
   std::vector<std::shared_ptr<GraphMemory>> allocates, frees;
+  std::vector<std::shared_ptr<Conditional>> assigns;  // those that begin with their initial value
   std::map<UserObject*, unsigned int> user_objects;
   // Held over a launch, before Driver::mutex, so that launches stand in one order. `last` are the
   // commands at the end of the latest launch.
@@ -137,6 +165,13 @@ void NoteMemoryNode(const Graph* graph, const GraphNode& node);
 // Whether an executable graph's node may become `body`.
 CUgraphExecUpdateResult MayBecome(const Driver& driver, const NodeBody& old, const NodeBody& body);
 std::vector<WordAction> WordsOf(const NodeBody& body);
+
+// Conditional nodes (graph_conditional.cc). A node's body from what a call takes: its graphs are
+// new and empty. Mutex held.
+CUresult ConditionalBody(Driver* driver, const Graph* graph,
+                         const CUDA_CONDITIONAL_NODE_PARAMS& params, NodeBody* body);
+// Whether bodies hold only what may stand in them, here and in all graphs within.
+bool BodiesAllowed(const Graph& graph, bool in_body);
 
 // Executable graphs (graph_exec.cc). For the capture of a launch: a graph that does the same. It is
 // nobody's yet. Mutex held.

@@ -100,6 +100,9 @@ class Printer {
       Label(*node);
       text_ += "\"];\n";
       if (node->body.child != nullptr) Add(*node->body.child, node_name + "_graph");
+      for (size_t i = 0; i < node->body.branches.size(); ++i) {
+        Add(*node->body.branches[i], Text(node_name, "_graph_", i));
+      }
     }
     for (const auto& node : graph.nodes) {
       for (const GraphEdge& edge : node->after) {

@@ -9,6 +9,7 @@
 #include <unordered_set>
 
 #include "simgpu/driver/capture.h"
+#include "simgpu/driver/executor.h"
 #include "simgpu/driver/graph.h"
 #include "simgpu/driver/graph_memory.h"
 #include "simgpu/driver/pool.h"
@@ -65,6 +66,11 @@ void Build(const Graph& graph, ExecGraph* made) {
       Build(*node->body.child, twin.child.get());
       twin.body.child = nullptr;
     }
+    for (const auto& branch : node->body.branches) {
+      twin.branches.push_back(std::make_shared<ExecGraph>());
+      Build(*branch, twin.branches.back().get());
+    }
+    twin.body.branches.clear();
     for (const GraphEdge& edge : node->before) twin.before.push_back(indices.at(edge.node));
     std::ranges::sort(twin.before);
     made->nodes.push_back(std::move(twin));
@@ -76,6 +82,23 @@ void Index(GraphExec* exec, ExecGraph* graph) {
   for (ExecNode& node : graph->nodes) {
     exec->by_source[node.source] = &node;
     if (node.child != nullptr) Index(exec, node.child.get());
+    for (const auto& branch : node.branches) Index(exec, branch.get());
+  }
+}
+
+bool HasConditions(const ExecGraph& graph) {
+  return std::ranges::any_of(graph.nodes, [](const ExecNode& node) {
+    return node.body.condition != nullptr || (node.child != nullptr && HasConditions(*node.child));
+  });
+}
+
+void CollectAssigns(const ExecGraph& graph, std::vector<std::shared_ptr<Conditional>>* assigns) {
+  for (const ExecNode& node : graph.nodes) {
+    if (node.body.condition != nullptr && node.body.condition->assigned) {
+      assigns->push_back(node.body.condition);
+    }
+    if (node.child != nullptr) CollectAssigns(*node.child, assigns);
+    for (const auto& branch : node.branches) CollectAssigns(*branch, assigns);
   }
 }
 
@@ -109,7 +132,7 @@ void RetainOf(const Graph& graph, std::map<UserObject*, unsigned int>* objects) 
   RetainAll(graph.user_objects);
   for (const auto& [object, count] : graph.user_objects) (*objects)[object] += count;
   for (const auto& node : graph.nodes) {
-    if (node->body.child != nullptr) RetainOf(*node->body.child, objects);
+    node->body.ForEachWithin([&](const Graph* within) { RetainOf(*within, objects); });
   }
 }
 
@@ -145,6 +168,10 @@ CUresult Instantiate(CUgraphExec* handle, CUgraph graph_handle, uint64_t flags,
   if (graph->has_memory && graph->exec != nullptr) return CUDA_ERROR_INVALID_VALUE;
   if (!RoomForGraph()) return BoundHit("kGraphsMax", kGraphsMax);
   if (CountNodes(*graph) > kGraphNodesMax) return BoundHit("kGraphNodesMax", kGraphNodesMax);
+  if (!BodiesAllowed(*graph, false)) {
+    *reason = CUDA_GRAPH_INSTANTIATE_NODE_OPERATION_NOT_SUPPORTED;
+    return CUDA_ERROR_NOT_SUPPORTED;
+  }
   auto exec = std::make_shared<GraphExec>();
   if (!CollectMemory(*graph, exec.get())) {
     *reason = CUDA_GRAPH_INSTANTIATE_INVALID_STRUCTURE;
@@ -156,6 +183,7 @@ CUresult Instantiate(CUgraphExec* handle, CUgraph graph_handle, uint64_t flags,
   exec->context = context;
   Build(*graph, &exec->top);
   Index(exec.get(), &exec->top);
+  CollectAssigns(exec->top, &exec->assigns);
   RetainOf(*graph, &exec->user_objects);
   if (graph->has_memory) graph->exec = exec.get();
   CountGraph(1);
@@ -166,11 +194,36 @@ CUresult Instantiate(CUgraphExec* handle, CUgraph graph_handle, uint64_t flags,
   return CUDA_SUCCESS;
 }
 
+// A conditional node of a launch: a host function that decides when everything before the node is
+// finished, and the command that everything behind it waits for. What it decides for is put between
+// the two, which the end then waits for as well.
+struct Decision {
+  Context* context = nullptr;
+  std::shared_ptr<Conditional> condition;
+  CUgraphConditionalNodeType type = CU_GRAPH_COND_TYPE_IF;
+  std::vector<std::shared_ptr<const ExecGraph>> branches;  // as they were at the launch
+  std::weak_ptr<Decision> self;
+  CommandRef end;
+  std::atomic<bool> closed{false};  // `end` is there: the deciding command may be done before it
+};
+Action DecideAction(const std::shared_ptr<Decision>& decision);
+
+// A copy that later changes do not reach.
+std::shared_ptr<ExecGraph> CopyOf(const ExecGraph& graph) {
+  auto copy = std::make_shared<ExecGraph>(graph);
+  for (ExecNode& node : copy->nodes) {
+    if (node.child != nullptr) node.child = CopyOf(*node.child);
+    for (auto& branch : node.branches) branch = CopyOf(*branch);
+  }
+  return copy;
+}
+
 // A launch's commands to be: each behind earlier ones by index, or (none) behind the fork.
 struct Step {
   Context* context = nullptr;
   Action action;
   std::vector<uint32_t> before;
+  std::shared_ptr<Decision> closes;  // whose end it is
 };
 
 class Steps {
@@ -179,7 +232,7 @@ class Steps {
 
   uint32_t Add(Context* context, Action action, std::vector<uint32_t> before) {
     steps.push_back(
-        {context != nullptr ? context : context_, std::move(action), std::move(before)});
+        {context != nullptr ? context : context_, std::move(action), std::move(before), nullptr});
     return static_cast<uint32_t>(steps.size() - 1);
   }
 
@@ -212,6 +265,17 @@ class Steps {
     const NodeBody& body = node.body;
     CheckNode(body);
     if (node.child != nullptr) return Add(nullptr, EmptyAction{}, AddAll(*node.child, before));
+    if (body.condition != nullptr) {
+      auto decision = std::make_shared<Decision>();
+      decision->context = body.context;
+      decision->condition = body.condition;
+      decision->type = body.condition_type;
+      for (const auto& branch : node.branches) decision->branches.push_back(CopyOf(*branch));
+      const uint32_t decides = Add(body.context, DecideAction(decision), std::move(before));
+      const uint32_t end = Add(body.context, EmptyAction{}, {decides});
+      steps[end].closes = std::move(decision);
+      return end;
+    }
     if (!node.enabled) return Add(nullptr, EmptyAction{}, std::move(before));
     if (body.type != CU_GRAPH_NODE_TYPE_BATCH_MEM_OP) {
       return Add(body.context, body.action, std::move(before));
@@ -237,6 +301,67 @@ class Steps {
   const Driver& driver_;
   Context* const context_;
 };
+
+// Puts the steps behind `first`; answers a command behind those at the end.
+CommandRef PutSteps(Context* context, std::vector<Step>* steps, const std::vector<uint32_t>& ends,
+                    const std::vector<CommandRef>& first) {
+  std::vector<CommandRef> commands;
+  commands.reserve(steps->size());
+  for (Step& step : *steps) {
+    std::vector<CommandRef> before;
+    for (uint32_t index : step.before) before.push_back(commands[index]);
+    commands.push_back(
+        PutAfter(step.context, before.empty() ? first : before, std::move(step.action)));
+    if (step.closes == nullptr) continue;
+    step.closes->end = commands.back();
+    step.closes->closed.store(true, std::memory_order_release);
+    step.closes->closed.notify_all();
+  }
+  std::vector<CommandRef> last;
+  for (uint32_t index : ends) last.push_back(commands[index]);
+  return PutAfter(context, last.empty() ? first : last, EmptyAction{});
+}
+
+void Decide(void* data) {
+  auto* decision = static_cast<Decision*>(data);
+  decision->closed.wait(false, std::memory_order_acquire);
+  const uint32_t value = decision->condition->value.load();
+  const bool loop = decision->type == CU_GRAPH_COND_TYPE_WHILE;
+  // An IF with two bodies runs the second when the value is 0.
+  const uint32_t chosen =
+      decision->type == CU_GRAPH_COND_TYPE_SWITCH ? value : (value != 0 ? 0u : 1u);
+  if (chosen >= decision->branches.size()) return;
+  Driver* driver = Get();
+  Steps plan(*driver, decision->context);
+  std::vector<uint32_t> ends;
+  {
+    std::lock_guard guard(driver->mutex);
+    ends = plan.AddAll(*decision->branches[chosen], {});
+  }
+  if (plan.result != CUDA_SUCCESS) return;  // a context ended meanwhile
+  CommandRef last = PutSteps(decision->context, &plan.steps, ends, {});
+  if (loop) {
+    // Once more, as the same decision: its owner is the action that runs it.
+    const CommandRef before[] = {last};
+    last = PutAfter(decision->context, before, DecideAction(decision->self.lock()));
+  }
+  Executor::Get().Also(decision->end, last);
+}
+
+Action DecideAction(const std::shared_ptr<Decision>& decision) {
+  decision->self = decision;
+  HostAction action;
+  action.function = Decide;
+  action.data = decision.get();
+  action.keep = decision;
+  return action;
+}
+
+void AssignInitial(void* data) {
+  for (const auto& one : *static_cast<std::vector<std::shared_ptr<Conditional>>*>(data)) {
+    one->value.store(one->initial);
+  }
+}
 
 bool Holds(const std::vector<std::shared_ptr<GraphMemory>>& list, const GraphMemory* memory) {
   return std::ranges::any_of(list, [&](const auto& one) { return one.get() == memory; });
@@ -313,10 +438,12 @@ CUresult Launch(CUgraphExec handle, CUstream stream_handle, StreamForm form) {
   Steps plan(*driver, context);
   std::vector<uint32_t> ends;
   std::vector<uint64_t> freed_first, undo;
+  const auto assigns = std::make_shared<std::vector<std::shared_ptr<Conditional>>>();
   CUresult result = CUDA_SUCCESS;
   {
     std::lock_guard guard(driver->mutex);
     ends = plan.AddAll(exec->top, {});
+    *assigns = exec->assigns;
     result = plan.result;
     if (result == CUDA_SUCCESS) result = LaunchMemory(driver, exec.get(), &freed_first, &undo);
   }
@@ -331,18 +458,14 @@ CUresult Launch(CUgraphExec handle, CUstream stream_handle, StreamForm form) {
     }
     first = std::move(frees);
   }
-  std::vector<CommandRef> commands;
-  commands.reserve(plan.steps.size());
-  for (Step& step : plan.steps) {
-    std::vector<CommandRef> before;
-    for (uint32_t index : step.before) before.push_back(commands[index]);
-    commands.push_back(
-        PutAfter(step.context, before.empty() ? first : before, std::move(step.action)));
+  if (!assigns->empty()) {
+    HostAction assign;
+    assign.function = AssignInitial;
+    assign.data = assigns.get();
+    assign.keep = assigns;
+    first = {PutAfter(context, first, assign)};
   }
-  std::vector<CommandRef> last;
-  for (uint32_t index : ends) last.push_back(commands[index]);
-  CommandRef end = PutAfter(context, last.empty() ? first : last, EmptyAction{});
-  exec->last = {end};
+  exec->last = {PutSteps(context, &plan.steps, ends, first)};
   return Join(stream_handle, form, exec->last);
 }
 
@@ -457,6 +580,9 @@ CUgraphExecUpdateResult Compare(const Driver& driver, ExecGraph* old, const Grap
     }
     if (was.before.size() != node->before.size()) {
       return fail(CU_GRAPH_EXEC_UPDATE_ERROR_TOPOLOGY_CHANGED, node, nullptr);
+    }
+    if (was.body.condition != nullptr) {
+      return fail(CU_GRAPH_EXEC_UPDATE_ERROR_NOT_SUPPORTED, node, nullptr);
     }
     if (was.child != nullptr) {
       if (auto bad = Compare(driver, was.child.get(), *node->body.child, changes, info)) return bad;
@@ -587,7 +713,9 @@ CUresult GraphOf(Driver* driver, const ExecGraph& exec, size_t depth,
 }  // namespace
 
 CUresult GraphOfExec(Driver* driver, const GraphExec& exec, std::shared_ptr<Graph>* graph) {
-  if (!exec.allocates.empty() || !exec.frees.empty()) return CUDA_ERROR_NOT_SUPPORTED;
+  if (!exec.allocates.empty() || !exec.frees.empty() || HasConditions(exec.top)) {
+    return CUDA_ERROR_NOT_SUPPORTED;
+  }
   return GraphOf(driver, exec.top, 1, graph);
 }
 

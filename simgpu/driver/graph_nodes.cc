@@ -278,7 +278,7 @@ CUresult BodyFrom(Driver* driver, Context* current, const CUgraphNodeParams& par
     case CU_GRAPH_NODE_TYPE_EXT_SEMAS_SIGNAL:
     case CU_GRAPH_NODE_TYPE_EXT_SEMAS_WAIT:
     case CU_GRAPH_NODE_TYPE_CONDITIONAL:
-      Say("graph nodes of external semaphores and conditional nodes are not simulated");
+      Say("graph nodes of external semaphores, and changing conditional nodes, are not simulated");
       return CUDA_ERROR_NOT_SUPPORTED;
     default:
       return CUDA_ERROR_INVALID_VALUE;
@@ -352,9 +352,11 @@ CUresult Add(CUgraphNode* handle, CUgraph graph_handle, const CUgraphNode* depen
   SIMGPU_DRIVER(driver);
   if (handle == nullptr || params == nullptr) return CUDA_ERROR_INVALID_VALUE;
   Context* context = nullptr;
-  const bool needs_context =
-      params->type == CU_GRAPH_NODE_TYPE_KERNEL || params->type == CU_GRAPH_NODE_TYPE_MEMCPY ||
-      params->type == CU_GRAPH_NODE_TYPE_MEMSET || params->type == CU_GRAPH_NODE_TYPE_BATCH_MEM_OP;
+  const bool needs_context = params->type == CU_GRAPH_NODE_TYPE_KERNEL ||
+                             params->type == CU_GRAPH_NODE_TYPE_MEMCPY ||
+                             params->type == CU_GRAPH_NODE_TYPE_MEMSET ||
+                             params->type == CU_GRAPH_NODE_TYPE_BATCH_MEM_OP ||
+                             params->type == CU_GRAPH_NODE_TYPE_CONDITIONAL;
   if (needs_context) {
     if (CUresult bad = ContextOf(named, &driver, &context)) return bad;
   }
@@ -393,11 +395,16 @@ CUresult Add(CUgraphNode* handle, CUgraph graph_handle, const CUgraphNode* depen
     } else {
       return CUDA_ERROR_INVALID_VALUE;
     }
+  } else if (params->type == CU_GRAPH_NODE_TYPE_CONDITIONAL) {
+    body.context = context;
+    if (CUresult bad = ConditionalBody(driver, graph, params->conditional, &body)) return bad;
   } else {
     if (CUresult bad = BodyFrom(driver, context, *params, &body, &access)) return bad;
     if (CUresult bad = CheckMemoryNode(graph, body)) return bad;
   }
   const std::shared_ptr<Graph> child = body.child;
+  const std::shared_ptr<Conditional> condition = body.condition;
+  const std::vector<std::shared_ptr<Graph>> branches = body.branches;
   const std::shared_ptr<GraphMemory> memory = body.memory;
   GraphNode* node = nullptr;
   if (CUresult bad = AddNode(driver, graph, edges, std::move(body), &node)) {
@@ -409,7 +416,13 @@ CUresult Add(CUgraphNode* handle, CUgraph graph_handle, const CUgraphNode* depen
       ReleaseUserObjects(driver, child.get(), &none);
       DropGraph(driver, child.get());
     }
+    for (const auto& branch : branches) DropGraph(driver, branch.get());
     return bad;
+  }
+  if (condition != nullptr) {
+    condition->used = true;
+    for (const auto& branch : branches) node->branches.push_back(HandleOf(branch.get()));
+    params->conditional.phGraph_out = node->branches.data();
   }
   node->access = std::move(access);
   if (memory != nullptr) NoteMemoryNode(graph, *node);
@@ -556,6 +569,8 @@ CUcontext NamedContext(const CUgraphNodeParams& params) {
       return params.memset.ctx;
     case CU_GRAPH_NODE_TYPE_BATCH_MEM_OP:
       return params.memOp.ctx;
+    case CU_GRAPH_NODE_TYPE_CONDITIONAL:
+      return params.conditional.ctx;
     default:
       return nullptr;
   }

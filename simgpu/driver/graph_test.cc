@@ -647,9 +647,6 @@ TEST_F(GraphTest, InstantiatesInAllForms) {
     ASSERT_EQ(cuGraphExecDestroy(exec), CUDA_SUCCESS);
     EXPECT_EQ(cuGraphExecDestroy(exec), CUDA_ERROR_INVALID_VALUE);
     EXPECT_EQ(cuGraphUpload(exec, stream), CUDA_ERROR_INVALID_VALUE);
-    CUgraphConditionalHandle conditional = 0;
-    EXPECT_EQ(cuGraphConditionalHandleCreate(&conditional, graph, nullptr, 0, 0),
-              CUDA_ERROR_NOT_SUPPORTED);
   });
 }
 

@@ -35,6 +35,9 @@ class KernelMemory : public ptx::Memory {
     return simgpu::HeapAllocate(driver_, context_, bytes);
   }
   bool HeapFree(uint64_t address) override { return simgpu::HeapFree(driver_, context_, address); }
+  bool SetConditional(uint64_t handle, uint32_t value) override {
+    return simgpu::SetConditional(handle, value);
+  }
 
  private:
   Driver* const driver_;

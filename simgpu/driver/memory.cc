@@ -9,8 +9,10 @@
 
 #include "abi/cuda_memory.h"
 #include "simgpu/driver/array.h"
+#include "simgpu/driver/external.h"
 #include "simgpu/driver/memory.h"
 #include "simgpu/driver/pool.h"
+#include "simgpu/driver/vmm.h"
 
 namespace simgpu {
 
@@ -141,6 +143,12 @@ CUresult Allocate(Driver* driver, Context* context, uint64_t bytes, MemoryKind k
 CUresult Release(Driver* driver, std::map<uint64_t, Allocation>::iterator at) {
   const Allocation allocation = at->second;
   driver->allocations.erase(at);
+  if (allocation.memory_kind == MemoryKind::kExternal) {
+    FreeAddresses(driver, allocation.base / kGranule * kGranule);
+    --allocation.physical->mappings;
+    DropIfUnused(driver, allocation.physical);
+    return CUDA_SUCCESS;
+  }
   if (allocation.memory_kind == MemoryKind::kManaged) {
     driver->managed.erase(allocation.base);
     driver->devices[allocation.device]->arena->Hide(allocation.base,
@@ -174,6 +182,7 @@ void ReleaseAll(Driver* driver, Context* context) {
     at = next;
   }
   DropArrays(driver, context);
+  DropExternals(driver, context);
   driver->heaps.erase(context);
   bool last = true;
   for (const Object* object : driver->live) {
@@ -209,12 +218,14 @@ uint8_t* ReachIf(const Driver& driver, uint64_t address, uint64_t bytes,
                  bool (*may)(const Allocation&, int device, bool write), int device, bool write) {
   if (const Allocation* found = FindAllocation(driver, address)) {
     if (!may(*found, device, write)) return nullptr;
+    if (found->multicast != nullptr) return nullptr;
     uint8_t* host = found->host + (address - found->base);
     uint64_t room = found->capacity - (address - found->base);
     while (room < bytes) {
       if (found->memory_kind != MemoryKind::kMapped) return nullptr;
       found = FindAllocation(driver, address + room);
-      if (found == nullptr || found->host != host + room || !may(*found, device, write)) {
+      if (found == nullptr || found->multicast != nullptr || found->host != host + room ||
+          !may(*found, device, write)) {
         return nullptr;
       }
       room += found->capacity;

@@ -12,6 +12,7 @@ namespace {
 uint32_t AccessByDevice(int device, const Allocation& memory) {
   constexpr uint32_t kAll = CU_MEM_ACCESS_FLAGS_PROT_READWRITE;
   if (memory.memory_kind == MemoryKind::kManaged) return kAll;
+  if (memory.multicast != nullptr) return 0;
   if (memory.memory_kind == MemoryKind::kMapped) return memory.access[device];
   if (memory.device == device) return kAll;
   if (memory.pool != nullptr) return memory.pool->access[device];

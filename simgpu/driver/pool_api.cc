@@ -81,6 +81,7 @@ CUresult FreeInStream(CUdeviceptr address, CUstream stream_handle, StreamForm fo
       if (at == driver->allocations.end() || at->second.freeing ||
           at->second.memory_kind == MemoryKind::kModule ||
           at->second.memory_kind == MemoryKind::kMapped ||
+          at->second.memory_kind == MemoryKind::kExternal ||
           (at->second.memory_kind == MemoryKind::kImported && at->second.pool == nullptr)) {
         return CUDA_ERROR_INVALID_VALUE;
       }

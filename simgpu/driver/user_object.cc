@@ -53,9 +53,8 @@ void Call(const Destructors& destructors) {
 void ReleaseUserObjects(Driver* driver, Graph* graph, Destructors* destructors) {
   ReleaseAll(driver, &graph->user_objects, destructors);
   for (const auto& node : graph->nodes) {
-    if (node->body.child != nullptr) {
-      ReleaseUserObjects(driver, node->body.child.get(), destructors);
-    }
+    node->body.ForEachWithin(
+        [&](Graph* within) { ReleaseUserObjects(driver, within, destructors); });
   }
 }
 

@@ -7,6 +7,8 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <algorithm>
+
 #include "abi/cuda_memory.h"
 #include "simgpu/driver/capture.h"
 #include "simgpu/driver/memory.h"
@@ -18,8 +20,12 @@ Physical* FindPhysical(const Driver& driver, CUmemGenericAllocationHandle handle
   // NOLINTNEXTLINE(performance-no-int-to-ptr): handles of this kind are integers
   return Live<Physical>(driver, reinterpret_cast<const void*>(handle), Kind::kPhysical);
 }
-CUmemGenericAllocationHandle HandleOf(const Physical* physical) {
-  return reinterpret_cast<CUmemGenericAllocationHandle>(physical);
+Multicast* FindMulticast(const Driver& driver, CUmemGenericAllocationHandle handle) {
+  // NOLINTNEXTLINE(performance-no-int-to-ptr): handles of this kind are integers
+  return Live<Multicast>(driver, reinterpret_cast<const void*>(handle), Kind::kMulticast);
+}
+CUmemGenericAllocationHandle HandleOf(const Object* object) {
+  return reinterpret_cast<CUmemGenericAllocationHandle>(object);
 }
 
 // An open file description of its own (the one that is handed out shares its locks with whoever
@@ -36,24 +42,6 @@ int TakeChargeLock(int fd) {
 bool FdIsOurs(const Physical& physical) {
   struct stat now{};
   return fstat(physical.fd, &now) == 0 && now.st_ino == physical.file;
-}
-
-// When the last handle and the last mapping are gone, so is the memory.
-void DropIfUnused(Driver* driver, Physical* physical) {
-  if (physical->handles == 0) driver->live.erase(physical);
-  if (physical->handles != 0 || physical->mappings != 0) return;
-  driver->physicals.erase(physical);
-  const uint32_t card = driver->devices[physical->device]->card;
-  if (physical->arena_address != 0) {
-    driver->devices[physical->device]->arena->Give(physical->arena_address,
-                                                   physical->bytes / kGranule);
-  } else {
-    munmap(physical->host, physical->bytes);
-    if (FdIsOurs(*physical)) close(physical->fd);
-    if (physical->charge_lock >= 0) close(physical->charge_lock);
-  }
-  if (physical->charged) driver->state->Give(card, State::Kind::kAllocation, physical->bytes);
-  delete physical;
 }
 
 // Properties of memory that can be made, or why it cannot.
@@ -126,6 +114,42 @@ std::vector<Allocation*> MappingsOf(Driver* driver, uint64_t address, uint64_t b
   return found;
 }
 
+// What a multicast object may be: of one process, on as many devices as there are.
+CUresult CheckTeam(const Driver& driver, const CUmulticastObjectProp* prop) {
+  if (prop == nullptr || prop->numDevices == 0 || prop->flags != 0) return CUDA_ERROR_INVALID_VALUE;
+  if (prop->handleTypes != 0) {
+    Say("multicast objects of several processes are not simulated");
+    return CUDA_ERROR_NOT_SUPPORTED;
+  }
+  return prop->numDevices <= driver.devices.size() ? CUDA_SUCCESS : CUDA_ERROR_INVALID_VALUE;
+}
+
+// Binds memory to the object. A card's driver waits until all devices were added; the only process
+// that could add them would wait here, so it is told.
+CUresult Bind(const Driver& driver, CUmemGenericAllocationHandle handle, uint64_t offset,
+              Physical* physical, uint64_t memory_offset, uint64_t bytes) {
+  Multicast* multicast = FindMulticast(driver, handle);
+  if (multicast == nullptr || bytes == 0 || bytes % kGranule != 0 || offset % kGranule != 0 ||
+      memory_offset % kGranule != 0 || offset > multicast->bytes ||
+      bytes > multicast->bytes - offset || memory_offset > physical->bytes ||
+      bytes > physical->bytes - memory_offset) {
+    return CUDA_ERROR_INVALID_VALUE;
+  }
+  if (multicast->team.size() < multicast->devices) return CUDA_ERROR_NOT_READY;
+  if (std::ranges::find(multicast->team, physical->device) == multicast->team.end()) {
+    return CUDA_ERROR_INVALID_DEVICE;
+  }
+  for (const Multicast::Binding& one : multicast->bound) {
+    if (one.physical->device == physical->device && offset < one.offset + one.bytes &&
+        one.offset < offset + bytes) {
+      return CUDA_ERROR_INVALID_VALUE;
+    }
+  }
+  multicast->bound.push_back({offset, bytes, physical});
+  ++physical->mappings;
+  return CUDA_SUCCESS;
+}
+
 // The reservation that holds all of the range, or null.
 std::map<uint64_t, AddressRange>::iterator ReservationOf(Driver* driver, uint64_t address,
                                                          uint64_t bytes) {
@@ -140,6 +164,72 @@ std::map<uint64_t, AddressRange>::iterator ReservationOf(Driver* driver, uint64_
 }
 
 }  // namespace
+
+void DropIfUnused(Driver* driver, Physical* physical) {
+  if (physical->handles == 0) driver->live.erase(physical);
+  if (physical->handles != 0 || physical->mappings != 0) return;
+  driver->physicals.erase(physical);
+  const uint32_t card = driver->devices[physical->device]->card;
+  if (physical->arena_address != 0) {
+    driver->devices[physical->device]->arena->Give(physical->arena_address,
+                                                   physical->bytes / kGranule);
+  } else {
+    munmap(physical->host, physical->bytes);
+    if (FdIsOurs(*physical)) close(physical->fd);
+    if (physical->charge_lock >= 0) close(physical->charge_lock);
+  }
+  if (physical->charged) driver->state->Give(card, State::Kind::kAllocation, physical->bytes);
+  delete physical;
+}
+
+Physical* PhysicalOfFile(Driver* driver, int file, int device, uint64_t bytes,
+                         const uint64_t (&uid)[2]) {
+  for (Physical* known : driver->physicals) {
+    if (known->fd >= 0 && known->uid[0] == uid[0] && known->uid[1] == uid[1]) return known;
+  }
+  auto physical = std::make_unique<Physical>();
+  struct stat made{};
+  physical->fd = fcntl(file, F_DUPFD_CLOEXEC, 0);
+  if (physical->fd < 0) return nullptr;
+  void* host = MAP_FAILED;
+  if (fstat(physical->fd, &made) == 0) {
+    host =
+        mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE, physical->fd, 0);
+  }
+  if (host == MAP_FAILED) {
+    close(physical->fd);
+    return nullptr;
+  }
+  madvise(host, bytes, MADV_DONTDUMP);
+  physical->device = device;
+  physical->bytes = bytes;
+  physical->id = driver->next_id++;
+  physical->prop.type = CU_MEM_ALLOCATION_TYPE_PINNED;
+  physical->prop.requestedHandleTypes = CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR;
+  physical->prop.location = {CU_MEM_LOCATION_TYPE_DEVICE, device};
+  physical->host = static_cast<uint8_t*>(host);
+  physical->file = made.st_ino;
+  physical->uid[0] = uid[0];
+  physical->uid[1] = uid[1];
+  driver->physicals.insert(physical.get());
+  return physical.release();
+}
+
+void DropIfUnused(Driver* driver, Multicast* multicast) {
+  if (multicast->handles == 0) driver->live.erase(multicast);
+  if (multicast->handles != 0 || multicast->mappings != 0) return;
+  for (const Multicast::Binding& binding : multicast->bound) {
+    --binding.physical->mappings;
+    DropIfUnused(driver, binding.physical);
+  }
+  delete multicast;
+}
+
+bool ChargedElsewhere(const Physical& physical) {
+  const int lock = TakeChargeLock(physical.fd);
+  if (lock >= 0) close(lock);
+  return lock < 0;
+}
 
 void Adopt(Driver* driver) {
   for (Physical* physical : driver->physicals) {
@@ -260,6 +350,11 @@ CUresult cuMemCreate(CUmemGenericAllocationHandle* handle, size_t bytes,
 CUresult cuMemRelease(CUmemGenericAllocationHandle handle) {
   SIMGPU_DRIVER(driver);
   std::lock_guard guard(driver->mutex);
+  if (Multicast* multicast = FindMulticast(*driver, handle)) {
+    --multicast->handles;
+    DropIfUnused(driver, multicast);
+    return CUDA_SUCCESS;
+  }
   Physical* physical = FindPhysical(*driver, handle);
   if (physical == nullptr) return CUDA_ERROR_INVALID_VALUE;
   --physical->handles;
@@ -275,7 +370,14 @@ CUresult cuMemMap(CUdeviceptr address, size_t bytes, size_t offset,
   }
   std::lock_guard guard(driver->mutex);
   Physical* physical = FindPhysical(*driver, handle);
-  if (physical == nullptr || bytes > physical->bytes) return CUDA_ERROR_INVALID_VALUE;
+  Multicast* multicast = physical == nullptr ? FindMulticast(*driver, handle) : nullptr;
+  if (physical == nullptr && multicast == nullptr) return CUDA_ERROR_INVALID_VALUE;
+  if (bytes > (physical != nullptr ? physical->bytes : multicast->bytes)) {
+    return CUDA_ERROR_INVALID_VALUE;
+  }
+  if (multicast != nullptr && multicast->team.size() < multicast->devices) {
+    return CUDA_ERROR_NOT_READY;
+  }
   auto range = ReservationOf(driver, address, bytes);
   if (range == driver->ranges.end()) return CUDA_ERROR_INVALID_VALUE;
   auto next = driver->allocations.lower_bound(address);
@@ -285,7 +387,8 @@ CUresult cuMemMap(CUdeviceptr address, size_t bytes, size_t offset,
   }
   uint8_t* place = range->second.host + (address - range->first);
   // A mapping made from the mapping: works when the program has closed our descriptor, too.
-  if (mremap(physical->host, 0, bytes, MREMAP_MAYMOVE | MREMAP_FIXED, place) == MAP_FAILED) {
+  if (physical != nullptr &&
+      mremap(physical->host, 0, bytes, MREMAP_MAYMOVE | MREMAP_FIXED, place) == MAP_FAILED) {
     return CUDA_ERROR_OUT_OF_MEMORY;
   }
   Allocation made;
@@ -293,12 +396,13 @@ CUresult cuMemMap(CUdeviceptr address, size_t bytes, size_t offset,
   made.size = bytes;
   made.capacity = bytes;
   made.memory_kind = MemoryKind::kMapped;
-  made.device = physical->device;
+  made.device = physical != nullptr ? physical->device : multicast->team.front();
   made.id = driver->next_id++;
   made.host = place;
   made.physical = physical;
+  made.multicast = multicast;
   driver->allocations.emplace(address, made);
-  ++physical->mappings;
+  ++(physical != nullptr ? physical->mappings : multicast->mappings);
   return CUDA_SUCCESS;
 }
 
@@ -316,13 +420,18 @@ CUresult cuMemUnmap(CUdeviceptr address, size_t bytes) {
   if (mappings.empty()) return CUDA_ERROR_INVALID_VALUE;
   for (Allocation* mapping : mappings) {
     Physical* physical = mapping->physical;
+    Multicast* multicast = mapping->multicast;
     void* nothing = mmap(mapping->host, mapping->capacity, PROT_READ | PROT_WRITE,
                          MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1, 0);
     if (nothing == MAP_FAILED) return CUDA_ERROR_UNMAP_FAILED;  // it stays mapped
     const uint64_t base = mapping->base;
     driver->allocations.erase(base);
-    --physical->mappings;
-    DropIfUnused(driver, physical);
+    --(physical != nullptr ? physical->mappings : multicast->mappings);
+    if (physical != nullptr) {
+      DropIfUnused(driver, physical);
+    } else {
+      DropIfUnused(driver, multicast);
+    }
   }
   return CUDA_SUCCESS;
 }
@@ -411,44 +520,12 @@ CUresult cuMemImportFromShareableHandle(CUmemGenericAllocationHandle* handle, vo
   if (!ReadTag(*driver, given, &tag, &device) || tag.kind != MemoryTag::kPhysicalKind) {
     return CUDA_ERROR_INVALID_VALUE;
   }
-  for (Physical* known : driver->physicals) {
-    if (known->fd >= 0 && known->uid[0] == tag.uid[0] && known->uid[1] == tag.uid[1]) {
-      // Made or imported here already: one more handle of the same memory.
-      ++known->handles;
-      driver->live.insert(known);
-      *handle = HandleOf(known);
-      return CUDA_SUCCESS;
-    }
-  }
   if (!EnsureArena(driver, device)) return CUDA_ERROR_OPERATING_SYSTEM;
-  auto physical = std::make_unique<Physical>();
-  struct stat file{};
-  physical->fd = fcntl(given, F_DUPFD_CLOEXEC, 0);
-  if (physical->fd < 0) return CUDA_ERROR_OUT_OF_MEMORY;
-  void* host = MAP_FAILED;
-  if (fstat(physical->fd, &file) == 0) {
-    host = mmap(nullptr, tag.bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE,
-                physical->fd, 0);
-  }
-  if (host == MAP_FAILED) {
-    close(physical->fd);
-    return CUDA_ERROR_OUT_OF_MEMORY;
-  }
-  madvise(host, tag.bytes, MADV_DONTDUMP);
-  physical->device = device;
-  physical->bytes = tag.bytes;
-  physical->id = driver->next_id++;
-  physical->prop.type = CU_MEM_ALLOCATION_TYPE_PINNED;
-  physical->prop.requestedHandleTypes = CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR;
-  physical->prop.location = {CU_MEM_LOCATION_TYPE_DEVICE, device};
-  physical->handles = 1;
-  physical->host = static_cast<uint8_t*>(host);
-  physical->file = file.st_ino;
-  physical->uid[0] = tag.uid[0];
-  physical->uid[1] = tag.uid[1];
-  driver->live.insert(physical.get());
-  driver->physicals.insert(physical.get());
-  *handle = HandleOf(physical.release());
+  Physical* physical = PhysicalOfFile(driver, given, device, tag.bytes, tag.uid);
+  if (physical == nullptr) return CUDA_ERROR_OUT_OF_MEMORY;
+  ++physical->handles;
+  driver->live.insert(physical);
+  *handle = HandleOf(physical);
   Adopt(driver);  // its maker may be gone already
   return CUDA_SUCCESS;
 }
@@ -473,6 +550,93 @@ CUresult cuMemGetAllocationPropertiesFromHandle(CUmemAllocationProp* prop,
   const Physical* physical = FindPhysical(*driver, handle);
   if (physical == nullptr) return CUDA_ERROR_INVALID_VALUE;
   *prop = physical->prop;
+  return CUDA_SUCCESS;
+}
+
+CUresult cuMulticastGetGranularity(size_t* granularity, const CUmulticastObjectProp* prop,
+                                   CUmulticastGranularity_flags option) {
+  SIMGPU_DRIVER(driver);
+  if (granularity == nullptr || option > CU_MULTICAST_GRANULARITY_RECOMMENDED) {
+    return CUDA_ERROR_INVALID_VALUE;
+  }
+  if (CUresult bad = CheckTeam(*driver, prop)) return bad;
+  *granularity = kGranule;
+  return CUDA_SUCCESS;
+}
+
+CUresult cuMulticastCreate(CUmemGenericAllocationHandle* handle,
+                           const CUmulticastObjectProp* prop) {
+  SIMGPU_DRIVER(driver);
+  if (handle == nullptr) return CUDA_ERROR_INVALID_VALUE;
+  if (CUresult bad = CheckTeam(*driver, prop)) return bad;
+  if (prop->size == 0 || prop->size % kGranule != 0) return CUDA_ERROR_INVALID_VALUE;
+  std::lock_guard guard(driver->mutex);
+  auto made = std::make_unique<Multicast>();
+  made->bytes = prop->size;
+  made->devices = prop->numDevices;
+  made->handles = 1;
+  driver->live.insert(made.get());
+  *handle = HandleOf(made.release());
+  return CUDA_SUCCESS;
+}
+
+CUresult cuMulticastAddDevice(CUmemGenericAllocationHandle handle, CUdevice device) {
+  Driver* driver = nullptr;
+  if (CUresult bad = CheckDevice(device, &driver)) return bad;
+  std::lock_guard guard(driver->mutex);
+  Multicast* multicast = FindMulticast(*driver, handle);
+  if (multicast == nullptr || multicast->team.size() >= multicast->devices ||
+      std::ranges::find(multicast->team, device) != multicast->team.end()) {
+    return CUDA_ERROR_INVALID_VALUE;
+  }
+  for (const int other : multicast->team) {
+    if (!PeerCapable(*driver, device, other)) return CUDA_ERROR_INVALID_DEVICE;
+  }
+  multicast->team.push_back(device);
+  return CUDA_SUCCESS;
+}
+
+CUresult cuMulticastBindMem(CUmemGenericAllocationHandle handle, size_t offset,
+                            CUmemGenericAllocationHandle memory, size_t memory_offset, size_t bytes,
+                            unsigned long long flags) {
+  SIMGPU_DRIVER(driver);
+  std::lock_guard guard(driver->mutex);
+  Physical* physical = FindPhysical(*driver, memory);
+  if (physical == nullptr || flags != 0) return CUDA_ERROR_INVALID_VALUE;
+  return Bind(*driver, handle, offset, physical, memory_offset, bytes);
+}
+
+CUresult cuMulticastBindAddr(CUmemGenericAllocationHandle handle, size_t offset,
+                             CUdeviceptr address, size_t bytes, unsigned long long flags) {
+  SIMGPU_DRIVER(driver);
+  std::lock_guard guard(driver->mutex);
+  const Allocation* found = FindAllocation(*driver, address);
+  if (found == nullptr || flags != 0) return CUDA_ERROR_INVALID_VALUE;
+  if (found->memory_kind == MemoryKind::kPooled) {
+    Say("binding a pool's memory to a multicast object is not simulated");
+    return CUDA_ERROR_NOT_SUPPORTED;
+  }
+  if (found->memory_kind != MemoryKind::kMapped || found->physical == nullptr) {
+    return CUDA_ERROR_INVALID_VALUE;
+  }
+  return Bind(*driver, handle, offset, found->physical, address - found->base, bytes);
+}
+
+CUresult cuMulticastUnbind(CUmemGenericAllocationHandle handle, CUdevice device, size_t offset,
+                           size_t bytes) {
+  Driver* driver = nullptr;
+  if (CUresult bad = CheckDevice(device, &driver)) return bad;
+  std::lock_guard guard(driver->mutex);
+  Multicast* multicast = FindMulticast(*driver, handle);
+  if (multicast == nullptr) return CUDA_ERROR_INVALID_VALUE;
+  const auto found = std::ranges::find_if(multicast->bound, [&](const Multicast::Binding& one) {
+    return one.physical->device == device && one.offset == offset && one.bytes == bytes;
+  });
+  if (found == multicast->bound.end()) return CUDA_ERROR_INVALID_VALUE;
+  Physical* physical = found->physical;
+  multicast->bound.erase(found);
+  --physical->mappings;
+  DropIfUnused(driver, physical);
   return CUDA_SUCCESS;
 }
 

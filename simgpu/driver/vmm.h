@@ -34,6 +34,35 @@ struct Physical : Object {
   bool charged = false;
 };
 
+// An object of cuMulticastCreate. Its handles are of the same kind as those of physical memory, and
+// it can be mapped; kernels reach what is bound by multimem instructions only, which are not
+// interpreted, so nothing here ever reads or writes through it. What is bound to it is held by it
+// as by a mapping.
+struct Multicast : Object {
+  Multicast() : Object(Kind::kMulticast) {}
+  uint64_t bytes = 0;
+  size_t devices = 0;     // that have to be added
+  std::vector<int> team;  // that were
+  uint32_t handles = 0;
+  uint32_t mappings = 0;
+  struct Binding {
+    uint64_t offset = 0;
+    uint64_t bytes = 0;
+    Physical* physical = nullptr;
+  };
+  std::vector<Binding> bound;
+};
+void DropIfUnused(Driver* driver, Multicast* multicast);
+
+// The memory that a program's file is: one this process has already (by `uid`), or mapped now and
+// not charged. Null: the machine has no room. It has no handle and no mapping yet, so whoever asked
+// counts one of them. Mutex held.
+Physical* PhysicalOfFile(Driver* driver, int file, int device, uint64_t bytes,
+                         const uint64_t (&uid)[2]);
+// When the last handle and the last mapping are gone, so is the memory. Mutex held.
+void DropIfUnused(Driver* driver, Physical* physical);
+// Whether another process pays for it. Mutex held.
+bool ChargedElsewhere(const Physical& physical);
 // Takes over the charge of imported memory whose maker is gone. Mutex held.
 void Adopt(Driver* driver);
 

@@ -392,5 +392,69 @@ TEST_F(DriverTest, RandomMappingsLeaveTheAccountRight) {
   }
 }
 
+TEST_F(DriverTest, AMulticastObjectHoldsWhatIsBoundToItAndTakesNothing) {
+  setenv("SIMGPU_CARDS", "NVL-A100-4", 1);
+  WithContext([](CUcontext) {
+    constexpr size_t kBytes = 4 * kGranuleBytes;
+    CUmulticastObjectProp team = {};
+    team.numDevices = 2;
+    team.size = kBytes;
+    size_t granularity = 0;
+    ASSERT_EQ(cuMulticastGetGranularity(&granularity, &team, CU_MULTICAST_GRANULARITY_RECOMMENDED),
+              CUDA_SUCCESS);
+    EXPECT_EQ(granularity, kGranuleBytes);
+    CUmemAllocationProp here = OnDevice(0), there = OnDevice(1);
+    CUmemGenericAllocationHandle multicast = 0, mine = 0, theirs = 0;
+    ASSERT_EQ(cuMemCreate(&mine, kBytes, &here, 0), CUDA_SUCCESS);
+    ASSERT_EQ(cuMemCreate(&theirs, kBytes, &there, 0), CUDA_SUCCESS);
+    const size_t with_memory = UsedMiB();
+    ASSERT_EQ(cuMulticastCreate(&multicast, &team), CUDA_SUCCESS);
+    CUdeviceptr base = 0;
+    ASSERT_EQ(cuMemAddressReserve(&base, 2 * kBytes, 0, 0, 0), CUDA_SUCCESS);
+    ASSERT_EQ(cuMulticastAddDevice(multicast, 0), CUDA_SUCCESS);
+    EXPECT_EQ(cuMulticastAddDevice(multicast, 0), CUDA_ERROR_INVALID_VALUE);
+    // A card's driver would wait for the second device.
+    EXPECT_EQ(cuMulticastBindMem(multicast, 0, mine, 0, kBytes, 0), CUDA_ERROR_NOT_READY);
+    EXPECT_EQ(cuMemMap(base, kBytes, 0, multicast, 0), CUDA_ERROR_NOT_READY);
+    ASSERT_EQ(cuMulticastAddDevice(multicast, 1), CUDA_SUCCESS);
+    EXPECT_EQ(cuMulticastAddDevice(multicast, 2), CUDA_ERROR_INVALID_VALUE);  // two there are
+    ASSERT_EQ(cuMulticastBindMem(multicast, 0, mine, 0, kBytes, 0), CUDA_SUCCESS);
+    EXPECT_EQ(cuMulticastBindMem(multicast, kGranuleBytes, mine, 0, kGranuleBytes, 0),
+              CUDA_ERROR_INVALID_VALUE);  // this device has something there
+    EXPECT_EQ(cuMulticastBindMem(multicast, 0, theirs, kGranuleBytes, kBytes, 0),
+              CUDA_ERROR_INVALID_VALUE);
+    EXPECT_EQ(cuMulticastBindMem(multicast, 4096, theirs, 0, kGranuleBytes, 0),
+              CUDA_ERROR_INVALID_VALUE);
+    ASSERT_EQ(cuMemMap(base + kBytes, kBytes, 0, theirs, 0), CUDA_SUCCESS);
+    ASSERT_EQ(cuMulticastBindAddr(multicast, 0, base + kBytes, kBytes, 0), CUDA_SUCCESS);
+    ASSERT_EQ(cuMemMap(base, kBytes, 0, multicast, 0), CUDA_SUCCESS);
+    const CUmemAccessDesc access = Access(0, CU_MEM_ACCESS_FLAGS_PROT_READWRITE);
+    ASSERT_EQ(cuMemSetAccess(base, kBytes, &access, 1), CUDA_SUCCESS);
+    EXPECT_EQ(cuMemsetD8_v2(base, 1, 4),
+              CUDA_ERROR_INVALID_VALUE);  // nothing loads or stores there
+    EXPECT_EQ(UsedMiB(), with_memory);
+    // The handle gone, the object holds the memory until it is unbound.
+    ASSERT_EQ(cuMemRelease(mine), CUDA_SUCCESS);
+    EXPECT_EQ(UsedMiB(), with_memory);
+    EXPECT_EQ(cuMulticastUnbind(multicast, 0, kGranuleBytes, kBytes), CUDA_ERROR_INVALID_VALUE);
+    ASSERT_EQ(cuMulticastUnbind(multicast, 0, 0, kBytes), CUDA_SUCCESS);
+    EXPECT_EQ(UsedMiB(), with_memory - (kBytes >> 20));
+    // Or until the object is gone with its last mapping.
+    ASSERT_EQ(cuMemCreate(&mine, kBytes, &here, 0), CUDA_SUCCESS);
+    ASSERT_EQ(cuMulticastBindMem(multicast, 0, mine, 0, kBytes, 0), CUDA_SUCCESS);
+    ASSERT_EQ(cuMemRelease(mine), CUDA_SUCCESS);
+    ASSERT_EQ(cuMemRelease(multicast), CUDA_SUCCESS);
+    EXPECT_EQ(cuMemRelease(multicast), CUDA_ERROR_INVALID_VALUE);
+    EXPECT_EQ(UsedMiB(), with_memory);
+    ASSERT_EQ(cuMemUnmap(base, kBytes), CUDA_SUCCESS);
+    EXPECT_EQ(UsedMiB(), with_memory - (kBytes >> 20));
+    team.handleTypes = CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR;
+    EXPECT_EQ(cuMulticastCreate(&multicast, &team), CUDA_ERROR_NOT_SUPPORTED);
+    team.handleTypes = 0;
+    team.numDevices = 5;
+    EXPECT_EQ(cuMulticastCreate(&multicast, &team), CUDA_ERROR_INVALID_VALUE);
+  });
+}
+
 }  // namespace
 }  // namespace simgpu

@@ -75,6 +75,7 @@ struct HostAction {
   CUstreamCallback callback = nullptr;
   CUstream stream = nullptr;
   void* data = nullptr;
+  std::shared_ptr<void> keep;  // `data`, when it is ours
 };
 
 struct EventRecordAction {

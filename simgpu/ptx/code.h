@@ -71,7 +71,7 @@ struct Constant {
 };
 
 struct CallSite {
-  enum Builtin : uint8_t { kNoBuiltin, kPrintf, kAssert, kMalloc, kFree };
+  enum Builtin : uint8_t { kNoBuiltin, kPrintf, kAssert, kMalloc, kFree, kSetConditional };
   int function = -1;  // -1: indirect, the register `a` of the instruction says which.
   Builtin builtin = kNoBuiltin;
   struct Copy {

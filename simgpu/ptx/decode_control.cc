@@ -110,6 +110,8 @@ bool Decoder::Call(Modifiers& m) {
       site.builtin = CallSite::kMalloc;
     } else if (callee.name == "free" && site.arguments.size() == 1) {
       site.builtin = CallSite::kFree;
+    } else if (callee.name == "cudaGraphSetConditional" && site.arguments.size() == 2) {
+      site.builtin = CallSite::kSetConditional;
     } else {
       return Unsupported("function '" + callee.name + "' is not defined in this module");
     }
@@ -129,7 +131,9 @@ bool Decoder::Call(Modifiers& m) {
     const bool sizes = site.builtin == CallSite::kPrintf   ? arguments_are({8, 8}) && result_is(4)
                        : site.builtin == CallSite::kMalloc ? arguments_are({8}) && result_is(8)
                        : site.builtin == CallSite::kFree   ? arguments_are({8})
-                                                           : arguments_are({8, 8, 4, 8});
+                       : site.builtin == CallSite::kSetConditional
+                           ? arguments_are({8, 4}) && site.results.empty()
+                           : arguments_are({8, 8, 4, 8});
     if (!sizes) return Unsupported("parameter sizes of '" + callee.name + "'");
   }
   site.function = it->second;

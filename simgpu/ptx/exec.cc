@@ -824,6 +824,15 @@ class Worker {
         }
         continue;
       }
+      if (call.builtin == CallSite::kSetConditional) {
+        if (!launch_.config->memory->SetConditional(
+                FrameValue<uint64_t>(call.arguments[0].from, lane),
+                FrameValue<uint32_t>(call.arguments[1].from, lane))) {
+          e_.Fail(Status::kLaunchFailed, lane, "no such handle of a conditional node");
+          return;
+        }
+        continue;
+      }
       std::string parts[3];
       uint32_t line = FrameValue<uint32_t>(call.arguments[2].from, lane);
       const uint64_t pointers[3] = {FrameValue<uint64_t>(call.arguments[0].from, lane),

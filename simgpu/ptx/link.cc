@@ -169,7 +169,8 @@ struct Unit {
 };
 
 bool IsBuiltin(std::string_view name) {
-  return name == "vprintf" || name == "__assertfail" || name == "malloc" || name == "free";
+  return name == "vprintf" || name == "__assertfail" || name == "malloc" || name == "free" ||
+         name == "cudaGraphSetConditional";
 }
 
 }  // namespace

@@ -122,6 +122,8 @@ class Memory {
   // is not one that HeapAllocate gave and HeapFree has not taken.
   virtual uint64_t HeapAllocate(uint64_t) { return 0; }
   virtual bool HeapFree(uint64_t) { return false; }
+  // cudaGraphSetConditional. False: the driver knows no such handle.
+  virtual bool SetConditional(uint64_t, uint32_t) { return false; }
 };
 
 enum class Status : uint8_t {

@@ -23,6 +23,12 @@ enum CUgraphNodeType : unsigned int {
   CU_GRAPH_NODE_TYPE_CONDITIONAL = 13,
 };
 
+enum CUgraphConditionalNodeType : unsigned int {
+  CU_GRAPH_COND_TYPE_IF = 0,
+  CU_GRAPH_COND_TYPE_WHILE = 1,
+  CU_GRAPH_COND_TYPE_SWITCH = 2,
+};
+
 enum CUgraphExecUpdateResult : unsigned int {
   CU_GRAPH_EXEC_UPDATE_SUCCESS = 0,
   CU_GRAPH_EXEC_UPDATE_ERROR = 1,
@@ -65,6 +71,7 @@ enum : unsigned int {
   CU_GRAPH_KERNEL_NODE_PORT_LAUNCH_ORDER = 2,
   CU_GRAPH_CHILD_GRAPH_OWNERSHIP_CLONE = 0,
   CU_GRAPH_CHILD_GRAPH_OWNERSHIP_MOVE = 1,
+  CU_GRAPH_COND_ASSIGN_DEFAULT = 1,
   CU_STREAM_ADD_CAPTURE_DEPENDENCIES = 0,
   CU_STREAM_SET_CAPTURE_DEPENDENCIES = 1,
   CU_USER_OBJECT_NO_DESTRUCTOR_SYNC = 1,
@@ -193,6 +200,14 @@ struct CUDA_CHILD_GRAPH_NODE_PARAMS {
   unsigned int ownership;
 };
 
+struct CUDA_CONDITIONAL_NODE_PARAMS {
+  CUgraphConditionalHandle handle;
+  CUgraphConditionalNodeType type;
+  unsigned int size;
+  CUgraph* phGraph_out;
+  CUcontext ctx;
+};
+
 struct CUgraphEdgeData {
   unsigned char from_port;
   unsigned char to_port;
@@ -221,6 +236,7 @@ struct CUgraphNodeParams {
     CUDA_MEM_ALLOC_NODE_PARAMS alloc;
     CUdeviceptr free;
     CUDA_BATCH_MEM_OP_NODE_PARAMS memOp;
+    CUDA_CONDITIONAL_NODE_PARAMS conditional;
   };
   long long reserved2;
 };
@@ -241,6 +257,8 @@ static_assert(sizeof(CUDA_MEMSET_NODE_PARAMS) == 40 && sizeof(CUDA_MEMSET_NODE_P
 static_assert(sizeof(CUDA_HOST_NODE_PARAMS) == 16 && sizeof(CUDA_CHILD_GRAPH_NODE_PARAMS) == 16);
 static_assert(sizeof(CUDA_BATCH_MEM_OP_NODE_PARAMS) == 32 &&
               offsetof(CUDA_BATCH_MEM_OP_NODE_PARAMS, paramArray) == 16);
+static_assert(sizeof(CUDA_CONDITIONAL_NODE_PARAMS) == 32 &&
+              offsetof(CUDA_CONDITIONAL_NODE_PARAMS, phGraph_out) == 16);
 static_assert(sizeof(CUgraphEdgeData) == 8 && sizeof(CUgraphExecUpdateResultInfo) == 24);
 static_assert(sizeof(CUgraphNodeParams) == 256 && offsetof(CUgraphNodeParams, kernel) == 16 &&
               offsetof(CUgraphNodeParams, reserved2) == 248);

@@ -49,8 +49,24 @@ enum CUdevice_P2PAttribute : unsigned int {
   CU_DEVICE_P2P_ATTRIBUTE_ONLY_PARTIAL_NATIVE_ATOMIC_SUPPORTED = 5,
 };
 
+enum CUmulticastGranularity_flags : unsigned int {
+  CU_MULTICAST_GRANULARITY_MINIMUM = 0,
+  CU_MULTICAST_GRANULARITY_RECOMMENDED = 1,
+};
+
+// Kinds of handles of memory and semaphores that other interfaces made.
+enum CUexternalMemoryHandleType : unsigned int {
+  CU_EXTERNAL_MEMORY_HANDLE_TYPE_OPAQUE_FD = 1,
+  CU_EXTERNAL_MEMORY_HANDLE_TYPE_DMABUF_FD = 9,
+};
+enum CUexternalSemaphoreHandleType : unsigned int {
+  CU_EXTERNAL_SEMAPHORE_HANDLE_TYPE_OPAQUE_FD = 1,
+  CU_EXTERNAL_SEMAPHORE_HANDLE_TYPE_TIMELINE_SEMAPHORE_FD = 9,
+};
+
 // Flag words. Calls take them as unsigned int.
 enum : unsigned int {
+  CUDA_EXTERNAL_MEMORY_DEDICATED = 0x1,
   CU_MEM_ATTACH_GLOBAL = 0x1,
   CU_MEM_ATTACH_HOST = 0x2,
   CU_MEM_ATTACH_SINGLE = 0x4,
@@ -111,6 +127,80 @@ struct CUDA_ARRAY_MEMORY_REQUIREMENTS {
   unsigned int reserved[4];
 };
 
+struct CUDA_EXTERNAL_MEMORY_HANDLE_DESC {
+  CUexternalMemoryHandleType type;
+  union {
+    int fd;
+    const void* words[2];  // of handles of Windows and NvSci
+  } handle;
+  unsigned long long size;
+  unsigned int flags;
+  unsigned int reserved[16];
+};
+
+struct CUDA_EXTERNAL_MEMORY_BUFFER_DESC {
+  unsigned long long offset;
+  unsigned long long size;
+  unsigned int flags;
+  unsigned int reserved[16];
+};
+
+struct CUDA_EXTERNAL_MEMORY_MIPMAPPED_ARRAY_DESC {
+  unsigned long long offset;
+  CUDA_ARRAY3D_DESCRIPTOR arrayDesc;
+  unsigned int numLevels;
+  unsigned int reserved[16];
+};
+
+struct CUDA_EXTERNAL_SEMAPHORE_HANDLE_DESC {
+  CUexternalSemaphoreHandleType type;
+  union {
+    int fd;
+    const void* words[2];
+  } handle;
+  unsigned int flags;
+  unsigned int reserved[16];
+};
+
+// Of signals and waits alike, as far as fences go; what follows is NvSciSync's and keyed mutexes'.
+struct CUDA_EXTERNAL_SEMAPHORE_SIGNAL_PARAMS {
+  struct {
+    struct {
+      unsigned long long value;
+    } fence;
+    unsigned long long others[8];
+  } params;
+  unsigned int flags;
+  unsigned int reserved[16];
+};
+struct CUDA_EXTERNAL_SEMAPHORE_WAIT_PARAMS {
+  struct {
+    struct {
+      unsigned long long value;
+    } fence;
+    unsigned long long others[8];
+  } params;
+  unsigned int flags;
+  unsigned int reserved[16];
+};
+
+struct CUmulticastObjectProp {
+  unsigned int numDevices;
+  size_t size;
+  unsigned long long handleTypes;
+  unsigned long long flags;
+};
+
+static_assert(sizeof(CUDA_EXTERNAL_MEMORY_HANDLE_DESC) == 104 &&
+              offsetof(CUDA_EXTERNAL_MEMORY_HANDLE_DESC, size) == 24);
+static_assert(sizeof(CUDA_EXTERNAL_MEMORY_BUFFER_DESC) == 88);
+static_assert(sizeof(CUDA_EXTERNAL_MEMORY_MIPMAPPED_ARRAY_DESC) == 120 &&
+              offsetof(CUDA_EXTERNAL_MEMORY_MIPMAPPED_ARRAY_DESC, numLevels) == 48);
+static_assert(sizeof(CUDA_EXTERNAL_SEMAPHORE_HANDLE_DESC) == 96);
+static_assert(sizeof(CUDA_EXTERNAL_SEMAPHORE_SIGNAL_PARAMS) == 144 &&
+              sizeof(CUDA_EXTERNAL_SEMAPHORE_WAIT_PARAMS) == 144 &&
+              offsetof(CUDA_EXTERNAL_SEMAPHORE_WAIT_PARAMS, flags) == 72);
+static_assert(sizeof(CUmulticastObjectProp) == 32);
 static_assert(sizeof(CUmemPoolPtrExportData) == 64);
 static_assert(sizeof(CUDA_ARRAY_SPARSE_PROPERTIES) == 48);
 static_assert(sizeof(CUDA_ARRAY_MEMORY_REQUIREMENTS) == 32);

@@ -51,20 +51,37 @@ TEST_F(DoorsTest, WithoutTheLibraryTheyEscapeAndTheTableSaysSo) {
   EXPECT_EQ(escaped, tested) << "these take nothing even so:" << held;
 }
 
+// One charge however it is held: a multicast object and its mapping, or an import and what is
+// mapped of it, take nothing more than the memory itself.
+TEST_F(DoorsTest, WhatIsBoundOrMappedSeveralTimesIsPaidOnce) {
+  const int plain = Run({"cuMemCreate", 2}, true).steps;
+  EXPECT_EQ(plain, static_cast<int>((kLimit - kContext) / (16 * kMiB)));
+  for (const char* door : {"cuMulticastCreate", "cuMulticastBindMem/handle_released",
+                           "cuMulticastBindAddr/unmapped_and_released", "cuImportExternalMemory",
+                           "cuExternalMemoryGetMappedBuffer/handle_destroyed",
+                           "cuExternalMemoryGetMappedMipmappedArray"}) {
+    EXPECT_EQ(Run({door, 2}, true).steps, plain) << door;
+  }
+}
+
 // Memory of a sibling is paid by both as long as both hold it: who lets go first cannot be known,
-// and the other goes on holding it. So the slice is never charged too little, and up to twice.
+// and the other goes on holding it. So the slice is never charged too little, and up to twice. The
+// rule stands at the top of cuda/external.cc.
 TEST_F(DoorsTest, SharedMemoryIsPaidByBothUntilOneLetsGo) {
   constexpr uint64_t kUnit = 16 * kMiB;
-  const Outcome both = Run({"cuMemImportFromShareableHandle/kept_by_both", 2}, true);
-  // The fifth has its maker's charge and no room for the importer's.
-  EXPECT_EQ(both.steps, static_cast<int>((kLimit - 2 * kContext) / (2 * kUnit)));
-  const auto steps = static_cast<uint64_t>(both.steps);
-  EXPECT_GE(both.refused_at, 2 * kContext + 2 * steps * kUnit);
-  EXPECT_LE(both.highest, 2 * kContext + (steps + 1) * kUnit);
-  const Outcome one = Run({"cuMemImportFromShareableHandle/of_another_process", 2}, true);
-  EXPECT_GT(one.steps, both.steps);
-  EXPECT_EQ(one.left, 0u);
-  EXPECT_EQ(both.left, 0u);
+  for (const std::string call : {"cuMemImportFromShareableHandle", "cuImportExternalMemory"}) {
+    SCOPED_TRACE(call);
+    const Outcome both = Run({call + "/kept_by_both", 2}, true);
+    // The fifth has its maker's charge and no room for the importer's.
+    EXPECT_EQ(both.steps, static_cast<int>((kLimit - 2 * kContext) / (2 * kUnit)));
+    const auto steps = static_cast<uint64_t>(both.steps);
+    EXPECT_GE(both.refused_at, 2 * kContext + 2 * steps * kUnit);
+    EXPECT_LE(both.highest, 2 * kContext + (steps + 1) * kUnit);
+    const Outcome one = Run({call + "/of_another_process", 2}, true);
+    EXPECT_GT(one.steps, both.steps);
+    EXPECT_EQ(one.left, 0u);
+    EXPECT_EQ(both.left, 0u);
+  }
 }
 
 // Page-locked memory of the machine has a budget of its own. The software card keeps no account of

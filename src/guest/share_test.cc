@@ -57,6 +57,14 @@ TEST_F(ShareTest, GraphsCooperativeAndMixedWorkAreChargedAlike) {
   EXPECT_GT(Jain(shares), 0.95);
 }
 
+// What a launch of theirs costs is not to be seen in them: it is measured.
+TEST_F(ShareTest, ACapHoldsConditionalGraphsByTheTurnsTheirBodiesTake) {
+  rig_->Start(ShareRig::Terms(300, 0), "conditional", 4000);
+  const double share = Measure(3, false)[0];
+  EXPECT_LE(share, 0.30 + 0.02);
+  EXPECT_GT(share, 0.1);
+}
+
 TEST_F(ShareTest, ACapHoldsALoneTenantAndChangesLive) {
   const auto one = rig_->Start(ShareRig::Terms(300, 0), "kernels", 500);
   EXPECT_LE(Measure(2, false)[0], 0.30 + 0.02);

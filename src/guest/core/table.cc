@@ -424,7 +424,8 @@ uint64_t ObjectTable::Charged(uint32_t card) {
   uint64_t sum = 0;
   for (uint32_t i = 0; objects_ != nullptr && i <= mask_; ++i) {
     const Object& object = objects_[i];
-    if (object.kind == 0 || object.kind == kObjectMapping || object.kind == kObjectGraphMemory) {
+    if (object.kind == 0 || object.kind == kObjectMapping || object.kind == kObjectGraphMemory ||
+        object.kind == kObjectBinding) {
       continue;
     }
     if (object.card == card) sum += object.bytes;

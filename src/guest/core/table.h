@@ -187,6 +187,9 @@ enum ObjectKind : uint32_t {
   kObjectGraphExec = 8,
   kObjectGraphMemory = 9,  // what one graph's allocation nodes take of one card; key: exec | card
   kObjectHost = 10,        // page-locked memory of the machine, in the host row; key: its address
+  kObjectExternal = 11,    // memory another interface made; key: a number of ours, maps: its holds
+  kObjectHold = 12,        // what holds one: handle, buffer or mipmapped array; key: that
+  kObjectBinding = 13,     // of memory to a multicast object (`bytes`, no charge); key: our number
 };
 
 struct Object {
@@ -199,8 +202,9 @@ struct Object {
                       // counted among the riders
   uint32_t maps;      // mappings of a physical handle
   uint32_t imported;  // a physical handle another process made: charged when it is mapped
-  uint64_t target;    // kObjectMapping: the physical handle; bytes is the mapping's length.
-                      // kObjectContext: of its bytes, those the driver takes later
+  uint64_t target;    // kObjectMapping, kObjectBinding, kObjectHold: what they hold; a mapping's
+                      // bytes are its length. kObjectContext: of its bytes, those the driver takes
+                      // later. kObjectLibrary, kObjectExternal: those it does not count for us
 };
 
 // Small map (kind, key) -> Object behind one lock. Zero-initialised it is empty. Thread-safety: all

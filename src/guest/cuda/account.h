@@ -102,6 +102,31 @@ inline void ReleaseGranules(uint32_t card, uint64_t bytes) {
 // Settle, with what pools and graphs have of the charge left out of the comparison.
 bool SettleObject(uint32_t card, uint64_t* charged);
 
+// The first half of making something that the driver charges to the card, with an estimate of it
+// reserved; objects.cc has the second.
+struct Making {
+  abi::CUresult error;
+  bool counts;
+  Place place;
+  uint64_t charged;
+};
+Making Begin(const void* handle, uint64_t estimate);
+
+// The end of what may hold external memory: a buffer or an array of it. Made before the driver ends
+// it, because its address may be given to another thread at once; `End` hands the answer on.
+class ExternalEnd {
+ public:
+  explicit ExternalEnd(uint64_t key);
+  abi::CUresult End(abi::CUresult result);
+
+ private:
+  Object hold_;
+};
+// A multicast object is gone, and with it what was bound to it.
+void UnbindAll(uint64_t multicast);
+// One reference more or less to physical memory that is no handle of the program's (memory.cc).
+void HoldPhysical(uint64_t handle, int64_t change);
+
 // A new context is charged by what the node has measured, and compared with what the driver says
 // only before code or another context is made on the card, or when an ask does not fit: a program
 // that starts asks the node no more than it must. False: it took more than the slice can have.

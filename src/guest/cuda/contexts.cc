@@ -446,6 +446,7 @@ void DropContext(uint32_t card, uint32_t context) {
     if (object.kind == kObjectGraphMemory) {
       ForgetGraph(object);
     } else if (object.bytes != 0) {
+      if (object.kind == kObjectExternal) AddAhead(object.card, -object.target);
       process.ledger.Release(object.card, object.bytes);
     } else if (object.holders != 0) {
       CountRider(object.card, -1);

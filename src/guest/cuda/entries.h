@@ -10,6 +10,8 @@
 #include "guest/core/process.h"
 
 #define TESSERA_EXPORT extern "C" __attribute__((visibility("default")))
+// Of calls that programs make now and then: built for size where the rest of a file is for speed.
+#define TESSERA_EXPORT_COLD TESSERA_EXPORT __attribute__((cold))
 
 namespace tessera::abi {
 #define TESSERA_ENTRY(symbol, base, version, flag, treatment, ret, parameters, arguments) \

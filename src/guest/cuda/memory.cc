@@ -81,14 +81,19 @@ inline abi::CUresult Free(abi::CUdeviceptr pointer, const Call& call) {
   // once.
   const bool known = process.allocations.Remove(pointer, shift, &removed);
   abi::CUresult result;
+  if (__builtin_expect(!known, 0)) {
+    ExternalEnd end(pointer);
+    {
+      DepthGuard guard;
+      result = call();
+    }
+    // A pool's, perhaps: its pointers are in no table.
+    if (process.pools_used != 0) SettleAllPools();
+    return end.End(result);
+  }
   {
     DepthGuard guard;
     result = call();
-  }
-  if (__builtin_expect(!known, 0)) {
-    // A pool's, perhaps: its pointers are in no table.
-    if (process.pools_used != 0) SettleAllPools();
-    return result;
   }
   const uint64_t granules = __builtin_expect(result == abi::CUDA_SUCCESS, 1)
                                 ? process.allocations.Finish(removed, shift)
@@ -132,8 +137,9 @@ TESSERA_EXPORT CUresult cuMemFree_v2(CUdeviceptr dptr) {
   return Free(dptr, [&] { return real(dptr); });
 }
 
-TESSERA_EXPORT CUresult cuMemAllocPitch_v2(CUdeviceptr* dptr, size_t* pPitch, size_t WidthInBytes,
-                                           size_t Height, unsigned int ElementSizeBytes) {
+TESSERA_EXPORT_COLD CUresult cuMemAllocPitch_v2(CUdeviceptr* dptr, size_t* pPitch,
+                                                size_t WidthInBytes, size_t Height,
+                                                unsigned int ElementSizeBytes) {
   auto* const real = TESSERA_REAL(cuMemAllocPitch_v2);
   if (real == nullptr) return MissingCuda();
   return Allocate(
@@ -142,7 +148,8 @@ TESSERA_EXPORT CUresult cuMemAllocPitch_v2(CUdeviceptr* dptr, size_t* pPitch, si
       [&] { return *pPitch * Height; }, FreeReal);
 }
 
-TESSERA_EXPORT CUresult cuMemAllocManaged(CUdeviceptr* dptr, size_t bytesize, unsigned int flags) {
+TESSERA_EXPORT_COLD CUresult cuMemAllocManaged(CUdeviceptr* dptr, size_t bytesize,
+                                               unsigned int flags) {
   auto* const real = TESSERA_REAL(cuMemAllocManaged);
   if (real == nullptr) return MissingCuda();
   // Managed memory may come to the card as a whole, so it is counted as a whole.
@@ -176,7 +183,8 @@ class Step {
   }
   bool known() const { return known_; }
   void Finish() {
-    if (!was_removed_ || removed_.bytes == 0) return;
+    if (!was_removed_) return;
+    if (removed_.bytes == 0) return UnbindAll(handle_);
     if (removed_.imported != 0) AddAhead(removed_.card, -removed_.bytes);
     process.ledger.Release(removed_.card, removed_.bytes);
   }
@@ -200,9 +208,19 @@ class Step {
   bool was_removed_ = false;
 };
 }  // namespace
+}  // namespace tessera::abi
 
-TESSERA_EXPORT CUresult cuMemCreate(CUmemGenericAllocationHandle* handle, size_t size,
-                                    const CUmemAllocationProp* prop, unsigned long long flags) {
+namespace tessera::guest {
+void HoldPhysical(uint64_t handle, int64_t change) {
+  abi::Step(handle, abi::AddMaps, change).Finish();
+}
+}  // namespace tessera::guest
+
+namespace tessera::abi {
+
+TESSERA_EXPORT_COLD CUresult cuMemCreate(CUmemGenericAllocationHandle* handle, size_t size,
+                                         const CUmemAllocationProp* prop,
+                                         unsigned long long flags) {
   auto* const real = TESSERA_REAL(cuMemCreate);
   if (real == nullptr) return MissingCuda();
   if (depth > 0) return real(handle, size, prop, flags);
@@ -243,7 +261,7 @@ TESSERA_EXPORT CUresult cuMemCreate(CUmemGenericAllocationHandle* handle, size_t
   return result;
 }
 
-TESSERA_EXPORT CUresult cuMemRelease(CUmemGenericAllocationHandle handle) {
+TESSERA_EXPORT_COLD CUresult cuMemRelease(CUmemGenericAllocationHandle handle) {
   auto* const real = TESSERA_REAL(cuMemRelease);
   if (real == nullptr) return MissingCuda();
   if (depth > 0 || !Attached()) return real(handle);
@@ -261,8 +279,8 @@ TESSERA_EXPORT CUresult cuMemRelease(CUmemGenericAllocationHandle handle) {
   return result;
 }
 
-TESSERA_EXPORT CUresult cuMemRetainAllocationHandle(CUmemGenericAllocationHandle* handle,
-                                                    void* addr) {
+TESSERA_EXPORT_COLD CUresult cuMemRetainAllocationHandle(CUmemGenericAllocationHandle* handle,
+                                                         void* addr) {
   auto* const real = TESSERA_REAL(cuMemRetainAllocationHandle);
   if (real == nullptr) return MissingCuda();
   CUresult result;
@@ -277,9 +295,8 @@ TESSERA_EXPORT CUresult cuMemRetainAllocationHandle(CUmemGenericAllocationHandle
 // Memory of another process is charged here from the moment it is mapped, because it lives on when
 // its maker lets it go; what this process made itself it pays once. The driver does not say how
 // large an imported handle is, a mapping does.
-TESSERA_EXPORT CUresult cuMemImportFromShareableHandle(CUmemGenericAllocationHandle* handle,
-                                                       void* osHandle,
-                                                       CUmemAllocationHandleType shHandleType) {
+TESSERA_EXPORT_COLD CUresult cuMemImportFromShareableHandle(
+    CUmemGenericAllocationHandle* handle, void* osHandle, CUmemAllocationHandleType shHandleType) {
   auto* const real = TESSERA_REAL(cuMemImportFromShareableHandle);
   if (real == nullptr) return MissingCuda();
   if (depth > 0) return real(handle, osHandle, shHandleType);
@@ -293,12 +310,17 @@ TESSERA_EXPORT CUresult cuMemImportFromShareableHandle(CUmemGenericAllocationHan
   Step known(*handle, AddHolders, 1);
   if (known.known()) return result;
   CUmemAllocationProp prop = {};
+  Object object = {};
   if (properties == nullptr || properties(&prop, *handle) != CUDA_SUCCESS ||
       prop.location.type != CU_MEM_LOCATION_TYPE_DEVICE) {
+    // A multicast object, perhaps: it takes nothing, and what is bound to it goes with it.
+    object.key = *handle;
+    object.kind = kObjectPhysical;
+    object.holders = 1;
+    process.objects.Put(object);
     return result;
   }
   const int card = CardOfDevice(prop.location.id);
-  Object object = {};
   object.key = *handle;
   object.kind = kObjectPhysical;
   object.card = static_cast<uint32_t>(card);
@@ -331,8 +353,9 @@ uint64_t ImportGrows(uint64_t handle, uint64_t size, uint32_t* card) {
 }
 }  // namespace
 
-TESSERA_EXPORT CUresult cuMemMap(CUdeviceptr ptr, size_t size, size_t offset,
-                                 CUmemGenericAllocationHandle handle, unsigned long long flags) {
+TESSERA_EXPORT_COLD CUresult cuMemMap(CUdeviceptr ptr, size_t size, size_t offset,
+                                      CUmemGenericAllocationHandle handle,
+                                      unsigned long long flags) {
   auto* const real = TESSERA_REAL(cuMemMap);
   if (real == nullptr) return MissingCuda();
   if (depth > 0 || !Attached()) return real(ptr, size, offset, handle, flags);
@@ -376,7 +399,7 @@ TESSERA_EXPORT CUresult cuMemMap(CUdeviceptr ptr, size_t size, size_t offset,
   return result;
 }
 
-TESSERA_EXPORT CUresult cuMemUnmap(CUdeviceptr ptr, size_t size) {
+TESSERA_EXPORT_COLD CUresult cuMemUnmap(CUdeviceptr ptr, size_t size) {
   auto* const real = TESSERA_REAL(cuMemUnmap);
   if (real == nullptr) return MissingCuda();
   if (depth > 0 || !Attached()) return real(ptr, size);

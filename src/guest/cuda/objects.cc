@@ -173,17 +173,12 @@ bool PlaceCode(Place* place) {
   return place->error == abi::CUDA_SUCCESS;
 }
 
-// Makes something the driver charges to the card, charged by an estimate first and by the driver's
-// own figure afterwards, and remembered under (kind, handle). In two halves around the driver's
-// call, so that there is one copy of them and not one a wrapper.
-struct Making {
-  abi::CUresult error;
-  bool counts;
-  Place place;
-  uint64_t charged;
-};
+}  // namespace
 
-[[gnu::noinline]] Making Begin(const void* handle, uint64_t estimate) {
+// What the driver charges to the card is charged by an estimate first and by the driver's own
+// figure afterwards, and remembered under (kind, handle). In two halves around the driver's call,
+// so that there is one copy of them and not one a wrapper.
+Making Begin(const void* handle, uint64_t estimate) {
   Making making = {abi::CUDA_SUCCESS, false, {}, 0};
   if (depth > 0) return making;
   if (!EnsureAttached()) {
@@ -203,6 +198,8 @@ struct Making {
   making.counts = true;
   return making;
 }
+
+namespace {
 
 // True: it stays. False with success: it does not fit as it turned out, and must be unmade.
 [[gnu::noinline]] bool Keep(ObjectKind kind, uint64_t key, Making* making) {
@@ -655,7 +652,11 @@ TESSERA_EXPORT CUresult cuMemHostUnregister(void* p) {
 TESSERA_OBJECT_END(cuModuleUnload, kObjectModule, CUmodule)
 TESSERA_OBJECT_END(cuLibraryUnload, kObjectLibrary, CUlibrary)
 TESSERA_OBJECT_END(cuArrayDestroy, kObjectArray, CUarray)
-TESSERA_OBJECT_END(cuMipmappedArrayDestroy, kObjectMipmap, CUmipmappedArray)
+
+TESSERA_EXPORT CUresult cuMipmappedArrayDestroy(CUmipmappedArray handle) {
+  ExternalEnd end(reinterpret_cast<uint64_t>(handle));
+  return end.End(Unmake(kObjectMipmap, kIndex_cuMipmappedArrayDestroy, handle));
+}
 
 TESSERA_EXPORT CUresult cuGraphExecDestroy(CUgraphExec hGraphExec) {
   const auto key = reinterpret_cast<uint64_t>(hGraphExec);

@@ -6,6 +6,7 @@
 // was read; CODE is the driver's last answer.
 #include <dlfcn.h>
 #include <sys/socket.h>
+#include <sys/syscall.h>
 #include <sys/un.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -754,6 +755,170 @@ unsigned LeftByGraph() {
   return Plain();
 }
 
+// The body of a conditional node may not hold memory nodes: nobody asks graphs for their bodies, so
+// a driver that took them would let this through.
+unsigned AllocatedInABody() {
+  CUgraph graph = NewGraph();
+  CUgraphConditionalHandle handle = 0;
+  unsigned code = Cuda("cuGraphConditionalHandleCreate", &handle, graph, g_context, 1u, 1u);
+  CUgraphNodeParams params;
+  std::memset(static_cast<void*>(&params), 0, sizeof(params));
+  params.type = CU_GRAPH_NODE_TYPE_CONDITIONAL;
+  params.conditional.handle = handle;
+  params.conditional.type = CU_GRAPH_COND_TYPE_IF;
+  params.conditional.size = 1;
+  const CUgraphNode* const none = nullptr;
+  CUgraphNode node = nullptr;
+  CUDA_MEM_ALLOC_NODE_PARAMS memory = NodeMemory();
+  if (code == 0) code = Cuda("cuGraphAddNode", &node, graph, none, size_t{0}, &params);
+  if (code == 0) {
+    code = Cuda("cuGraphAddMemAllocNode", &node, params.conditional.phGraph_out[0], none, size_t{0},
+                &memory);
+  }
+  return code != 0 ? code : Run(graph, "cuGraphInstantiateWithFlags", 0);
+}
+
+// External memory ---------------------------------------------------------------------------------
+
+// What Vulkan's export of an allocation would give.
+int Exported() {
+  const int fd = static_cast<int>(syscall(SYS_memfd_create, "exported", 0u));
+  if (fd < 0 || ftruncate(fd, kUnit) != 0) std::abort();
+  return fd;
+}
+unsigned Import(CUexternalMemory* memory, int fd) {
+  CUDA_EXTERNAL_MEMORY_HANDLE_DESC given = {};
+  given.type = CU_EXTERNAL_MEMORY_HANDLE_TYPE_OPAQUE_FD;
+  given.handle.fd = fd;
+  given.size = kUnit;
+  const unsigned code = Cuda("cuImportExternalMemory", memory, &given);
+  if (code != 0) close(fd);
+  return code;
+}
+unsigned External() {
+  CUexternalMemory memory = nullptr;
+  const unsigned code = Import(&memory, Exported());
+  return KeepHandle(code, "cuDestroyExternalMemory", memory);
+}
+unsigned MapExternal(CUexternalMemory memory, size_t offset, size_t bytes) {
+  CUDA_EXTERNAL_MEMORY_BUFFER_DESC given = {};
+  given.offset = offset;
+  given.size = bytes;
+  CUdeviceptr pointer = 0;
+  const unsigned code = Cuda("cuExternalMemoryGetMappedBuffer", &pointer, memory, &given);
+  return Keep(code, "cuMemFree_v2", pointer);
+}
+// Mapped in two pieces, and the handle gone before them: they are what holds the memory.
+unsigned ExternalBuffers() {
+  CUexternalMemory memory = nullptr;
+  unsigned code = Import(&memory, Exported());
+  if (code != 0) return code;
+  code = MapExternal(memory, 0, kUnit / 2);
+  if (code == 0) code = MapExternal(memory, kUnit / 2, kUnit / 2);
+  Cuda("cuDestroyExternalMemory", memory);
+  return code;
+}
+unsigned ExternalArray() {
+  CUexternalMemory memory = nullptr;
+  unsigned code = Import(&memory, Exported());
+  if (code != 0) return code;
+  CUDA_EXTERNAL_MEMORY_MIPMAPPED_ARRAY_DESC given = {};
+  given.arrayDesc = {1024, 1024, 0, CU_AD_FORMAT_FLOAT, 1, 0};
+  given.numLevels = 3;
+  CUmipmappedArray mipmap = nullptr;
+  code = Cuda("cuExternalMemoryGetMappedMipmappedArray", &mipmap, memory, &given);
+  Cuda("cuDestroyExternalMemory", memory);
+  return KeepHandle(code, "cuMipmappedArrayDestroy", mipmap);
+}
+// Made by another process with cuMemCreate, imported here, and let go of there.
+unsigned ExternalFromAnother(bool kept) {
+  StartHelper("physical");
+  int fd = -1;
+  const Message made = AskHelper('m', &fd);
+  if (made.code != 0) return made.code;
+  CUexternalMemory memory = nullptr;
+  const unsigned code = Import(&memory, fd);
+  int none = -1;
+  if (!kept) AskHelper('r', &none);
+  return KeepHandle(code, "cuDestroyExternalMemory", memory);
+}
+unsigned ExternalOfAnother() { return ExternalFromAnother(false); }
+unsigned ExternalKeptByBoth() { return ExternalFromAnother(true); }
+// An array is charged by the driver's figure, here while memory is imported that the driver counts
+// for another process: what that one pays must not look like room, which would stay when the import
+// is gone.
+unsigned ArrayBesideExternal() {
+  static bool first = true;
+  if (!first) return Plain();
+  first = false;
+  StartHelper("physical");
+  int fd = -1;
+  const Message made = AskHelper('m', &fd);
+  if (made.code != 0) return made.code;
+  CUexternalMemory memory = nullptr;
+  unsigned code = Import(&memory, fd);
+  if (code == 0) code = Array();
+  Cuda("cuDestroyExternalMemory", memory);
+  return code;
+}
+
+// Multicast ---------------------------------------------------------------------------------------
+
+// A team of one device.
+unsigned NewMulticast(CUmemGenericAllocationHandle* multicast) {
+  CUmulticastObjectProp prop = {};
+  prop.numDevices = 1;
+  prop.size = kUnit;
+  unsigned code = Cuda("cuMulticastCreate", multicast, &prop);
+  if (code == 0) code = Cuda("cuMulticastAddDevice", *multicast, 0);
+  return code;
+}
+// The object alone takes nothing, nor does mapping it: what is bound is charged, once.
+unsigned MulticastMapped() {
+  CUmemGenericAllocationHandle multicast = 0, memory = 0;
+  unsigned code = Create(&memory, false);
+  if (code != 0) return code;
+  KeepHandle(0, "cuMemRelease", memory);
+  code = NewMulticast(&multicast);
+  if (code == 0) {
+    KeepHandle(0, "cuMemRelease", multicast);
+    code = Cuda("cuMulticastBindMem", multicast, size_t{0}, memory, size_t{0}, kUnit, 0ull);
+  }
+  if (code == 0) Map(multicast, &code);
+  return code;
+}
+// Bound memory whose handle is gone is held by the object, which goes without unbinding it.
+unsigned MulticastMemory() {
+  CUmemGenericAllocationHandle multicast = 0, memory = 0;
+  unsigned code = Create(&memory, false);
+  if (code != 0) return code;
+  code = NewMulticast(&multicast);
+  if (code == 0) {
+    code = Cuda("cuMulticastBindMem", multicast, size_t{0}, memory, size_t{0}, kUnit, 0ull);
+  }
+  Cuda("cuMemRelease", memory);
+  return KeepHandle(code, "cuMemRelease", multicast);
+}
+// The same by address, and unbound before the object goes.
+unsigned MulticastAddress() {
+  CUmemGenericAllocationHandle multicast = 0, memory = 0;
+  unsigned code = Create(&memory, false);
+  if (code != 0) return code;
+  CUdeviceptr address = 0;
+  code = Cuda("cuMemAddressReserve", &address, kUnit, size_t{0}, CUdeviceptr{0}, 0ull);
+  if (code == 0) code = Cuda("cuMemMap", address, kUnit, size_t{0}, memory, 0ull);
+  if (code == 0) code = NewMulticast(&multicast);
+  if (code == 0) code = Cuda("cuMulticastBindAddr", multicast, size_t{0}, address, kUnit, 0ull);
+  Cuda("cuMemUnmap", address, kUnit);
+  Cuda("cuMemRelease", memory);
+  if (code != 0) return code;
+  Later([multicast] {
+    Cuda("cuMulticastUnbind", multicast, 0, size_t{0}, kUnit);
+    Cuda("cuMemRelease", multicast);
+  });
+  return 0;
+}
+
 // Refused in one line, because what they take cannot be counted
 // ------------------------------------
 
@@ -768,13 +933,6 @@ char g_in[4096];
   unsigned function() { return Refused(name, __VA_ARGS__); }
 void* const kOut = g_out;
 void* const kIn = g_in;
-REFUSED(Multicast, "cuMulticastCreate", kOut, kIn)
-REFUSED(MulticastDevice, "cuMulticastAddDevice", 0ull, 0)
-REFUSED(MulticastMemory, "cuMulticastBindMem", 0ull, size_t{0}, 0ull, size_t{0}, kUnit, 0ull)
-REFUSED(MulticastAddress, "cuMulticastBindAddr", 0ull, size_t{0}, 0ull, kUnit, 0ull)
-REFUSED(External, "cuImportExternalMemory", kOut, kIn)
-REFUSED(ExternalBuffer, "cuExternalMemoryGetMappedBuffer", kOut, kIn, kIn)
-REFUSED(ExternalArray, "cuExternalMemoryGetMappedMipmappedArray", kOut, kIn, kIn)
 REFUSED(SparseMap, "cuMemMapArrayAsync", kIn, 1u, static_cast<void*>(nullptr))
 REFUSED(GraphicsMap, "cuGraphicsMapResources", 1u, kIn, static_cast<void*>(nullptr))
 REFUSED(GlBuffer, "cuGraphicsGLRegisterBuffer", kOut, 1u, 0u)
@@ -925,13 +1083,16 @@ constexpr Door kDoors[] = {
     {"cuGraphAddNode_v2", GraphGenericNode2, kOutOfMemory},
     {"cuMemAllocAsync/captured", Captured, kOutOfMemory},
     {"cuGraphExecDestroy/memory_left", LeftByGraph, kOutOfMemory},
-    {"cuMulticastCreate", Multicast, kNotSupported},
-    {"cuMulticastAddDevice", MulticastDevice, kNotSupported},
-    {"cuMulticastBindMem", MulticastMemory, kNotSupported},
-    {"cuMulticastBindAddr", MulticastAddress, kNotSupported},
-    {"cuImportExternalMemory", External, kNotSupported},
-    {"cuExternalMemoryGetMappedBuffer", ExternalBuffer, kNotSupported},
-    {"cuExternalMemoryGetMappedMipmappedArray", ExternalArray, kNotSupported},
+    {"cuGraphAddNode/allocation_in_a_conditional_body", AllocatedInABody, kNotSupported},
+    {"cuMulticastCreate", MulticastMapped, kOutOfMemory},
+    {"cuMulticastBindMem/handle_released", MulticastMemory, kOutOfMemory},
+    {"cuMulticastBindAddr/unmapped_and_released", MulticastAddress, kOutOfMemory},
+    {"cuImportExternalMemory", External, kOutOfMemory},
+    {"cuImportExternalMemory/of_another_process", ExternalOfAnother, kOutOfMemory},
+    {"cuImportExternalMemory/kept_by_both", ExternalKeptByBoth, kOutOfMemory},
+    {"cuArrayCreate/beside_external_memory", ArrayBesideExternal, kOutOfMemory},
+    {"cuExternalMemoryGetMappedBuffer/handle_destroyed", ExternalBuffers, kOutOfMemory},
+    {"cuExternalMemoryGetMappedMipmappedArray", ExternalArray, kOutOfMemory},
     {"cuMemMapArrayAsync", SparseMap, kNotSupported},
     {"cuGraphicsMapResources", GraphicsMap, kNotSupported},
     {"cuGraphicsGLRegisterBuffer", GlBuffer, kNotSupported},

@@ -6,6 +6,7 @@
 //   kernels      one stream, a synchronisation every 64 launches
 //   streams      the same over two streams
 //   graphs       graphs of eight kernels, captured once
+//   conditional  graphs of a loop whose kernel decides, after eight turns, that it is over
 //   cooperative  cooperative launches
 //   mixed        lengths from a quarter to twice the given one, copies and graphs between
 //   everywhere   a kernel on each visible card in turn, all waited for every four rounds
@@ -29,6 +30,7 @@
 #include <vector>
 
 #include "abi/cuda.h"
+#include "abi/cuda_graph.h"
 
 using namespace tessera::abi;
 
@@ -40,6 +42,26 @@ constexpr char kModule[] = R"(
 .address_size 64
 .visible .entry stated(.param .u64 time) {
   .pragma "simgpu.time_ns param0";
+  ret;
+}
+.extern .func cudaGraphSetConditional (.param .b64 handle, .param .b32 value);
+.visible .entry turn(.param .u64 time, .param .u64 loop, .param .u64 left) {
+  .pragma "simgpu.time_ns param0";
+  .reg .pred %p<2>;
+  .reg .b32 %r<3>;
+  .reg .b64 %rd<3>;
+  .param .b64 handle;
+  .param .b32 value;
+  ld.param.u64 %rd1, [loop];
+  ld.param.u64 %rd2, [left];
+  ld.global.u32 %r1, [%rd2];
+  add.u32 %r1, %r1, -1;
+  st.param.b64 [handle], %rd1;
+  st.param.b32 [value], %r1;
+  call.uni cudaGraphSetConditional, (handle, value);
+  setp.eq.u32 %p1, %r1, 0;
+  selp.u32 %r2, 8, %r1, %p1;
+  st.global.u32 [%rd2], %r2;
   ret;
 }
 )";
@@ -86,6 +108,38 @@ CUgraphExec MakeGraph(CUstream stream, uint64_t nanos) {
   Cuda("cuStreamBeginCapture_v2", stream, 0u);
   for (int i = 0; i < 8; ++i) Launch(stream, nanos / 8);
   Cuda("cuStreamEndCapture", stream, &graph);
+  Cuda("cuGraphInstantiateWithFlags", &exec, graph, 0ull);
+  return exec;
+}
+
+CUgraphExec MakeLoop(CUfunction turn, uint64_t nanos) {
+  CUgraph graph = nullptr, inner = nullptr;
+  CUgraphNode node = nullptr;
+  CUgraphExec exec = nullptr;
+  CUgraphConditionalHandle loop = 0;
+  CUdeviceptr left = 0;
+  CUgraphNodeParams params;
+  std::memset(static_cast<void*>(&params), 0, sizeof(params));
+  const CUgraphNode* const none = nullptr;
+  Cuda("cuMemAlloc_v2", &left, sizeof(unsigned));
+  Cuda("cuMemsetD32_v2", left, 8u, size_t{1});
+  Cuda("cuGraphCreate", &graph, 0u);
+  Cuda("cuGraphConditionalHandleCreate", &loop, graph, static_cast<CUcontext>(nullptr), 1u, 1u);
+  params.type = CU_GRAPH_NODE_TYPE_CONDITIONAL;
+  params.conditional.handle = loop;
+  params.conditional.type = CU_GRAPH_COND_TYPE_WHILE;
+  params.conditional.size = 1;
+  Cuda("cuGraphAddNode", &node, graph, none, size_t{0}, &params);
+  inner = params.conditional.phGraph_out[0];
+  uint64_t time = nanos / 8;
+  void* arguments[] = {&time, &loop, &left};
+  CUDA_KERNEL_NODE_PARAMS kernel = {};
+  kernel.func = turn;
+  kernel.gridDimX = kernel.gridDimY = kernel.gridDimZ = 1;
+  kernel.blockDimX = kernel.blockDimY = kernel.blockDimZ = 1;
+  kernel.kernelParams = arguments;
+  Cuda("cuGraphAddKernelNode_v2", &node, inner, none, size_t{0},
+       static_cast<const CUDA_KERNEL_NODE_PARAMS*>(&kernel));
   Cuda("cuGraphInstantiateWithFlags", &exec, graph, 0ull);
   return exec;
 }
@@ -148,6 +202,11 @@ int main(int argc, char** argv) {
   for (CUstream& stream : streams) Cuda("cuStreamCreate", &stream, 1u);
   CUgraphExec graph = nullptr;
   if (kind == "graphs" || kind == "mixed") graph = MakeGraph(streams[0], nanos);
+  if (kind == "conditional") {
+    CUfunction turn = nullptr;
+    Cuda("cuModuleGetFunction", &turn, module, "turn");
+    graph = MakeLoop(turn, nanos);
+  }
   CUdeviceptr buffer = 0;
   Cuda("cuMemAlloc_v2", &buffer, size_t{1} << 20);
   std::printf("ready\n");
@@ -160,7 +219,7 @@ int main(int argc, char** argv) {
       Launch(streams[0], nanos);
     } else if (kind == "streams") {
       Launch(streams[i % 2], nanos);
-    } else if (kind == "graphs") {
+    } else if (kind == "graphs" || kind == "conditional") {
       Cuda("cuGraphLaunch", graph, streams[0]);
     } else if (kind == "mixed") {
       Launch(streams[0], nanos / 4 + random() % (nanos * 7 / 4));
