@@ -67,6 +67,9 @@ class MpsDaemons {
   };
   explicit MpsDaemons(Options options);
 
+  // Whether there is a control program, so that Put can work.
+  bool Offered() const { return FindControl().has_value(); }
+
   // The slice is on the card with that part, new or changed. Starts the daemon when it is the
   // first. kFailedPrecondition when there is no control program (says where it was looked for),
   // kUnavailable when the daemon does not come up; then the slice is not there.

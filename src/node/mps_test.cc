@@ -121,6 +121,36 @@ TEST(SpatialNodeTest, WithoutTheProgramNothingIsReserved) {
   EXPECT_TRUE(t.node->PutSlice("s", 1, {t.Share(0, 2 * kGiB)}));
 }
 
+TEST(SpatialNodeTest, AWholeCardHoldsOneSlice) {
+  TestNode t;
+  ASSERT_TRUE(t.Restart());
+  device::Share whole = t.Share(0, 2 * kGiB);
+  whole.isolation = device::Isolation::kWhole;
+  ASSERT_TRUE(t.node->PutSlice("w", 1, {whole}));
+  for (const auto isolation : {device::Isolation::kShim, device::Isolation::kWhole}) {
+    device::Share other = t.Share(0, kGiB);
+    other.isolation = isolation;
+    const auto put = t.node->PutSlice("s", 1, {other});
+    ASSERT_FALSE(put);
+    EXPECT_EQ(put.error().code(), Code::kResourceExhausted);
+    EXPECT_THAT(put.error().message(), HasSubstr("shares[0].isolation"));
+  }
+  ASSERT_TRUE(t.node->PutSlice("s", 1, {t.Share(1, kGiB)}));
+  placement::Request ask;
+  ask.memory_bytes = kGiB;
+  ask.compute = Permille{100};
+  ask.isolation = device::Isolation::kWhole;
+  EXPECT_FALSE(t.node->Allocate(ask)) << "one card is whole, the other holds something";
+  // The change of its own limits meets nobody else.
+  whole.memory_bytes = 3 * kGiB;
+  ASSERT_TRUE(t.node->PutSlice("w", 2, {whole}));
+  ASSERT_TRUE(t.node->DeleteSlice("w"));
+  const auto run = t.node->Allocate(ask);
+  ASSERT_TRUE(run) << run.error().ToString();
+  EXPECT_EQ(run->shares[0].card_uuid, t.uuids[0]);
+  EXPECT_EQ(run->shares[0].isolation, device::Isolation::kWhole);
+}
+
 TEST(SpatialNodeTest, ASliceOfTwoCardsIsRefused) {
   TestNode t;
   ASSERT_TRUE(t.Restart());
@@ -282,7 +312,7 @@ TEST_F(SpatialTest, ACardIsInTurnsOrSpatialNeverBoth) {
   ASSERT_TRUE(node_->PutSlice("spatial", 1, {Spatial(300)}));
   const auto second = node_->PutSlice("shim", 1, {shim});
   ASSERT_FALSE(second);
-  EXPECT_EQ(second.error().code(), Code::kFailedPrecondition);
+  EXPECT_EQ(second.error().code(), Code::kResourceExhausted) << "another card may do";
   EXPECT_THAT(second.error().message(), HasSubstr("shares[0].isolation: expected spatial"));
   EXPECT_THAT(second.error().message(), HasSubstr("slice spatial"));
   const auto changed = node_->PutSlice("spatial", 2, {shim});

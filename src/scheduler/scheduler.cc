@@ -11,6 +11,7 @@
 
 #include "base/check.h"
 #include "base/log.h"
+#include "scheduler/memo.h"
 
 namespace tessera::scheduler {
 namespace {
@@ -256,9 +257,10 @@ struct Scheduler::Impl {
     const Placement placement = *instance.placement;
     const std::uint64_t generation = instance.generation;
     const runtime::Workload workload = instance.workload;
+    const std::string memo = WriteMemo(*orders.Find(id));
     lock.unlock();
     const std::int64_t asked = clock.WallMicros();
-    const Result<RunStatus> started = node->node->Start(placement, generation, workload);
+    const Result<RunStatus> started = node->node->Start(placement, generation, workload, memo);
     lock.lock();
     // busy kept the instance where it was
     EndOperation(instance, *node);
@@ -404,15 +406,57 @@ struct Scheduler::Impl {
     return false;
   }
 
+  // What an instance holds that this scheduler did not place itself. What its order does not say is
+  // as the node lists it.
+  static placement::Reservation HeldBy(const placement::Order& order, const Placement& placement,
+                                       std::uint32_t cpu_millis, std::uint64_t ram_bytes) {
+    const placement::Request& request = order.request;
+    placement::Reservation held;
+    held.placement = placement;
+    held.cpu_millis = cpu_millis;
+    held.ram_bytes = ram_bytes;
+    held.disk_bytes = request.disk_bytes;
+    held.isolation = placement.shares.empty() ? request.isolation : placement.shares[0].isolation;
+    held.exclusive = placement::TakesWholeCards(held.isolation, request.exclusive);
+    held.tenant = request.tenant;
+    held.apart = request.apart;
+    held.apart_from = request.apart_from;
+    held.priority = request.priority;
+    return held;
+  }
+
+  // Tells the queue of an adopted instance whose it is, and the engine what others may not share.
+  void Describe(const placement::Order& order) {
+    const std::string& id = order.request.id;
+    if (!orders.Describe(order)) return;
+    const placement::Reservation* const found = engine.Find(id);
+    if (found == nullptr) return;
+    const placement::Reservation held =
+        HeldBy(order, found->placement, found->cpu_millis, found->ram_bytes);
+    engine.Release(id);
+    const Status restored = engine.Restore(held);
+    CHECK(restored.has_value());  // it fitted the bounds a moment ago
+  }
+
   void Adopt(NodeEntry& node, const RunStatus& status, std::uint64_t operations_before,
              std::int64_t asked) {
     const std::string& id = status.instance_id;
     Instance& instance = instances[id];
-    // One that was queued after a restart has said whose it is.
+    // One that was queued after a restart has said whose it is; else its node may have kept it.
     placement::Order order;
     order.request.id = id;
-    const bool told = orders.Known(id) && instance.generation == status.generation;
-    if (told) order = *orders.Find(id);
+    bool told = orders.Known(id) && instance.generation == status.generation;
+    if (told) {
+      order = *orders.Find(id);
+    } else if (!status.memo.empty()) {
+      if (Result<placement::Order> kept = ReadMemo(status.memo, id)) {
+        order = *std::move(kept);
+        told = true;
+      } else {
+        tessera::Log(LogLevel::kError, "scheduler.memo_not_read",
+                     {{"instance", id}, {"node", node.name}, {"error", kept.error().ToString()}});
+      }
+    }
     orders.Remove(id);
     instance.generation = status.generation;
     instance.placement = Placement{id, node.name, status.shares};
@@ -420,10 +464,10 @@ struct Scheduler::Impl {
     instance.failure.clear();
     instance.seen = asked;
     engine.Release(id);
-    const Status restored =
-        status.state == RunState::kRunning
-            ? engine.Restore({*instance.placement, status.cpu_millis, status.ram_bytes})
-            : Status();
+    const Status restored = status.state == RunState::kRunning
+                                ? engine.Restore(HeldBy(order, *instance.placement,
+                                                        status.cpu_millis, status.ram_bytes))
+                                : Status();
     const std::int64_t since = status.started_wall_micros != 0 ? status.started_wall_micros : asked;
     const Status adopted = orders.Adopt(order, since, told);
     MarkRunning(instance, status, asked);
@@ -466,10 +510,11 @@ struct Scheduler::Impl {
     foreign.ram_bytes = beyond(state.ram_reserved_bytes, our_ram);
     for (const CardState& card : state.cards) {
       const device::Share& mine = ours[card.card.uuid];
+      const std::uint64_t bytes = beyond(card.reserved_bytes, mine.memory_bytes);
+      const std::uint64_t permille = beyond(card.reserved_permille, mine.compute.value);
+      if (bytes == 0 && permille == 0) continue;  // nobody else is there to stay apart from
       foreign.cards.push_back(
-          {card.card.uuid,
-           beyond(card.reserved_bytes, mine.memory_bytes),
-           {static_cast<std::uint32_t>(beyond(card.reserved_permille, mine.compute.value))}});
+          {card.card.uuid, bytes, {static_cast<std::uint32_t>(permille)}, false, card.isolation});
     }
     return foreign;
   }
@@ -477,6 +522,8 @@ struct Scheduler::Impl {
   Status UpdateEngine(NodeEntry& node) {
     placement::NodeInventory inventory{node.name, node.state.cpu_millis, node.state.ram_bytes, {}};
     for (const CardState& card : node.state.cards) inventory.cards.push_back(card.card);
+    inventory.isolations = node.state.isolations;
+    orders.SetRack(node.name, node.state.rack);
     return engine.UpdateNode(inventory, node.foreign);
   }
 
@@ -732,7 +779,7 @@ Result<InstanceStatus> Scheduler::Submit(const placement::Order& order, std::uin
   if (const auto found = s.instances.find(id); found != s.instances.end()) {
     const Instance& known = found->second;
     if (known.generation == generation) {
-      if (known.state != State::kEnded) s.orders.Describe(order);
+      if (known.state != State::kEnded) s.Describe(order);
       return s.View(id, known);
     }
     if (known.generation > generation) {

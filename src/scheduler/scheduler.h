@@ -14,9 +14,10 @@
 // new, and what runs there is kept as it is.
 //
 // Restarts. A new scheduler knows nothing; until every node has listed what runs there once,
-// requests only queue. What a node lists is adopted with its reservation. Whose it is a node does
-// not know: until Submit tells again (`adopted` is set as long), it counts against no quota and is
-// stopped for nobody.
+// requests only queue. What a node lists is adopted with its reservation and, from the memo that
+// the node kept unread (memo.h), with whose it is and what it shares with nobody. Where there is no
+// memo (started by an older scheduler), `adopted` is set until Submit tells again; as long, it
+// counts against no quota and is stopped for nobody.
 #pragma once
 
 #include <cstdint>
