@@ -31,15 +31,6 @@ Result<std::uint32_t> Small(http::JsonObject& json, std::string_view key) {
 constexpr std::size_t kLinksMax = 256;
 constexpr std::size_t kIsolationsMax = 64;
 
-// A mode that this scheduler knows; nullopt for one of a newer node.
-std::optional<device::Isolation> IsolationNamed(const std::string& name) {
-  for (std::uint32_t i = 0; i < device::kIsolations; ++i) {
-    const auto one = static_cast<device::Isolation>(i);
-    if (name == device::IsolationName(one)) return one;
-  }
-  return std::nullopt;
-}
-
 // Answers of a newer node may carry more fields than are read here, so nothing is Finish()ed.
 Result<scheduler::CardState> ReadCard(http::JsonObject json) {
   scheduler::CardState state;
@@ -65,7 +56,7 @@ Result<scheduler::CardState> ReadCard(http::JsonObject json) {
   TRY(state.busy_permille, Small(json, "busy_permille"));
   // An older node says neither.
   TRY(const std::string isolation, json.OptionalString("isolation", "shim"));
-  const auto held = IsolationNamed(isolation);
+  const auto held = device::IsolationNamed(isolation);
   if (!held) return json.Wrong("isolation", "expected a known mode, got " + isolation);
   state.isolation = *held;
   TRY(const auto links, json.OptionalArray("links", kLinksMax));
@@ -136,7 +127,8 @@ Result<scheduler::NodeState> HttpNode::State() {
   TRY(state.rack, json.OptionalString("rack"));
   TRY(const auto isolations, json.OptionalStrings("isolations", kIsolationsMax));
   for (const std::string& name : isolations) {
-    if (const auto one = IsolationNamed(name)) state.isolations |= placement::Bit(*one);
+    // A newer node may know more.
+    if (const auto one = device::IsolationNamed(name)) state.isolations |= placement::Bit(*one);
   }
   TRY(const auto cards, json.Array("cards", kCardsMax));
   for (const auto& item : cards) {

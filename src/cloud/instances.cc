@@ -83,6 +83,29 @@ Error ShortOf(const Purse& purse, Money price) {
   return Error(Code::kFailedPrecondition, message).Under(kPurseField);
 }
 
+constexpr std::uint32_t kWholeCard = 1000;  // per mille
+
+// Whether slices of that SKU can be held so, and for its price.
+Status CheckIsolation(device::Isolation isolation, const Sku& sku) {
+  switch (isolation) {
+    case device::Isolation::kShim:
+      return {};
+    case device::Isolation::kSpatial:
+      if (sku.slices == 1) return {};
+      return Error::Field("isolation",
+                          "expected shim: spatial takes a SKU of one slice, because a process is a "
+                          "client of one card's MPS daemon; " +
+                              sku.name + " has " + std::to_string(sku.slices));
+    case device::Isolation::kWhole:
+      if (sku.compute.value == kWholeCard) return {};
+      return Error::Field(
+          "isolation", "expected shim or spatial: whole takes a SKU of a whole card's compute, " +
+                           sku.name + " has " + FormatPermille(sku.compute));
+    default:
+      return Error::Field("isolation", "expected shim, spatial or whole");
+  }
+}
+
 // Sets one hour aside for the run that is about to be asked for.
 Status HoldFirstHour(Books& books, const Instance& instance) {
   TRY(const Purse purse, books.Read(instance.tenant_id));
@@ -116,6 +139,8 @@ Result<Instance> Service::CreateInstance(const std::string& tenant_id, const Ins
         SelectSkus(*transaction, "WHERE name = $1 ORDER BY version DESC LIMIT 1", {spec.sku}));
     if (skus.empty()) return Error::Field("sku", "expected the name of a SKU in the catalogue");
     instance.sku = skus[0];
+    TRY_STATUS(CheckIsolation(spec.isolation, instance.sku));
+    instance.isolation = spec.isolation;
     TRY(const auto others, transaction->Query("SELECT count(*), coalesce(sum(CASE WHEN name = $2 "
                                               "THEN 1 ELSE 0 END), 0) FROM instances "
                                               "WHERE tenant_id = $1 AND state <> 'released'",
@@ -134,11 +159,12 @@ Result<Instance> Service::CreateInstance(const std::string& tenant_id, const Ins
         transaction->Execute(
             "INSERT INTO instances (id, tenant_id, name, sku, sku_version, "
             "price_per_hour_micro, command, environment, state, wanted, reason, waiting_for, "
-            "node, cards, generation, created_micros, earlier_micros, hours_settled) "
+            "node, cards, generation, created_micros, earlier_micros, hours_settled, isolation) "
             "VALUES ($1, $2, $3, $4, $5, $6, $7, $8, 'queued', 'run', '', '', '', '[]', 1, "
-            "$9, 0, 0)",
+            "$9, 0, 0, $10)",
             {instance.id, tenant_id, instance.name, instance.sku.name, instance.sku.version, price,
-             ListToJson(instance.command), MapToJson(instance.environment), now}));
+             ListToJson(instance.command), MapToJson(instance.environment), now,
+             std::string(device::IsolationName(instance.isolation))}));
     (void)added;
     Books books(*transaction, now);
     TRY_STATUS(HoldFirstHour(books, instance));

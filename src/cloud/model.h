@@ -9,6 +9,7 @@
 
 #include "base/units.h"
 #include "commerce/bill.h"
+#include "device/card.h"
 
 namespace tessera::cloud {
 
@@ -54,6 +55,8 @@ struct InstanceSpec {
   std::string sku;
   std::vector<std::string> command;
   std::map<std::string, std::string> environment;
+  // kShim, kSpatial (of SKUs with one slice), or kWhole (of SKUs with all of a card's compute).
+  device::Isolation isolation = device::Isolation::kShim;
 };
 
 struct Instance {
@@ -78,6 +81,7 @@ struct Instance {
   std::int64_t earlier_micros = 0;  // running time of generations before this one
   std::int64_t hours_settled = 0;   // of this generation
   std::optional<std::int64_t> seen_micros;
+  device::Isolation isolation = device::Isolation::kShim;
 
   // An active instance holds or waits for cards.
   bool Active() const { return !commerce::IsFinal(state); }

@@ -207,6 +207,10 @@ Answer CreateInstance(const Call& call) {
   TRY(spec.sku, body.String("sku"));
   TRY(spec.command, body.Strings("command", kArgumentsMax, kArgumentBytesMax));
   TRY(spec.environment, body.OptionalStringMap("environment", kEnvironmentMax, kArgumentBytesMax));
+  TRY(const std::string isolation, body.OptionalString("isolation", "shim"));
+  const auto mode = device::IsolationNamed(isolation);
+  if (!mode) return body.Wrong("isolation", "expected shim, spatial or whole");
+  spec.isolation = *mode;
   TRY_STATUS(body.Finish());
   return InstanceAnswer(201, call.service.CreateInstance(call.caller.tenant_id, spec, call.once));
 }

@@ -94,6 +94,11 @@ Result<Instance> ToInstance(const store::Row& row) {
   instance.sku.cpu_millis = static_cast<std::uint32_t>(row.Int(27));
   instance.sku.ram_bytes = static_cast<std::uint64_t>(row.Int(28));
   instance.sku.created_micros = row.Int(29);
+  const auto isolation = device::IsolationNamed(row.Text(30));
+  if (!isolation) {
+    return Error(Code::kDataLoss, "instances.isolation: " + row.Text(30) + " is no known mode");
+  }
+  instance.isolation = *isolation;
   return instance;
 }
 

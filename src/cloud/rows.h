@@ -19,7 +19,8 @@ inline constexpr std::string_view kInstanceColumns =
     "i.hours_settled, "
     "h.seen_micros, s.model, s.slices, s.memory_bytes, s.compute_permille, s.cpu_millis, "
     "s.ram_bytes, "
-    "s.created_micros FROM instances i JOIN skus s ON s.name = i.sku AND s.version = i.sku_version "
+    "s.created_micros, i.isolation FROM instances i JOIN skus s ON s.name = i.sku AND s.version = "
+    "i.sku_version "
     "LEFT JOIN heartbeats h ON h.instance_id = i.id AND h.generation = i.generation ";
 
 inline constexpr std::string_view kSkuColumns =

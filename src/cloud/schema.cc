@@ -167,10 +167,17 @@ CREATE TRIGGER audit_no_delete BEFORE DELETE ON audit
   BEGIN SELECT RAISE(ABORT, 'an audit record never changes'); END;
 )sql";
 
+// How the slices of an instance are held on their cards.
+constexpr std::string_view kIsolation = R"sql(
+ALTER TABLE instances ADD COLUMN isolation TEXT NOT NULL DEFAULT 'shim'
+  CHECK (isolation IN ('shim', 'spatial', 'whole'));
+)sql";
+
 }  // namespace
 
 const std::vector<store::Migration>& Migrations() {
-  static const std::vector<store::Migration> migrations = {{1, "first", kFirst}};
+  static const std::vector<store::Migration> migrations = {{1, "first", kFirst},
+                                                           {4, "isolation", kIsolation}};
   return migrations;
 }
 

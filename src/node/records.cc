@@ -75,8 +75,9 @@ Result<Record> Parse(const std::string& text) {
 
 Result<device::Isolation> ReadIsolation(http::JsonObject& object) {
   TRY(const std::string name, object.OptionalString("isolation", "shim"));
+  const auto named = device::IsolationNamed(name);
   for (const auto one : kNodeIsolations) {
-    if (name == device::IsolationName(one)) return one;
+    if (named == one) return one;
   }
   return object.Wrong("isolation", "expected shim, spatial or whole");
 }
