@@ -131,7 +131,7 @@ int WorkEverywhere(uint64_t nanos) {
 // The guest library forgets what is outstanding when a context goes, also what another context
 // still has on the card. So many streams that one of them is counted where that one was.
 void LetGoLate(CUcontext context, CUstream waiting, uint64_t nanos) {
-  constexpr int kStreams = 64;
+  constexpr int kStreams = 512;
   CUcontext second = nullptr;
   volatile uint32_t* word = nullptr;
   Cuda("cuCtxCreate_v2", &second, 0u, 0);
