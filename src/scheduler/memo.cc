@@ -107,9 +107,15 @@ class Reader {
   http::JsonObject json_;
 };
 
+// The bindings name every field: one that is added to either struct does not compile before it is
+// visited here, or known not to need it.
 template <typename Visitor, typename AnyOrder>
 Status Visit(Visitor& visitor, AnyOrder& order) {
-  auto& request = order.request;
+  auto& [request, preemptible, run_micros, gang, gang_size, gang_node_min] = order;
+  [[maybe_unused]] const auto& [id, slices, memory_bytes, compute, cpu_millis, ram_bytes, model,
+                                card_uuid, node_policy, card_policy, disk_bytes, pool, models,
+                                models_excluded, cards, cards_excluded, isolation, exclusive, numa,
+                                links, tenant, apart, apart_from, priority] = request;
   const Request fresh;
   TRY_STATUS(visitor.Number("slices", request.slices, fresh.slices));
   TRY_STATUS(visitor.Number("memory_bytes", request.memory_bytes, fresh.memory_bytes));
@@ -135,11 +141,11 @@ Status Visit(Visitor& visitor, AnyOrder& order) {
   TRY_STATUS(visitor.List("apart_from", request.apart_from));
   TRY_STATUS(visitor.Number("priority", request.priority, fresh.priority));
   const Order alone;
-  TRY_STATUS(visitor.Flag("preemptible", order.preemptible));
-  TRY_STATUS(visitor.Number("run_micros", order.run_micros, alone.run_micros));
-  TRY_STATUS(visitor.Text("gang", order.gang));
-  TRY_STATUS(visitor.Number("gang_size", order.gang_size, alone.gang_size));
-  return visitor.Number("gang_node_min", order.gang_node_min, alone.gang_node_min);
+  TRY_STATUS(visitor.Flag("preemptible", preemptible));
+  TRY_STATUS(visitor.Number("run_micros", run_micros, alone.run_micros));
+  TRY_STATUS(visitor.Text("gang", gang));
+  TRY_STATUS(visitor.Number("gang_size", gang_size, alone.gang_size));
+  return visitor.Number("gang_node_min", gang_node_min, alone.gang_node_min);
 }
 
 }  // namespace
