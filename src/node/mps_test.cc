@@ -152,7 +152,7 @@ TEST(MpsDaemonsTest, ASlowDaemonIsWaitedForByItsOwnCardOnly) {
   daemons.Tick();
   ASSERT_EQ(daemons.Daemons().size(), 2u);
   EXPECT_FALSE(done) << "none of it waited for the slow one";
-  std::ofstream{gate};
+  std::ofstream(gate) << "open\n";
   starter.join();
   EXPECT_TRUE(slow) << slow.error().ToString();
   EXPECT_EQ(daemons.Percentage("slow", "a"), 100u);
@@ -178,7 +178,7 @@ TEST(MpsDaemonsTest, ASlowDaemonIsWaitedForByItsOwnCardOnly) {
   daemons.Tick();
   EXPECT_TRUE(daemons.Put("fast", "b", Weight(200)));
   EXPECT_EQ(view().restarts, 1u);
-  std::ofstream{gate};
+  std::ofstream(gate) << "open\n";
   EXPECT_TRUE(daemons.Remove("slow", "a")) << "waits for its turn";
   EXPECT_TRUE(daemons.Remove("fast", "b"));
   EXPECT_TRUE(daemons.Daemons().empty());
