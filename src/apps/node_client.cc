@@ -28,6 +28,9 @@ Result<std::uint32_t> Small(http::JsonObject& json, std::string_view key) {
   return static_cast<std::uint32_t>(value);
 }
 
+constexpr std::size_t kLinksMax = 256;
+constexpr std::size_t kIsolationsMax = 64;
+
 // Answers of a newer node may carry more fields than are read here, so nothing is Finish()ed.
 Result<scheduler::CardState> ReadCard(http::JsonObject json) {
   scheduler::CardState state;
@@ -51,6 +54,18 @@ Result<scheduler::CardState> ReadCard(http::JsonObject json) {
   TRY(state.reserved_permille, Small(json, "reserved_permille"));
   TRY(state.used_bytes, Count(json, "used_bytes"));
   TRY(state.busy_permille, Small(json, "busy_permille"));
+  // An older node says neither.
+  TRY(const std::string isolation, json.OptionalString("isolation", "shim"));
+  const auto held = device::IsolationNamed(isolation);
+  if (!held) return json.Wrong("isolation", "expected a known mode, got " + isolation);
+  state.isolation = *held;
+  TRY(const auto links, json.OptionalArray("links", kLinksMax));
+  for (const auto& item : links) {
+    TRY(auto link, item.Object());
+    TRY(std::string peer, link.String("card"));
+    TRY(const auto score, Small(link, "score"));
+    card.links.push_back({std::move(peer), score});
+  }
   return state;
 }
 
@@ -71,6 +86,11 @@ Result<scheduler::RunStatus> ReadStatus(http::JsonObject json) {
   if (json.Has("shares")) {
     TRY(status.shares, node::ReadShares(json));
   }
+  // An older node does not list these.
+  TRY(const auto cpu, json.OptionalInt("cpu_millis", 0, UINT32_MAX, 0));
+  status.cpu_millis = static_cast<std::uint32_t>(cpu);
+  TRY(status.ram_bytes, json.OptionalBytes("ram_bytes", 0));
+  TRY(status.memo, json.OptionalString("memo", "", scheduler::kMemoBytesMax));
   return status;
 }
 
@@ -104,6 +124,12 @@ Result<scheduler::NodeState> HttpNode::State() {
   TRY(state.ram_bytes, Count(json, "ram_bytes"));
   TRY(state.ram_reserved_bytes, Count(json, "ram_reserved_bytes"));
   TRY(state.contained, json.Bool("contained"));
+  TRY(state.rack, json.OptionalString("rack"));
+  TRY(const auto isolations, json.OptionalStrings("isolations", kIsolationsMax));
+  for (const std::string& name : isolations) {
+    // A newer node may know more.
+    if (const auto one = device::IsolationNamed(name)) state.isolations |= placement::Bit(*one);
+  }
   TRY(const auto cards, json.Array("cards", kCardsMax));
   for (const auto& item : cards) {
     TRY(auto object, item.Object());
@@ -115,12 +141,13 @@ Result<scheduler::NodeState> HttpNode::State() {
 
 Result<scheduler::RunStatus> HttpNode::Start(const placement::Placement& placement,
                                              std::uint64_t generation,
-                                             const runtime::Workload& workload) {
+                                             const runtime::Workload& workload,
+                                             const std::string& memo) {
   http::JsonWriter json;
   json.BeginObject().Field("generation", generation);
   node::WriteShares(json, placement.shares);
   node::WriteWorkload(json, workload);
-  json.EndObject();
+  json.Field("memo", memo).EndObject();
   TRY(const std::string text, LongCall("PUT", Path(placement.request_id), json.Take()));
   return ParseStatus(text);
 }

@@ -21,8 +21,8 @@ class HttpNode : public scheduler::Node {
   explicit HttpNode(std::string socket_path);
   Result<scheduler::NodeState> State() override;
   Result<scheduler::RunStatus> Start(const placement::Placement& placement,
-                                     std::uint64_t generation,
-                                     const runtime::Workload& workload) override;
+                                     std::uint64_t generation, const runtime::Workload& workload,
+                                     const std::string& memo) override;
   Result<scheduler::RunStatus> Stop(const std::string& instance_id,
                                     std::uint64_t generation) override;
   Status Forget(const std::string& instance_id) override;

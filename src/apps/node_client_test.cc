@@ -19,6 +19,8 @@
 namespace tessera::apps {
 namespace {
 
+constexpr char kMemo[] = R"({"tenant":"ann\u0001 \"&\"","apart":"card"})";
+
 class NodeClientTest : public testing::Test {
  protected:
   void SetUp() override {
@@ -107,13 +109,56 @@ TEST_F(NodeClientTest, TheNodesStateArrivesWhole) {
   EXPECT_EQ(state->cards[1].busy_permille, 42u);
 }
 
+TEST_F(NodeClientTest, TheNodeTellsItsRackItsModesAndTheLinksOfItsCards) {
+  const auto bit = [](device::Isolation one) { return placement::Bit(one); };
+  const auto state = client_->State();
+  ASSERT_TRUE(state) << state.error().ToString();
+  EXPECT_EQ(state->rack, "");
+  EXPECT_EQ(state->isolations, bit(device::Isolation::kShim) | bit(device::Isolation::kWhole));
+  ASSERT_EQ(state->cards[0].card.links.size(), 1u);
+  EXPECT_EQ(state->cards[0].card.links[0], (device::Link{t_.uuids[1], 12}));
+  EXPECT_TRUE(state->cards[1].card.links.empty());
+  t_.rack = "row-3.7";
+  t_.mps_control = "/bin/true";
+  t_.node.reset();  // its socket's server goes on with the next one
+  server_.reset();
+  ASSERT_NO_FATAL_FAILURE(SetUp());
+  device::Share whole = t_.Share(1, 2 * kGiB);
+  whole.isolation = device::Isolation::kWhole;
+  ASSERT_TRUE(client_->Start({"i-1", "n1", {whole}}, 1, {.argv = {"true"}}, ""));
+  const auto now = client_->State();
+  ASSERT_TRUE(now) << now.error().ToString();
+  EXPECT_EQ(now->rack, "row-3.7");
+  EXPECT_EQ(now->isolations, state->isolations | bit(device::Isolation::kSpatial));
+  EXPECT_EQ(now->cards[0].isolation, device::Isolation::kShim);
+  EXPECT_EQ(now->cards[1].isolation, device::Isolation::kWhole);
+  EXPECT_EQ(client_->List()->at(0).shares[0].isolation, device::Isolation::kWhole);
+}
+
+TEST_F(NodeClientTest, AMemoHasABoundByName) {
+  const std::string longest(scheduler::kMemoBytesMax, 'x');
+  ASSERT_TRUE(client_->Start(Placement("i-1"), 1, {.argv = {"true"}}, longest));
+  EXPECT_EQ(client_->List()->at(0).memo, longest);
+  const auto more = client_->Start(Placement("i-2"), 1, {.argv = {"true"}}, longest + "x");
+  EXPECT_EQ(more.error().code(), Code::kInvalidArgument);
+  EXPECT_EQ(more.error().field(), "memo");
+}
+
 TEST_F(NodeClientTest, AnInstanceGoesThereAndBack) {
-  const auto started = client_->Start(Placement("i-1"), 5, Workload());
+  const auto started = client_->Start(Placement("i-1"), 5, Workload(), kMemo);
   ASSERT_TRUE(started) << started.error().ToString();
   EXPECT_EQ(started->instance_id, "i-1");
   EXPECT_EQ(started->generation, 5u);
   EXPECT_EQ(started->state, scheduler::RunState::kRunning);
   EXPECT_EQ(started->started_wall_micros, 1000);
+  for (const auto& status : {*started, client_->List()->at(0)}) {
+    EXPECT_EQ(status.memo, kMemo);
+    EXPECT_EQ(status.cpu_millis, 1500u);
+    EXPECT_EQ(status.ram_bytes, 2 * kGiB);
+    EXPECT_EQ(status.shares, Placement("i-1").shares);
+  }
+  // Asked again by somebody who says something else: it is the same start.
+  EXPECT_EQ(client_->Start(Placement("i-1"), 5, Workload(), "other")->memo, kMemo);
   const auto sent = t_.runner.SpecOf("i-1").workload;
   EXPECT_TRUE(node::SameWorkload(sent, Workload()));
   EXPECT_EQ(t_.node->GetInstance("i-1")->shares, Placement("i-1").shares);
@@ -145,14 +190,14 @@ TEST_F(NodeClientTest, AnInstanceGoesThereAndBack) {
 TEST_F(NodeClientTest, ErrorsKeepTheirCodeAndField) {
   placement::Placement big = Placement("i-1");
   big.shares[0].memory_bytes = 9 * kGiB;
-  ASSERT_TRUE(client_->Start(big, 1, {.argv = {"true"}}));
-  const auto full = client_->Start(Placement("i-2"), 1, {.argv = {"true"}});
+  ASSERT_TRUE(client_->Start(big, 1, {.argv = {"true"}}, ""));
+  const auto full = client_->Start(Placement("i-2"), 1, {.argv = {"true"}}, "");
   EXPECT_EQ(full.error().code(), Code::kResourceExhausted);
   EXPECT_NE(full.error().message().find("memory: asked 4 GiB"), std::string::npos)
       << full.error().message();
   placement::Placement wrong = Placement("i-3");
   wrong.shares[1].card_uuid = "GPU-elsewhere";
-  const auto field = client_->Start(wrong, 1, {.argv = {"true"}});
+  const auto field = client_->Start(wrong, 1, {.argv = {"true"}}, "");
   EXPECT_EQ(field.error().code(), Code::kInvalidArgument);
   EXPECT_EQ(field.error().field(), "shares[1].card");
   EXPECT_EQ(client_->Stop("none", 1).error().code(), Code::kNotFound);
@@ -295,7 +340,7 @@ TEST_F(NodeClientTest, TheApiDescriptionHasExactlyTheRoutes) {
 
 // The names are a contract with dashboards; a change is made here on purpose or not at all.
 TEST_F(NodeClientTest, MetricNamesAreGolden) {
-  ASSERT_TRUE(client_->Start(Placement("i-1"), 1, {.argv = {"true"}}));
+  ASSERT_TRUE(client_->Start(Placement("i-1"), 1, {.argv = {"true"}}, ""));
   const auto text = raw_->CallOk("GET", "/metrics");
   ASSERT_TRUE(text);
   std::set<std::string> families;

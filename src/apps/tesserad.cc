@@ -40,6 +40,8 @@ constexpr char kUsage[] =
     "../lib)\n"
     "  --nvml FILE           NVIDIA's management library (default libnvidia-ml.so.1)\n"
     "  --name NAME           this node's name (default: the host name)\n"
+    "  --rack RACK           where this machine stands; gangs are kept within one rack where that "
+    "works\n"
     "  --log json|text       form of the log on stderr (default: text on a terminal, else json)\n"
     "  --no-containment      run instances as plain process trees, even as root\n"
     "  --stop-grace SECONDS  between asking an instance to end and killing it (0 to 600, default "
@@ -68,6 +70,7 @@ struct Flags {
   std::string guest_library = FindGuestLibrary();
   std::string nvml = "libnvidia-ml.so.1";
   std::string name;
+  std::string rack;
   LogFormat log = isatty(2) != 0 ? LogFormat::kText : LogFormat::kJson;
   bool contain = true;
   int stop_grace_seconds = 10;
@@ -104,6 +107,7 @@ Result<Flags> ParseFlags(int argc, char** argv) {
     if (flag == "--guest-library") text = &flags.guest_library;
     if (flag == "--nvml") text = &flags.nvml;
     if (flag == "--name") text = &flags.name;
+    if (flag == "--rack") text = &flags.rack;
     if (flag == "--cdi-dir") text = &flags.cdi_dir;
     if (flag == "--wall-library") text = &flags.wall_library;
     if (flag == "--mps-control") text = &flags.mps_control;
@@ -161,6 +165,7 @@ Result<Flags> ParseFlags(int argc, char** argv) {
       return os::ErrnoError("--mps-control", flags.mps_control, errno);
     }
   }
+  TRY_STATUS(node::CheckRack(flags.rack, "--rack"));
   if (flags.name.empty()) {
     char name[HOST_NAME_MAX + 1] = "node";
     gethostname(name, sizeof name - 1);
@@ -337,6 +342,7 @@ Status Serve(const Flags& flags) {
 
   node::Node::Options options;
   options.name = flags.name;
+  options.rack = flags.rack;
   options.run_dir = flags.run_dir;
   options.state_dir = flags.state_dir;
   options.stop_grace_millis = flags.stop_grace_seconds * 1000;

@@ -21,6 +21,7 @@
 #include "config/config.h"
 #include "http/server.h"
 #include "metrics/registry.h"
+#include "node/node.h"
 #include "os/clock.h"
 #include "os/fd.h"
 #include "os/files.h"
@@ -36,6 +37,7 @@ struct Settings {
   std::int64_t queue_max = 1000;
   std::int64_t workers = 8;
   std::string placement_policy = "tessera";
+  std::string rack;
 };
 
 // The file of --config; see docs/up.md. Unknown keys are errors with their line.
@@ -53,6 +55,10 @@ Result<Settings> ReadSettings(const std::string& path) {
   TRY(settings.workers, file.OptionalInt("http_workers", 1, 256, settings.workers));
   TRY(settings.placement_policy,
       file.OptionalString("placement_policy", settings.placement_policy));
+  TRY(settings.rack, file.OptionalString("rack", ""));
+  if (const Status rack = node::CheckRack(settings.rack, "rack"); !rack) {
+    return file.Wrong("rack", rack.error().message());
+  }
   if (const auto scorer = placement::MakeScorer(settings.placement_policy); !scorer) {
     return file.Wrong("placement_policy", scorer.error().message());
   }
@@ -160,6 +166,7 @@ Status Run(const cli::UpFlags& flags) {
                                    library,
                                    "--name",
                                    flags.name};
+  if (!settings.rack.empty()) argv.insert(argv.end(), {"--rack", settings.rack});
   if (flags.no_containment) argv.push_back("--no-containment");
   if (flags.json_log) argv.insert(argv.end(), {"--log", "json"});
   NodeChild node_child(argv, run + "/node.sock");

@@ -73,7 +73,8 @@ Progress LookAt(const wire::UsagePage& usage, std::uint32_t card) {
       unmarked += wire::Load(&stream.unmarked_nanos);
       progress.completed += completed;
       progress.activity += submitted * std::uint64_t{8191};
-      if (submitted == completed) continue;
+      // Further behind, it was written by a mark that was given up.
+      if (submitted == completed || submitted - completed > wire::kMarksBehindMax) continue;
       progress.pending = true;
       progress.outstanding +=
           std::min<std::int64_t>(submitted - completed, kOutstandingMicrosMax) * 1000;

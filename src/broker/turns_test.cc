@@ -143,6 +143,38 @@ TEST_F(TurnsTest, TheNextTurnIsGrantedWhenTheLastIsAboutToEndAndNotBefore) {
   EXPECT_TRUE(shown);
 }
 
+// Marks that a process has given up may be written by the card at any time later, over newer ones
+// too (wire/pages.h, "marks given up"). Nobody waits for them, and nobody is charged for them.
+TEST_F(TurnsTest, AMarkThatWasGivenUpAndIsWrittenLateKeepsNobodyWaiting) {
+  const Slice* const a = Add("a", {Card("GPU-1", 500)});
+  const Slice* const b = Add("b", {Card("GPU-1", 500)});
+  const auto turn_of = [&](const Slice* slice) {
+    slice->Announce(0);
+    return Eventually([&] { return slice->Granted(0); });
+  };
+  for (std::uint32_t late : {0u, 5u, 9u}) {
+    wire::StreamMarks& marks = a->Marks(0);
+    ASSERT_TRUE(turn_of(a));
+    // 5 and 9 are on the card when they are given up; then one more is marked and done.
+    wire::Store(&marks.submitted, 9u);
+    wire::Store(&marks.completed, 0u);
+    wire::Store(&marks.submitted, 9 + wire::kMarksLeap);
+    wire::Store(&marks.completed, 9 + wire::kMarksLeap);
+    wire::Store(&marks.submitted, 10 + wire::kMarksLeap);
+    wire::Store(&marks.completed, 10 + wire::kMarksLeap);
+    wire::Store(&marks.completed, late);
+    const std::uint64_t overdue = turns_->counters().overdue;
+    ASSERT_TRUE(turn_of(b));
+    EXPECT_EQ(turns_->counters().overdue, overdue) << "the late mark passed for work that goes on";
+    // Its slice is charged for nothing either while the other works.
+    const std::uint64_t served = turns_->Service("a").at(0).served_nanos;
+    ASSERT_TRUE(Eventually([&] { return !a->Granted(0); }));
+    for (int i = 0; i < 5; ++i) ASSERT_TRUE(turn_of(b));
+    EXPECT_EQ(turns_->Service("a").at(0).served_nanos, served);
+    wire::Store(&marks.completed, marks.submitted);
+  }
+}
+
 TEST_F(TurnsTest, AThreadInsideKeepsTheNextOneOut) {
   const Slice* const a = Add("a", {Card("GPU-1", 500)});
   const Slice* const b = Add("b", {Card("GPU-1", 500)});

@@ -68,10 +68,9 @@ int Main(int argc, const char* const* argv, const std::function<int(const UpFlag
   run_command->add_option("--memory", run.memory, "Memory of the slice on each card, such as 4GiB")
       ->required();
   run_command->add_option("--compute", run.compute, "Share of the card's compute, such as 33%");
-  run_command->add_option(
-      "--isolation", run.isolation,
-      "How the card is shared: shim (in turns, default) or spatial (at the same "
-      "time, by MPS)");
+  run_command->add_option("--isolation", run.isolation,
+                          "How the card is shared: shim (in turns, default), spatial (at the same "
+                          "time, by MPS) or whole (not at all)");
   run_command->add_option("--cards", run.cards, "Slices on that many different cards");
   run_command->add_option("program", run.command, "The program and its arguments, after --")
       ->required();
@@ -197,6 +196,9 @@ int Main(int argc, const char* const* argv, const std::function<int(const UpFlag
       ->add_option("--same-rack", rent.same_rack,
                    "All in one rack where that can be (prefer), or not at all (require) (--count)")
       ->check(CLI::IsMember({"prefer", "require"}));
+  rent_command->add_option("--isolation", rent.isolation,
+                           "shim (in turns, the default), spatial (at the same time, by MPS) or "
+                           "whole (a card to itself)");
   rent_command->add_flag("--wait", rent.wait, "Wait until it runs, or has ended");
   rent_command->add_option("--wait-seconds", rent.wait_seconds_max, "Longest wait")
       ->check(CLI::Range(1, 86400));

@@ -333,6 +333,7 @@ int Rent(const Context& context, const RentOptions& options) {
   json::object body{{"sku", options.sku},
                     {"command", json::array(options.command.begin(), options.command.end())}};
   if (!options.name.empty()) body["name"] = options.name;
+  if (!options.isolation.empty()) body["isolation"] = options.isolation;
   if (!environment.empty()) body["environment"] = environment;
   if (!options.reservation.empty()) body["reservation"] = options.reservation;
   if (options.count > 1) {
@@ -408,8 +409,8 @@ int Show(const Context& context, const std::string& id) {
   }
   return Finish(context, reply, [](const json::value& instance) {
     std::string text;
-    for (const char* key :
-         {"id", "name", "sku", "state", "waiting_for", "reason", "exit_code", "price_per_hour"}) {
+    for (const char* key : {"id", "name", "sku", "isolation", "state", "waiting_for", "reason",
+                            "exit_code", "price_per_hour"}) {
       const std::string value = Text(instance, key);
       if (!value.empty()) text += std::string(key) + ": " + value + "\n";
     }

@@ -32,6 +32,7 @@ Result<std::string> LoadKey(const std::string& key_file);
 
 struct RentOptions {
   std::string sku;
+  std::string isolation;  // empty: not said
   std::string name;
   std::vector<std::string> environment;  // NAME=value
   std::vector<std::string> command;

@@ -93,8 +93,9 @@ Result<Request> ParseFlags(const RunOptions& options) {
   }
   TRY(const std::int64_t cards, ParseInt(options.cards, "--cards", 1, kCardsMax));
   request.cards = static_cast<int>(cards);
-  if (!options.isolation.empty() && options.isolation != "shim" && options.isolation != "spatial") {
-    return Error::Field("--isolation", "expected shim or spatial");
+  if (!options.isolation.empty() && options.isolation != "shim" && options.isolation != "spatial" &&
+      options.isolation != "whole") {
+    return Error::Field("--isolation", "expected shim, spatial or whole");
   }
   request.isolation = options.isolation;
   if (options.command.empty() || options.command[0].empty()) {

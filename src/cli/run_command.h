@@ -14,7 +14,7 @@ struct RunOptions {
   std::string memory;                // "4GiB", of each slice
   std::string compute;               // "33%", of each slice; empty: in proportion to the memory
   std::string cards = "1";           // slices on that many different cards
-  std::string isolation;             // "shim" or "spatial"; empty: shim
+  std::string isolation;             // "shim", "spatial" or "whole"; empty: shim
   std::vector<std::string> command;  // program and arguments
   // Empty: as the daemons choose. Tests set them.
   std::string run_dir;       // sockets of the node

@@ -83,6 +83,29 @@ Error ShortOf(const Purse& purse, Money price) {
   return Error(Code::kFailedPrecondition, message).Under(kPurseField);
 }
 
+constexpr std::uint32_t kWholeCard = 1000;  // per mille
+
+// Whether slices of that SKU can be held so, and for its price.
+Status CheckIsolation(device::Isolation isolation, const Sku& sku) {
+  switch (isolation) {
+    case device::Isolation::kShim:
+      return {};
+    case device::Isolation::kSpatial:
+      if (sku.slices == 1) return {};
+      return Error::Field("isolation",
+                          "expected shim: spatial takes a SKU of one slice, because a process is a "
+                          "client of one card's MPS daemon; " +
+                              sku.name + " has " + std::to_string(sku.slices));
+    case device::Isolation::kWhole:
+      if (sku.compute.value == kWholeCard) return {};
+      return Error::Field(
+          "isolation", "expected shim or spatial: whole takes a SKU of a whole card's compute, " +
+                           sku.name + " has " + FormatPermille(sku.compute));
+    default:
+      return Error::Field("isolation", "expected shim, spatial or whole");
+  }
+}
+
 // Sets one hour aside for the run that is about to be asked for.
 Status HoldFirstHour(Books& books, const Instance& instance) {
   TRY(const Purse purse, books.Read(instance.tenant_id));
@@ -110,6 +133,7 @@ Instance FromSpec(const std::string& tenant_id, const InstanceSpec& spec, std::i
   instance.command = spec.command;
   instance.environment = spec.environment;
   instance.reservation = spec.reservation;
+  instance.isolation = spec.isolation;
   instance.created_micros = now;
   return instance;
 }
@@ -123,6 +147,7 @@ Result<Sku> CurrentSku(store::Transaction& transaction, const std::string& name)
 
 // Writes a new instance, with one hour set aside.
 Status AddInstance(store::Transaction& transaction, const Instance& instance) {
+  TRY_STATUS(CheckIsolation(instance.isolation, instance.sku));
   const std::int64_t now = instance.created_micros;
   TRY(const auto others, transaction.Query("SELECT count(*), coalesce(sum(CASE WHEN name = $2 "
                                            "THEN 1 ELSE 0 END), 0) FROM instances "
@@ -143,13 +168,14 @@ Status AddInstance(store::Transaction& transaction, const Instance& instance) {
           "INSERT INTO instances (id, tenant_id, name, sku, sku_version, "
           "price_per_hour_micro, command, environment, state, wanted, reason, waiting_for, "
           "node, cards, generation, created_micros, earlier_micros, hours_settled, gang, "
-          "gang_size, gang_node_min, gang_one_rack, reservation) "
+          "gang_size, gang_node_min, gang_one_rack, reservation, isolation) "
           "VALUES ($1, $2, $3, $4, $5, $6, $7, $8, 'queued', 'run', '', '', '', '[]', 1, "
-          "$9, 0, 0, $10, $11, $12, $13, $14)",
+          "$9, 0, 0, $10, $11, $12, $13, $14, $15)",
           {instance.id, instance.tenant_id, instance.name, instance.sku.name, instance.sku.version,
            price, ListToJson(instance.command), MapToJson(instance.environment), now,
            instance.gang.id, std::int64_t{instance.gang.size}, std::int64_t{instance.gang.node_min},
-           std::int64_t{instance.gang.one_rack ? 1 : 0}, instance.reservation}));
+           std::int64_t{instance.gang.one_rack ? 1 : 0}, instance.reservation,
+           std::string(device::IsolationName(instance.isolation))}));
   (void)added;
   Books books(transaction, now);
   TRY_STATUS(HoldFirstHour(books, instance));

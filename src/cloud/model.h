@@ -9,6 +9,7 @@
 
 #include "base/units.h"
 #include "commerce/bill.h"
+#include "device/card.h"
 
 namespace tessera::cloud {
 
@@ -55,6 +56,8 @@ struct InstanceSpec {
   std::string sku;
   std::vector<std::string> command;
   std::map<std::string, std::string> environment;
+  // kShim, kSpatial (of SKUs with one slice), or kWhole (of SKUs with all of a card's compute).
+  device::Isolation isolation = device::Isolation::kShim;
   std::string reservation;  // that it runs in; empty: wherever there is room
 };
 
@@ -90,6 +93,7 @@ struct Instance {
   std::optional<std::int64_t> seen_micros;
   Gang gang;
   std::string reservation;
+  device::Isolation isolation = device::Isolation::kShim;
 
   // Its gang starts it; a later generation starts on its own.
   bool StartsWithGang() const { return !gang.id.empty() && generation == 1; }

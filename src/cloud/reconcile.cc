@@ -23,6 +23,7 @@ placement::Order ToOrder(const Instance& instance) {
                       .cpu_millis = instance.sku.cpu_millis,
                       .ram_bytes = instance.sku.ram_bytes,
                       .model = instance.sku.model,
+                      .isolation = instance.isolation,
                       .tenant = instance.tenant_id},
           .gang = instance.StartsWithGang() ? instance.gang.id : "",
           .gang_size = instance.StartsWithGang() ? instance.gang.size : 0,

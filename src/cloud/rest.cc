@@ -209,6 +209,10 @@ Result<InstanceSpec> ReadSpec(JsonObject& body) {
   TRY(spec.reservation, body.OptionalString("reservation"));
   if (body.Has("reservation") && spec.reservation.empty())
     return body.Wrong("reservation", "expected the id of a reservation or none at all");
+  TRY(const std::string isolation, body.OptionalString("isolation", "shim"));
+  const auto mode = device::IsolationNamed(isolation);
+  if (!mode) return body.Wrong("isolation", "expected shim, spatial or whole");
+  spec.isolation = *mode;
   return spec;
 }
 

@@ -216,6 +216,43 @@ TEST(Rest, ForeignAndUnknownAreTheSame404) {
   EXPECT_EQ(cloud.Fingerprint(), before);
 }
 
+// From the order to the plane and into the answer, also after a stop and a start.
+TEST(Rest, AnOrderSaysHowItsSlicesAreHeld) {
+  Harness cloud;
+  cloud.AddSku();
+  cloud.Post(
+      cloud.admin, "/v1/skus",
+      R"({"name":"pair","slices":2,"memory":"26GiB","compute":"33.3%","price_per_hour":"1"})");
+  cloud.Post(cloud.admin, "/v1/skus",
+             R"({"name":"full","memory":"80GiB","compute":"100%","price_per_hour":"1"})");
+  const auto acme = cloud.AddTenant("acme", "100");
+  const auto order = [&](const std::string& sku, const std::string& isolation) {
+    const std::string more = isolation.empty() ? "" : R"(,"isolation":")" + isolation + "\"";
+    return cloud.Post(acme.key, "/v1/instances",
+                      R"({"sku":")" + sku + R"(","command":["x"])" + more + "}");
+  };
+  for (const auto& [sku, isolation] : std::vector<std::pair<std::string, std::string>>{
+           {"third", ""}, {"third", "shim"}, {"third", "spatial"}, {"full", "whole"}}) {
+    const std::string expected = isolation.empty() ? "shim" : isolation;
+    const auto made = order(sku, isolation);
+    ASSERT_EQ(made.status, 201) << made.body;
+    EXPECT_EQ(Harness::Text(made, "isolation"), expected);
+    EXPECT_EQ(IsolationName(cloud.execution.LastRequest().isolation), expected);
+    const std::string target = "/v1/instances/" + Harness::Text(made, "id");
+    cloud.Post(acme.key, target + "/stop", "");
+    ASSERT_EQ(cloud.Post(acme.key, target + "/start", "").status, 200);
+    EXPECT_EQ(IsolationName(cloud.execution.LastRequest().isolation), expected);
+    EXPECT_EQ(Harness::Text(cloud.Send(acme.key, "GET", target), "isolation"), expected);
+    cloud.Post(acme.key, target + "/release", "");
+  }
+  const std::string before = cloud.Fingerprint();
+  const auto pair = order("pair", "spatial");
+  EXPECT_EQ(pair.status, 400);
+  EXPECT_EQ(Harness::Field(pair), "isolation");
+  EXPECT_EQ(cloud.Fingerprint(), before);
+  EXPECT_EQ(order("pair", "shim").status, 201);
+}
+
 TEST(Rest, RolesAreKeptApart) {
   Harness cloud;
   const auto acme = cloud.AddTenant("acme");
@@ -355,6 +392,10 @@ TEST(Rest, EveryFieldRefusesWhatItCannotMean) {
         "environment.LD_AUDIT"},
        {R"({"sku":"third","command":["x"],"environment":{"TESSERA_X":"b"}})",
         "environment.TESSERA_X"},
+       {R"({"sku":"third","command":["x"],"isolation":7})", "isolation"},
+       {R"({"sku":"third","command":["x"],"isolation":"turns"})", "isolation"},
+       {R"({"sku":"third","command":["x"],"isolation":"mig"})", "isolation"},
+       {R"({"sku":"third","command":["x"],"isolation":"whole"})", "isolation"},
        {R"({"sku":"third","command":["x"],"memory":"80GiB"})", "memory"},
        {R"({"sku":"third","command":["x"],"tenant":"other"})", "tenant"},
        {R"({"sku":"third","command":["x"],"price_per_hour":"0"})", "price_per_hour"}});

@@ -113,6 +113,11 @@ Result<Instance> ToInstance(const store::Row& row) {
   instance.gang.node_min = static_cast<std::uint32_t>(row.Int(32));
   instance.gang.one_rack = row.Int(33) != 0;
   instance.reservation = row.Text(34);
+  const auto isolation = device::IsolationNamed(row.Text(35));
+  if (!isolation) {
+    return Error(Code::kDataLoss, "instances.isolation: " + row.Text(35) + " is no known mode");
+  }
+  instance.isolation = *isolation;
   return instance;
 }
 

@@ -19,7 +19,8 @@ inline constexpr std::string_view kInstanceColumns =
     "i.hours_settled, "
     "h.seen_micros, s.model, s.slices, s.memory_bytes, s.compute_permille, s.cpu_millis, "
     "s.ram_bytes, "
-    "s.created_micros, i.gang, i.gang_size, i.gang_node_min, i.gang_one_rack, i.reservation "
+    "s.created_micros, i.gang, i.gang_size, i.gang_node_min, i.gang_one_rack, i.reservation, "
+    "i.isolation "
     "FROM instances i JOIN skus s ON s.name = i.sku AND s.version = i.sku_version "
     "LEFT JOIN heartbeats h ON h.instance_id = i.id AND h.generation = i.generation ";
 

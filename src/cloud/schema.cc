@@ -190,11 +190,19 @@ ALTER TABLE instances ADD COLUMN reservation TEXT NOT NULL DEFAULT '';
 CREATE INDEX instances_gang ON instances (gang) WHERE gang <> '';
 )sql";
 
+// How the slices of an instance are held on their cards.
+constexpr std::string_view kIsolation = R"sql(
+ALTER TABLE instances ADD COLUMN isolation TEXT NOT NULL DEFAULT 'shim'
+  CHECK (isolation IN ('shim', 'spatial', 'whole'));
+)sql";
+
 }  // namespace
 
 const std::vector<store::Migration>& Migrations() {
   static const std::vector<store::Migration> migrations = {
-      {1, "first", kFirst}, {2, "reservations and gangs", kReservationsAndGangs}};
+      {1, "first", kFirst},
+      {2, "reservations and gangs", kReservationsAndGangs},
+      {4, "isolation", kIsolation}};
   return migrations;
 }
 

@@ -191,6 +191,7 @@ void Write(http::JsonWriter& json, const Instance& instance) {
   json.Field("sku", instance.sku.name).Field("sku_version", instance.sku.version);
   json.Field("slices", instance.sku.slices).Field("memory_bytes", instance.sku.memory_bytes);
   json.Field("compute_permille", instance.sku.compute.value);
+  json.Field("isolation", device::IsolationName(instance.isolation));
   MoneyField(json, "price_per_hour", instance.sku.price_per_hour).Field("currency", kCurrency);
   json.Key("command").BeginArray();
   for (const auto& argument : instance.command) json.Value(argument);

@@ -2,7 +2,9 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "base/units.h"
@@ -51,6 +53,13 @@ constexpr const char* IsolationName(Isolation isolation) {
                                                "template", "whole",   "passthrough"};
   const auto at = static_cast<std::uint32_t>(isolation);
   return at < kIsolations ? kNames[at] : "unknown";
+}
+
+constexpr std::optional<Isolation> IsolationNamed(std::string_view name) {
+  for (std::uint32_t i = 0; i < kIsolations; ++i) {
+    if (name == IsolationName(static_cast<Isolation>(i))) return static_cast<Isolation>(i);
+  }
+  return std::nullopt;
 }
 
 // A share of one card, as held by a slice.

@@ -97,6 +97,24 @@ TEST_F(ShareTest, WorkThatCannotBeCutIsGivenUpAndCharged) {
 
 // Two slices of both cards: each has its turns on the two at the same time, or one would wait for
 // the other with half of its work on the card.
+// A mark that was given up and is carried out later, over those of a stream that has its place by
+// then: nobody takes it for work that does not end (wire/pages.h, "marks given up").
+TEST_F(ShareTest, AMarkThatComesAfterItWasGivenUpIsNoWork) {
+  const std::size_t tenant = rig_->Start(ShareRig::Terms(500, 0), "late", 500);
+  const auto marks = rig_->MarksOf(tenant);
+  ASSERT_EQ(marks.size(), wire::kMarksMax);
+  std::size_t used = 0, late = 0;
+  for (const wire::StreamMarks& stream : marks) {
+    const std::uint32_t behind = stream.submitted - stream.completed;
+    used += stream.submitted != 0;
+    late += behind > wire::kMarksBehindMax;
+    EXPECT_TRUE(behind == 0 || behind > wire::kMarksBehindMax)
+        << stream.submitted << " submitted, " << stream.completed << " completed";
+  }
+  EXPECT_EQ(used, wire::kMarksMax) << "else the places were not given to others";
+  EXPECT_EQ(late, 1u) << "else nothing came late";
+}
+
 TEST_F(ShareTest, TwoSlicesOfTwoCardsShareBothAndNeitherStands) {
   rig_->Start(ShareRig::Terms(500, 500), "everywhere", 500, {0, 1});
   rig_->Start(ShareRig::Terms(500, 500), "everywhere", 300, {1, 0});

@@ -26,6 +26,7 @@
 #include "os/process.h"
 #include "simgpu/state/state.h"
 #include "wire/messages.h"
+#include "wire/pages.h"
 
 namespace tessera::guest {
 
@@ -163,6 +164,25 @@ class ShareRig {
       }
       for (wire::ControlPage* page : pages) munmap(page, sizeof(wire::ControlPage));
     });
+  }
+
+  // What the streams of a tenant say of their work on the card, as its usage page has it.
+  std::vector<wire::StreamMarks> MarksOf(std::size_t number) const {
+    const std::string path = folder_ + "/run/slices/" + tenants_[number].slice + "/usage";
+    const int fd = open(path.c_str(), O_RDONLY | O_CLOEXEC);
+    void* const mapped = mmap(nullptr, sizeof(wire::UsagePage), PROT_READ, MAP_SHARED, fd, 0);
+    if (mapped == MAP_FAILED) std::abort();
+    close(fd);
+    const auto* const page = static_cast<const wire::UsagePage*>(mapped);
+    std::vector<wire::StreamMarks> all;
+    for (const wire::ProcessSlot& slot : page->slots) {
+      if (static_cast<pid_t>(wire::Load(&slot.pid)) != tenants_[number].pid) continue;
+      for (const wire::StreamMarks& one : slot.marks) {
+        all.push_back({wire::Load(&one.submitted), wire::Load(&one.completed), one.card, 0});
+      }
+    }
+    munmap(mapped, sizeof(wire::UsagePage));
+    return all;
   }
 
   // Everybody's served nanoseconds and the engine's time, at one moment.

@@ -55,7 +55,13 @@ void WriteCard(http::JsonWriter& json, const CardView& view) {
       .Field("reserved_permille", view.reserved_permille)
       .Field("used_bytes", view.used_bytes)
       .Field("busy_permille", view.busy_permille)
-      .EndObject();
+      .Field("isolation", device::IsolationName(view.isolation))
+      .Key("links")
+      .BeginArray();
+  for (const device::Link& link : card.links) {
+    json.BeginObject().Field("card", link.peer_uuid).Field("score", link.score).EndObject();
+  }
+  json.EndArray().EndObject();
 }
 
 void WriteCards(http::JsonWriter& json, const std::vector<CardView>& cards) {
@@ -124,7 +130,10 @@ void WriteInstance(http::JsonWriter& json, const InstanceView& view) {
       .Field("exit_code", view.exit_code)
       .Field("started_wall_micros", view.started_wall_micros)
       .Field("ended_wall_micros", view.ended_wall_micros)
-      .Field("used_bytes", view.used_bytes);
+      .Field("used_bytes", view.used_bytes)
+      .Field("cpu_millis", view.cpu_millis)
+      .Field("ram_bytes", view.ram_bytes)
+      .Field("memo", view.memo);
   WriteShares(json, view.shares);
   json.EndObject();
 }
@@ -263,10 +272,11 @@ void InstanceRoutes(http::Router& router, Node& node) {
                   TRY(const auto shares, ReadShares(body));
                   TRY(auto object, body.Object("workload"));
                   TRY(const auto workload, ReadWorkload(std::move(object)));
+                  TRY(const auto memo, body.OptionalString("memo", "", kMemoBytesMax));
                   TRY_STATUS(body.Finish());
                   TRY(const InstanceView view,
                       node.PutInstance(IdOf(request), static_cast<std::uint64_t>(generation),
-                                       shares, workload));
+                                       shares, workload, memo));
                   http::JsonWriter json;
                   WriteInstance(json, view);
                   return Json(json);
@@ -346,6 +356,7 @@ http::Router MakeRouter(Node& node, metrics::Registry& registry, const ApiOption
     http::JsonWriter json;
     json.BeginObject()
         .Field("name", view.name)
+        .Field("rack", view.rack)
         .Field("cpu_millis", view.cpu_millis)
         .Field("cpu_reserved_millis", view.cpu_reserved_millis)
         .Field("ram_bytes", view.ram_bytes)
@@ -354,6 +365,9 @@ http::Router MakeRouter(Node& node, metrics::Registry& registry, const ApiOption
         .Field("why_not_contained", view.why_not_contained)
         .Field("guest_socket", node.guest_socket())
         .Field("guest_library", options.guest_library);
+    json.Key("isolations").BeginArray();
+    for (const device::Isolation one : view.isolations) json.Value(device::IsolationName(one));
+    json.EndArray();
     WriteCards(json, view.cards);
     json.EndObject();
     return Json(json);

@@ -92,6 +92,17 @@ bool Lives(const os::ProcessId& process) {
   return os::IsAlive(process);
 }
 
+// Waits for the end of them all.
+bool Ended(const std::vector<os::ProcessId>& processes, std::int64_t nanos_max) {
+  const os::Clock& clock = os::RealClock();
+  const std::int64_t until = clock.MonotonicNanos() + nanos_max;
+  while (std::any_of(processes.begin(), processes.end(), Lives)) {
+    if (clock.MonotonicNanos() >= until) return false;
+    clock.SleepNanos(kLookNanos);
+  }
+  return true;
+}
+
 }  // namespace
 
 std::map<std::string, std::uint32_t> MpsPercentages(const std::map<std::string, MpsPart>& parts) {
@@ -200,12 +211,12 @@ Result<std::string> MpsDaemons::Command(const std::string& card, const std::stri
 }
 
 // What later clients may have at most, whoever they say they are.
-Status MpsDaemons::Tell(const std::string& card, const Daemon& daemon) const {
+Status MpsDaemons::Tell(const std::string& card, const Parts& parts) const {
   std::uint32_t percentage = 1;
   std::uint64_t bytes = 0;
-  for (const auto& [slice, own] : MpsPercentages(daemon.parts)) {
+  for (const auto& [slice, own] : MpsPercentages(parts)) {
     percentage = std::max(percentage, own);
-    bytes = std::max(bytes, daemon.parts.at(slice).memory_bytes);
+    bytes = std::max(bytes, parts.at(slice).memory_bytes);
   }
   const std::string part = " " + std::to_string(percentage) + "\n";
   const std::string limit = " 0 " + SizeText(bytes) + "\n";
@@ -222,18 +233,126 @@ Status MpsDaemons::Tell(const std::string& card, const Daemon& daemon) const {
   return {};
 }
 
-Status MpsDaemons::Start(const std::string& card, Daemon* daemon) {
+// ---- one card's turn ----
+
+class MpsDaemons::Turn {
+ public:
+  Turn(MpsDaemons* all, std::string card) : all_(*all), card_(std::move(card)) {
+    std::unique_lock lock(all_.mutex_);
+    all_.turned_.wait(lock, [&] { return !all_.busy_.contains(card_); });
+    all_.busy_.insert(card_);
+  }
+  // One that was taken already.
+  Turn(MpsDaemons* all, std::string card, std::adopt_lock_t) : all_(*all), card_(std::move(card)) {}
+  ~Turn() {
+    {
+      const std::lock_guard lock(all_.mutex_);
+      all_.busy_.erase(card_);
+    }
+    all_.turned_.notify_all();
+  }
+  Turn(const Turn&) = delete;
+  Turn& operator=(const Turn&) = delete;
+
+ private:
+  MpsDaemons& all_;
+  const std::string card_;
+};
+
+MpsDaemons::~MpsDaemons() {
+  stopping_ = true;
+  std::map<std::string, std::thread> starters;
+  {
+    const std::lock_guard lock(mutex_);
+    starters.swap(starters_);
+  }
+  for (auto& [card, thread] : starters) thread.join();
+}
+
+std::optional<os::ProcessId> MpsDaemons::ProcessOf(const std::string& card) const {
+  const std::lock_guard lock(mutex_);
+  const auto at = daemons_.find(card);
+  return at == daemons_.end() ? std::nullopt : at->second.process;
+}
+
+void MpsDaemons::SetProcess(const std::string& card, const std::optional<os::ProcessId>& process) {
+  const std::lock_guard lock(mutex_);
+  Daemon& daemon = daemons_[card];
+  daemon.process = process;
+  daemon.answered = false;
+}
+
+void MpsDaemons::NoteServers(const std::string& card) {
+  const auto daemon = ProcessOf(card);
+  if (!daemon || !Lives(*daemon)) return;
+  std::vector<os::ProcessId> found;
+  const std::string tasks = "/proc/" + std::to_string(daemon->pid) + "/task";
+  const auto names = os::PosixFiles().List(tasks);
+  for (const std::string& task : names ? *names : std::vector<std::string>()) {
+    std::istringstream children(
+        os::PosixFiles().Read(tasks + "/" + task + "/children").value_or(""));
+    for (pid_t pid = 0; children >> pid;) {
+      const auto process = os::IdentifyProcess(pid);
+      const auto parent = os::ParentOf(pid);
+      if (process && parent && *parent == daemon->pid) found.push_back(*process);
+    }
+  }
+  // That the daemon lived until now says that it was the parent, not who came after it.
+  if (!Lives(*daemon)) return;
+  std::string text;
+  {
+    const std::lock_guard lock(mutex_);
+    const auto at = daemons_.find(card);
+    if (at == daemons_.end()) return;
+    std::vector<os::ProcessId>& servers = at->second.servers;
+    const std::size_t gone =
+        std::erase_if(servers, [](const os::ProcessId& server) { return !Lives(server); });
+    bool changed = gone > 0;
+    for (const os::ProcessId& server : found) {
+      if (std::find(servers.begin(), servers.end(), server) != servers.end()) continue;
+      if (servers.size() >= kMpsServersMax) {
+        Log(LogLevel::kError, "mps.servers", {{"card", card}, {"error", "kMpsServersMax (64)"}});
+        break;
+      }
+      servers.push_back(server);
+      changed = true;
+    }
+    if (!changed) return;
+    for (const os::ProcessId& server : servers) {
+      text += std::to_string(server.pid) + " " + std::to_string(server.start_time) + "\n";
+    }
+  }
+  if (const Status saved = files_.WriteAtomically(FolderOf(card) + "/servers", text); !saved) {
+    Log(LogLevel::kWarn, "mps.servers", {{"card", card}, {"error", saved.error().ToString()}});
+  }
+}
+
+std::vector<os::ProcessId> MpsDaemons::Recorded(const std::string& card, const char* name) const {
+  std::istringstream words(files_.Read(FolderOf(card) + "/" + name).value_or(""));
+  std::vector<os::ProcessId> processes;
+  for (os::ProcessId one; words >> one.pid >> one.start_time;) {
+    if (Lives(one)) processes.push_back(one);
+  }
+  return processes;
+}
+
+Status MpsDaemons::Start(const std::string& card, const Parts& parts) {
   const std::string folder = FolderOf(card);
   const std::string known = folder + "/daemon";
-  daemon->process.reset();
-  // One of an earlier tesserad may still serve.
-  if (const auto text = files_.Read(known)) {
-    std::istringstream words(*text);
-    os::ProcessId process;
-    if (words >> process.pid >> process.start_time && Lives(process)) daemon->process = process;
+  // One of an earlier tesserad may still serve, and servers of one that does not.
+  const std::vector<os::ProcessId> earlier = Recorded(card, "daemon");
+  std::optional<os::ProcessId> process;
+  if (!earlier.empty()) process = earlier[0];
+  {
+    const std::vector<os::ProcessId> servers = Recorded(card, "servers");
+    const std::lock_guard lock(mutex_);
+    Daemon& daemon = daemons_[card];
+    daemon.process = process;
+    daemon.answered = false;
+    if (daemon.servers.empty()) daemon.servers = servers;
   }
   TRY(const std::string control, FindControl());
-  if (!daemon->process) {
+  if (!process) {
     TRY_STATUS(files_.MakeDirs(PipeFolder(card), 0755));
     TRY_STATUS(files_.MakeDirs(folder + "/log", 0700));
     std::vector<std::string> argv = {control, "-f"};
@@ -244,115 +363,140 @@ Status MpsDaemons::Start(const std::string& card, Daemon* daemon) {
                                             "CUDA_MPS_LOG_DIRECTORY=" + folder + "/log",
                                             "CUDA_VISIBLE_DEVICES=" + card}),
                                -1, -1));
-    const auto process = os::IdentifyProcess(pid);
-    if (!process) {
+    const auto spawned = os::IdentifyProcess(pid);
+    if (!spawned) {
       (void)waitpid(pid, nullptr, 0);
       return Error(Code::kUnavailable, control + " -f ended at once; see " + folder + "/log");
     }
-    daemon->process = *process;
+    process = *spawned;
+    SetProcess(card, process);
     const Status saved = files_.WriteAtomically(
         known, std::to_string(process->pid) + " " + std::to_string(process->start_time) + "\n");
     if (!saved) {
-      (void)Stop(card, daemon);
+      (void)Stop(card);
       return saved;
     }
   }
-  daemon->started = clock_.MonotonicNanos();
   // By the machine's clock: it is another process that is waited for.
   const std::int64_t until = os::RealClock().MonotonicNanos() + kMpsStartNanosMax;
   Status told = Error(Code::kUnavailable, "");
-  while (Lives(*daemon->process) && os::RealClock().MonotonicNanos() < until) {
-    told = Tell(card, *daemon);
+  while (Lives(*process) && os::RealClock().MonotonicNanos() < until) {
+    told = Tell(card, parts);
     if (told) break;
+    // The next tesserad finds it where it is.
+    if (stopping_) return told;
     os::RealClock().SleepNanos(kLookNanos);
   }
   if (told) {
+    {
+      const std::lock_guard lock(mutex_);
+      Daemon& daemon = daemons_[card];
+      daemon.answered = true;
+      daemon.started = clock_.MonotonicNanos();
+    }
     Log(LogLevel::kInfo, "mps.started",
-        {{"card", card}, {"pid", static_cast<std::int64_t>(daemon->process->pid)}});
+        {{"card", card}, {"pid", static_cast<std::int64_t>(process->pid)}});
     return {};
   }
-  const bool ended = !Lives(*daemon->process);
-  (void)Stop(card, daemon);
+  const bool ended = !Lives(*process);
+  (void)Stop(card);
   return Error(Code::kUnavailable,
                "the MPS daemon of card " + card +
                    (ended ? " ended at once" : " did not answer within kMpsStartNanosMax (10 s)") +
                    "; see " + folder + "/log");
 }
 
-Status MpsDaemons::Stop(const std::string& card, Daemon* daemon) {
-  if (daemon->process && Lives(*daemon->process)) {
-    const os::Clock& clock = os::RealClock();
-    const std::int64_t until = clock.MonotonicNanos() + kMpsStopNanosMax;
-    const auto ended = [&](std::int64_t when) {
-      while (Lives(*daemon->process)) {
-        if (clock.MonotonicNanos() >= when) return false;
-        clock.SleepNanos(kLookNanos);
-      }
-      return true;
-    };
+// The daemon alone: who runs keeps his server.
+Status MpsDaemons::Stop(const std::string& card) {
+  NoteServers(card);
+  const auto process = ProcessOf(card);
+  if (process && Lives(*process)) {
     const auto quit = Command(card, "quit -t 0\n");
-    if (!quit || !ended(until - kMpsStopNanosMax / 2)) {
-      kill(daemon->process->pid, SIGTERM);
-      if (!ended(until)) {
-        kill(daemon->process->pid, SIGKILL);
-        if (!ended(until + kMpsStopNanosMax)) {
+    if (!quit || !Ended({*process}, kMpsStopNanosMax / 2)) {
+      kill(process->pid, SIGTERM);
+      if (!Ended({*process}, kMpsStopNanosMax / 2)) {
+        kill(process->pid, SIGKILL);
+        if (!Ended({*process}, kMpsStopNanosMax)) {
           return Error(Code::kUnavailable, "the MPS daemon of card " + card + " does not end");
         }
       }
     }
     Log(LogLevel::kInfo, "mps.stopped", {{"card", card}});
   }
-  daemon->process.reset();
+  SetProcess(card, std::nullopt);
   return files_.Remove(FolderOf(card) + "/daemon");
 }
 
+Status MpsDaemons::StopServers(const std::string& card) {
+  std::vector<os::ProcessId> servers;
+  {
+    const std::lock_guard lock(mutex_);
+    servers = daemons_[card].servers;
+  }
+  for (const int number : {SIGTERM, SIGKILL}) {
+    for (const os::ProcessId& server : servers) {
+      if (!Lives(server)) continue;
+      Log(LogLevel::kInfo, "mps.orphan_ended",
+          {{"card", card}, {"pid", static_cast<std::int64_t>(server.pid)}, {"signal", number}});
+      kill(server.pid, number);
+    }
+    if (Ended(servers, kMpsStopNanosMax / 2)) return files_.Remove(FolderOf(card) + "/servers");
+  }
+  return Error(Code::kUnavailable, "an MPS server of card " + card + " does not end");
+}
+
 Status MpsDaemons::Put(const std::string& card, const std::string& slice, const MpsPart& part) {
-  const std::lock_guard lock(mutex_);
-  const bool fresh = !daemons_.contains(card);
-  Daemon& daemon = daemons_[card];
-  const auto before = daemon.parts.find(slice);
-  const std::optional<MpsPart> old =
-      before == daemon.parts.end() ? std::nullopt : std::optional(before->second);
-  if (old == part) return {};
-  if (!old && daemon.parts.size() >= kMpsSlicesMax) {
+  const Turn turn(this, card);
+  std::unique_lock lock(mutex_);
+  const auto at = daemons_.find(card);
+  const bool fresh = at == daemons_.end();
+  Parts parts = fresh ? Parts() : at->second.parts;
+  const auto before = parts.find(slice);
+  if (before != parts.end() && before->second == part) return {};
+  if (before == parts.end() && parts.size() >= kMpsSlicesMax) {
     return Error(Code::kResourceExhausted, "kMpsSlicesMax (48) spatial slices on card " + card);
   }
-  daemon.parts[slice] = part;
+  parts[slice] = part;
+  lock.unlock();
   // One that is dead at the moment hears it when it is started again.
   Status done;
   if (fresh) {
-    done = Start(card, &daemon);
-  } else if (daemon.process && Lives(*daemon.process)) {
-    done = Tell(card, daemon);
+    done = Start(card, parts);
+  } else if (const auto process = ProcessOf(card); process && Lives(*process)) {
+    done = Tell(card, parts);
   }
-  if (done) return {};
-  if (fresh) {
+  lock.lock();
+  if (done) {
+    daemons_[card].parts = std::move(parts);
+  } else if (fresh) {
     daemons_.erase(card);
-  } else if (old) {
-    daemon.parts[slice] = *old;
-  } else {
-    daemon.parts.erase(slice);
   }
   return done;
 }
 
 Status MpsDaemons::Remove(const std::string& card, const std::string& slice) {
-  const std::lock_guard lock(mutex_);
+  const Turn turn(this, card);
+  std::unique_lock lock(mutex_);
   const auto at = daemons_.find(card);
   if (at == daemons_.end() || !at->second.parts.contains(slice)) return {};
-  Daemon& daemon = at->second;
-  if (daemon.parts.size() == 1) {
-    TRY_STATUS(Stop(card, &daemon));
-    daemons_.erase(at);
+  Parts parts = at->second.parts;
+  parts.erase(slice);
+  lock.unlock();
+  if (parts.empty()) {
+    TRY_STATUS(Stop(card));
+    TRY_STATUS(StopServers(card));
+    lock.lock();
+    daemons_.erase(card);
     return {};
   }
-  daemon.parts.erase(slice);
   // The others may have more from now on; when it cannot be told they keep what they have.
-  if (daemon.process && Lives(*daemon.process)) {
-    if (const Status told = Tell(card, daemon); !told) {
+  if (const auto process = ProcessOf(card); process && Lives(*process)) {
+    if (const Status told = Tell(card, parts); !told) {
       Log(LogLevel::kWarn, "mps.not_told", {{"card", card}, {"error", told.error().ToString()}});
     }
   }
+  lock.lock();
+  daemons_[card].parts = std::move(parts);
   return {};
 }
 
@@ -374,64 +518,110 @@ std::vector<std::string> MpsDaemons::Variables(const std::string& card,
           "CUDA_MPS_PINNED_DEVICE_MEM_LIMIT=0=" + SizeText(parts.at(slice).memory_bytes)};
 }
 
-bool MpsDaemons::Owns(pid_t pid) const {
+bool MpsDaemons::Owns(pid_t pid) {
   const auto parent = os::ParentOf(pid);
-  const std::lock_guard lock(mutex_);
-  return std::any_of(daemons_.begin(), daemons_.end(), [&](const auto& item) {
-    const auto& process = item.second.process;
-    return process && (process->pid == pid || (parent && *parent == process->pid));
-  });
+  std::string child_of;
+  {
+    const std::lock_guard lock(mutex_);
+    for (const auto& [card, daemon] : daemons_) {
+      if (daemon.process && daemon.process->pid == pid) return true;
+      if (daemon.process && parent && *parent == daemon.process->pid) child_of = card;
+      for (const os::ProcessId& server : daemon.servers) {
+        if (server.pid == pid && Lives(server)) return true;
+      }
+    }
+  }
+  if (child_of.empty()) return false;
+  NoteServers(child_of);
+  return true;
 }
 
-void MpsDaemons::StartOrWait(const std::string& card, Daemon* daemon) {
-  const Status started = Start(card, daemon);
-  if (started) return;
-  daemon->process.reset();
-  daemon->backoff = std::clamp(2 * daemon->backoff, kMpsBackoffNanosMin, kMpsBackoffNanosMax);
-  daemon->next_start = clock_.MonotonicNanos() + daemon->backoff;
+void MpsDaemons::StartOrWait(const std::string& card) {
+  Parts parts;
+  {
+    const std::lock_guard lock(mutex_);
+    const auto at = daemons_.find(card);
+    if (at == daemons_.end()) return;  // its last slice has gone meanwhile
+    parts = at->second.parts;
+  }
+  const Status started = Start(card, parts);
+  if (started || stopping_) return;
+  const std::lock_guard lock(mutex_);
+  Daemon& daemon = daemons_[card];
+  daemon.process.reset();
+  daemon.backoff = std::clamp(2 * daemon.backoff, kMpsBackoffNanosMin, kMpsBackoffNanosMax);
+  daemon.next_start = clock_.MonotonicNanos() + daemon.backoff;
   Log(LogLevel::kError, "mps.not_started", {{"card", card}, {"error", started.error().ToString()}});
 }
 
+void MpsDaemons::StartLater(const std::string& card) {
+  std::thread& thread = starters_[card];
+  if (thread.joinable()) thread.join();  // it gave its card's turn back, which was its last act
+  busy_.insert(card);
+  thread = std::thread([this, card] {
+    sigset_t all;
+    sigfillset(&all);
+    pthread_sigmask(SIG_BLOCK, &all, nullptr);
+    const Turn turn(this, card, std::adopt_lock);
+    StartOrWait(card);
+  });
+}
+
 void MpsDaemons::Adopt(const std::string& card, const std::string& slice, const MpsPart& part) {
-  const std::lock_guard lock(mutex_);
-  Daemon& daemon = daemons_[card];
-  daemon.parts[slice] = part;
-  if (!daemon.process) {
-    StartOrWait(card, &daemon);
-  } else if (const Status told = Tell(card, daemon); !told) {
+  const Turn turn(this, card);
+  Parts parts;
+  bool there = false;
+  {
+    const std::lock_guard lock(mutex_);
+    Daemon& daemon = daemons_[card];
+    daemon.parts[slice] = part;
+    parts = daemon.parts;
+    there = daemon.process.has_value();
+  }
+  if (!there) {
+    // One that does not live any more is started by Tick: nobody else waits for it.
+    if (!Recorded(card, "daemon").empty()) StartOrWait(card);
+  } else if (const Status told = Tell(card, parts); !told) {
     Log(LogLevel::kWarn, "mps.not_told", {{"card", card}, {"error", told.error().ToString()}});
   }
 }
 
 void MpsDaemons::Tick() {
-  const std::lock_guard lock(mutex_);
-  const std::int64_t now = clock_.MonotonicNanos();
-  for (auto& [card, daemon] : daemons_) {
-    if (daemon.process && Lives(*daemon.process)) {
-      if (now - daemon.started > kMpsBackoffNanosMax) daemon.backoff = 0;
-      continue;
+  std::vector<std::string> living;
+  {
+    const std::lock_guard lock(mutex_);
+    const std::int64_t now = clock_.MonotonicNanos();
+    for (auto& [card, daemon] : daemons_) {
+      if (busy_.contains(card) || daemon.parts.empty()) continue;
+      if (daemon.process && Lives(*daemon.process)) {
+        if (now - daemon.started > kMpsBackoffNanosMax) daemon.backoff = 0;
+        living.push_back(card);
+        continue;
+      }
+      if (daemon.process) {
+        daemon.process.reset();
+        daemon.backoff = std::clamp(2 * daemon.backoff, kMpsBackoffNanosMin, kMpsBackoffNanosMax);
+        daemon.next_start = now + daemon.backoff;
+        Log(LogLevel::kError, "mps.died",
+            {{"card", card},
+             {"again_in_seconds", daemon.backoff / 1'000'000'000},
+             {"means",
+              "processes under way keep their server; new ones are no clients until then"}});
+      }
+      if (now < daemon.next_start) continue;
+      ++daemon.restarts;
+      StartLater(card);
     }
-    if (daemon.process) {
-      daemon.process.reset();
-      daemon.backoff = std::clamp(2 * daemon.backoff, kMpsBackoffNanosMin, kMpsBackoffNanosMax);
-      daemon.next_start = now + daemon.backoff;
-      Log(LogLevel::kError, "mps.died",
-          {{"card", card},
-           {"again_in_seconds", daemon.backoff / 1'000'000'000},
-           {"means", "processes under way keep their server; new ones are no clients until then"}});
-    }
-    if (now < daemon.next_start) continue;
-    ++daemon.restarts;
-    StartOrWait(card, &daemon);
   }
+  for (const std::string& card : living) NoteServers(card);
 }
 
 std::vector<MpsDaemons::View> MpsDaemons::Daemons() const {
   const std::lock_guard lock(mutex_);
   std::vector<View> views;
   for (const auto& [card, daemon] : daemons_) {
-    views.push_back(
-        {card, daemon.parts.size(), daemon.process && Lives(*daemon.process), daemon.restarts});
+    views.push_back({card, daemon.parts.size(),
+                     daemon.answered && daemon.process && Lives(*daemon.process), daemon.restarts});
   }
   return views;
 }

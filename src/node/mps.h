@@ -5,18 +5,23 @@
 // A process is a client of one daemon with the percentage it came with: what a later change of
 // weights means holds for processes that start later. Whoever is under way when the daemon dies
 // keeps its server and its percentage; processes that start before the new daemon answers are no
-// clients, and the audit judges them as processes without a session.
+// clients, and the audit judges them as processes without a session. A server whose daemon died
+// stays ours, across restarts of tesserad too, and goes with the last slice of its card.
 //
 // Every daemon's servers allow the largest percentage and memory of the card's slices; what is a
 // slice's own is said to its processes (Variables), and the guest library says it again from the
 // control page, which a tenant cannot write.
 #pragma once
 
+#include <atomic>
+#include <condition_variable>
 #include <cstdint>
 #include <map>
 #include <mutex>
 #include <optional>
+#include <set>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include "base/result.h"
@@ -36,6 +41,8 @@ inline constexpr std::int64_t kMpsStopNanosMax = 5'000'000'000;     // from quit
 inline constexpr std::int64_t kMpsBackoffNanosMin = 1'000'000'000;  // doubled with every start
 inline constexpr std::int64_t kMpsBackoffNanosMax = 60'000'000'000;
 inline constexpr std::size_t kMpsAnswerBytesMax = 64 * 1024;
+inline constexpr std::size_t kMpsServersMax =
+    64;  // of one card that are known; further ones are not
 
 // What a slice is owed of a card in spatial isolation.
 struct MpsPart {
@@ -55,8 +62,10 @@ std::map<std::string, std::uint32_t> MpsPercentages(const std::map<std::string, 
 // where NVIDIA's server and its clients meet besides. The simulated one needs none. Pure.
 std::vector<runtime::Bind> MpsBinds(const std::string& pipe_folder, bool simulated);
 
-// Thread-safe. Calls may take until a daemon answers (kMpsStartNanosMax). The destructor leaves the
-// daemons running; a later object of the same folder finds them.
+// Thread-safe. Put, Adopt and Remove may take until a daemon answers (kMpsStartNanosMax) and wait
+// for one another on one card; nothing waits for another card's daemon, and what only asks waits
+// for none. The destructor leaves the daemons running; a later object of the same folder finds
+// them.
 class MpsDaemons {
  public:
   struct Options {
@@ -66,13 +75,19 @@ class MpsDaemons {
     const os::Clock* clock = nullptr;
   };
   explicit MpsDaemons(Options options);
+  ~MpsDaemons();
+  MpsDaemons(const MpsDaemons&) = delete;
+  MpsDaemons& operator=(const MpsDaemons&) = delete;
+
+  // Whether there is a control program, so that Put can work.
+  bool Offered() const { return FindControl().has_value(); }
 
   // The slice is on the card with that part, new or changed. Starts the daemon when it is the
   // first. kFailedPrecondition when there is no control program (says where it was looked for),
   // kUnavailable when the daemon does not come up; then the slice is not there.
   Status Put(const std::string& card, const std::string& slice, const MpsPart& part);
   // The same for a slice of an earlier tesserad: it is there in any case, and a daemon that does
-  // not come up is tried again by Tick.
+  // not live, or does not answer, is started by Tick.
   void Adopt(const std::string& card, const std::string& slice, const MpsPart& part);
   // Stops the daemon when it was the last. What is not there is fine.
   Status Remove(const std::string& card, const std::string& slice);
@@ -82,10 +97,11 @@ class MpsDaemons {
   // What a process of the slice is started with.
   std::vector<std::string> Variables(const std::string& card, const std::string& slice) const;
   std::string PipeFolder(const std::string& card) const { return FolderOf(card) + "/pipe"; }
-  // Whether the process is a daemon of ours or a server it has started.
-  bool Owns(pid_t pid) const;
+  // Whether the process is a daemon of ours or a server that one of ours has started.
+  bool Owns(pid_t pid);
 
-  // Starts daemons that died again, each after its back-off.
+  // Notes which servers there are, and has daemons that died started again, each after its back-off
+  // and in a thread of its own.
   void Tick();
 
   struct View {
@@ -97,28 +113,50 @@ class MpsDaemons {
   std::vector<View> Daemons() const;
 
  private:
+  using Parts = std::map<std::string, MpsPart>;  // by slice
   struct Daemon {
-    std::map<std::string, MpsPart> parts;
+    Parts parts;
     std::optional<os::ProcessId> process;
+    bool answered = false;  // that process did, once
+    // Those that it or one before it started, as far as they live.
+    std::vector<os::ProcessId> servers;
     std::uint64_t restarts = 0;
     std::int64_t started = 0;
     std::int64_t backoff = 0;
     std::int64_t next_start = 0;
   };
+  // Held while one card's daemon is started, told something or stopped, and its parts change: the
+  // mutex is not.
+  class Turn;
 
   std::string FolderOf(const std::string& card) const { return options_.folder + "/" + card; }
   Result<std::string> FindControl() const;
   Result<std::string> Command(const std::string& card, const std::string& lines) const;
-  Status Start(const std::string& card, Daemon* daemon);
-  void StartOrWait(const std::string& card, Daemon* daemon);
-  Status Stop(const std::string& card, Daemon* daemon);
-  Status Tell(const std::string& card, const Daemon& daemon) const;
+  // These five with the card's turn and without the mutex.
+  Status Start(const std::string& card, const Parts& parts);
+  void StartOrWait(const std::string& card);
+  Status Stop(const std::string& card);
+  Status StopServers(const std::string& card);
+  Status Tell(const std::string& card, const Parts& parts) const;
+  // Has StartOrWait called in a thread. With the mutex.
+  void StartLater(const std::string& card);
+
+  std::optional<os::ProcessId> ProcessOf(const std::string& card) const;
+  void SetProcess(const std::string& card, const std::optional<os::ProcessId>& process);
+  // What a file of the card's folder names and still lives.
+  std::vector<os::ProcessId> Recorded(const std::string& card, const char* name) const;
+  // Notes servers that the living daemon has started, in memory and on disk.
+  void NoteServers(const std::string& card);
 
   Options options_;
   os::Files& files_;
   const os::Clock& clock_;
   mutable std::mutex mutex_;
-  std::map<std::string, Daemon> daemons_;  // by card
+  std::condition_variable turned_;
+  std::set<std::string> busy_;                   // cards whose turn somebody has
+  std::map<std::string, Daemon> daemons_;        // by card
+  std::map<std::string, std::thread> starters_;  // by card; at most one each
+  std::atomic<bool> stopping_{false};
 };
 
 }  // namespace tessera::node

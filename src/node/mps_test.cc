@@ -9,9 +9,11 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <atomic>
 #include <filesystem>
 #include <fstream>
 #include <functional>
+#include <thread>
 
 #include "base/rng.h"
 #include "node/node.h"
@@ -104,6 +106,84 @@ TEST(MpsDaemonsTest, WithoutTheProgramItSaysWhatIsMissingAndWhere) {
   EXPECT_TRUE(others.Daemons().empty());
 }
 
+// A stand-in for the control program: its daemon of one card comes up only when the gate opens.
+TEST(MpsDaemonsTest, ASlowDaemonIsWaitedForByItsOwnCardOnly) {
+  const os::ScratchFolder scratch;
+  const std::string control = scratch / "control";
+  const std::string gate = scratch / "gate";
+  const std::string waiting = scratch / "waiting";
+  std::ofstream(control) << "#!/bin/sh\n"
+                            "up=$CUDA_MPS_PIPE_DIRECTORY/up\n"
+                            "if [ \"$1\" = -f ]; then\n"
+                            "  trap 'rm -f $up; exit 0' TERM\n"
+                            "  if [ $CUDA_VISIBLE_DEVICES = slow ]; then\n"
+                            "    : > "
+                         << waiting << "\n    until [ -e " << gate
+                         << " ]; do sleep 0.02; done\n"
+                            "  fi\n"
+                            "  echo $$ > $up\n"
+                            "  while [ -e $up ]; do sleep 0.02; done\n"
+                            "  exit 0\n"
+                            "fi\n"
+                            "[ -e $up ] || exit 1\n"
+                            "if grep -q quit; then rm $up; fi\n";
+  std::filesystem::permissions(control, std::filesystem::perms::all);
+  const auto appears = [](const std::string& file) {
+    for (int i = 0; i < 6000 && !std::filesystem::exists(file); ++i) usleep(5000);
+    return std::filesystem::exists(file);
+  };
+  MpsDaemons daemons({.control = control, .folder = scratch / "mps"});
+  std::atomic<bool> done{false};
+  Status slow;
+  std::thread starter([&] {
+    slow = daemons.Put("slow", "a", Weight(100));
+    done = true;
+  });
+  ASSERT_TRUE(appears(waiting));
+  // All that other cards need, and all that only asks about this one, goes on beside it.
+  const Status put = daemons.Put("fast", "b", Weight(300));
+  EXPECT_TRUE(put) << put.error().ToString();
+  EXPECT_TRUE(daemons.Put("fast", "c", Weight(100)));
+  EXPECT_EQ(daemons.Percentage("fast", "b"), 75u);
+  EXPECT_EQ(daemons.Percentage("slow", "a"), 0u);
+  EXPECT_FALSE(daemons.Variables("fast", "b").empty());
+  EXPECT_FALSE(daemons.Owns(getpid()));
+  EXPECT_TRUE(daemons.Remove("fast", "c"));
+  daemons.Tick();
+  ASSERT_EQ(daemons.Daemons().size(), 2u);
+  EXPECT_FALSE(done) << "none of it waited for the slow one";
+  std::ofstream(gate) << "open\n";
+  starter.join();
+  EXPECT_TRUE(slow) << slow.error().ToString();
+  EXPECT_EQ(daemons.Percentage("slow", "a"), 100u);
+
+  // The same for one that died, which Tick has started again.
+  std::filesystem::remove(gate);
+  std::filesystem::remove(waiting);
+  pid_t pid = 0;
+  std::ifstream(scratch / "mps/slow/daemon") >> pid;
+  ASSERT_GT(pid, 1);
+  std::filesystem::remove(scratch / "mps/slow/pipe/up");
+  kill(pid, SIGKILL);
+  const auto view = [&] {
+    const auto all = daemons.Daemons();
+    return *std::find_if(all.begin(), all.end(),
+                         [](const auto& one) { return one.card == "slow"; });
+  };
+  for (int i = 0; i < 6000 && !std::filesystem::exists(waiting); ++i) {
+    daemons.Tick();
+    usleep(5000);
+  }
+  ASSERT_TRUE(std::filesystem::exists(waiting));
+  daemons.Tick();
+  EXPECT_TRUE(daemons.Put("fast", "b", Weight(200)));
+  EXPECT_EQ(view().restarts, 1u);
+  std::ofstream(gate) << "open\n";
+  EXPECT_TRUE(daemons.Remove("slow", "a")) << "waits for its turn";
+  EXPECT_TRUE(daemons.Remove("fast", "b"));
+  EXPECT_TRUE(daemons.Daemons().empty());
+}
+
 TEST(SpatialNodeTest, WithoutTheProgramNothingIsReserved) {
   TestNode t;
   t.mps_control = t.folder + "/none";
@@ -119,6 +199,36 @@ TEST(SpatialNodeTest, WithoutTheProgramNothingIsReserved) {
   EXPECT_TRUE(t.node->Slices().empty()) << "no record stayed";
   // The card is as free as before for the other sort.
   EXPECT_TRUE(t.node->PutSlice("s", 1, {t.Share(0, 2 * kGiB)}));
+}
+
+TEST(SpatialNodeTest, AWholeCardHoldsOneSlice) {
+  TestNode t;
+  ASSERT_TRUE(t.Restart());
+  device::Share whole = t.Share(0, 2 * kGiB);
+  whole.isolation = device::Isolation::kWhole;
+  ASSERT_TRUE(t.node->PutSlice("w", 1, {whole}));
+  for (const auto isolation : {device::Isolation::kShim, device::Isolation::kWhole}) {
+    device::Share other = t.Share(0, kGiB);
+    other.isolation = isolation;
+    const auto put = t.node->PutSlice("s", 1, {other});
+    ASSERT_FALSE(put);
+    EXPECT_EQ(put.error().code(), Code::kResourceExhausted);
+    EXPECT_THAT(put.error().message(), HasSubstr("shares[0].isolation"));
+  }
+  ASSERT_TRUE(t.node->PutSlice("s", 1, {t.Share(1, kGiB)}));
+  placement::Request ask;
+  ask.memory_bytes = kGiB;
+  ask.compute = Permille{100};
+  ask.isolation = device::Isolation::kWhole;
+  EXPECT_FALSE(t.node->Allocate(ask)) << "one card is whole, the other holds something";
+  // The change of its own limits meets nobody else.
+  whole.memory_bytes = 3 * kGiB;
+  ASSERT_TRUE(t.node->PutSlice("w", 2, {whole}));
+  ASSERT_TRUE(t.node->DeleteSlice("w"));
+  const auto run = t.node->Allocate(ask);
+  ASSERT_TRUE(run) << run.error().ToString();
+  EXPECT_EQ(run->shares[0].card_uuid, t.uuids[0]);
+  EXPECT_EQ(run->shares[0].isolation, device::Isolation::kWhole);
 }
 
 TEST(SpatialNodeTest, ASliceOfTwoCardsIsRefused) {
@@ -282,7 +392,7 @@ TEST_F(SpatialTest, ACardIsInTurnsOrSpatialNeverBoth) {
   ASSERT_TRUE(node_->PutSlice("spatial", 1, {Spatial(300)}));
   const auto second = node_->PutSlice("shim", 1, {shim});
   ASSERT_FALSE(second);
-  EXPECT_EQ(second.error().code(), Code::kFailedPrecondition);
+  EXPECT_EQ(second.error().code(), Code::kResourceExhausted) << "another card may do";
   EXPECT_THAT(second.error().message(), HasSubstr("shares[0].isolation: expected spatial"));
   EXPECT_THAT(second.error().message(), HasSubstr("slice spatial"));
   const auto changed = node_->PutSlice("spatial", 2, {shim});
@@ -338,6 +448,55 @@ TEST_F(SpatialTest, ADeadDaemonIsStartedAgainAndWhoRunsRunsOn) {
   EXPECT_NE(DaemonPid(), daemon);
   auto& late = Start("a");
   EXPECT_EQ(Use(late.pid()).percentage, 300u);
+}
+
+// Who runs keeps his server when its daemon dies. It is no stranger, for these daemons nor for
+// those of the next tesserad, and it goes with the card's last slice.
+TEST_F(SpatialTest, AServerWithoutADaemonIsStillOurs) {
+  const os::ScratchFolder folder;
+  const MpsDaemons::Options options = {.control = TESSERA_SIMGPU_FOLDER "/nvidia-cuda-mps-control",
+                                       .folder = folder / "mps"};
+  auto daemons = std::make_unique<MpsDaemons>(options);
+  ASSERT_TRUE(daemons->Put(uuid_, "a", Weight(300)));
+  pid_t daemon = 0;
+  std::ifstream(folder / "mps/" + uuid_ + "/daemon") >> daemon;
+  guest::TestProgram::Environment environment = {{"LD_LIBRARY_PATH", TESSERA_SIMGPU_FOLDER}};
+  for (const std::string& variable : daemons->Variables(uuid_, "a")) {
+    const auto equals = variable.find('=');
+    environment.emplace_back(variable.substr(0, equals), variable.substr(equals + 1));
+  }
+  tenants_.push_back(std::make_unique<guest::TestProgram>(
+      std::vector<std::string>{TESSERA_MPS_CLIENT}, environment));
+  guest::TestProgram& client = *tenants_.back();
+  unsigned code = 9999;
+  ASSERT_EQ(std::fscanf(client.out(), " ready %u", &code), 1);
+  ASSERT_EQ(code, 0u);
+  pid_t server = 0;
+  ASSERT_TRUE(Eventually([&] {
+    const std::string task = "/proc/" + std::to_string(daemon) + "/task/" + std::to_string(daemon);
+    return static_cast<bool>(std::ifstream(task + "/children") >> server);
+  }));
+  const os::ProcessId process = *os::IdentifyProcess(server);
+  EXPECT_TRUE(daemons->Owns(daemon));
+  EXPECT_TRUE(daemons->Owns(server));
+  kill(daemon, SIGKILL);
+  ASSERT_TRUE(Eventually([&] { return !daemons->Daemons()[0].running; }));
+  ASSERT_TRUE(os::IsAlive(process)) << "else this says nothing";
+  EXPECT_TRUE(daemons->Owns(server));
+  EXPECT_FALSE(daemons->Owns(getpid()));
+  daemons = std::make_unique<MpsDaemons>(options);
+  EXPECT_FALSE(daemons->Owns(server)) << "its card has no slice";
+  daemons->Adopt(uuid_, "a", Weight(300));
+  ASSERT_TRUE(Eventually([&] {
+    daemons->Tick();
+    return daemons->Daemons()[0].running;
+  }));
+  EXPECT_TRUE(daemons->Owns(server));
+  EXPECT_TRUE(os::IsAlive(process));
+  EXPECT_EQ(Do(client, "work 100 500 1"), 0u);
+  ASSERT_TRUE(daemons->Remove(uuid_, "a"));
+  EXPECT_FALSE(os::IsAlive(process));
+  EXPECT_FALSE(std::filesystem::exists(folder / "mps/" + uuid_ + "/servers"));
 }
 
 TEST_F(SpatialTest, ANewNodeFindsTheDaemonOfTheOld) {

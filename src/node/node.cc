@@ -5,6 +5,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <cctype>
 #include <utility>
 
 #include "base/log.h"
@@ -36,6 +37,16 @@ std::vector<device::Share> Larger(std::vector<device::Share> a,
 }
 
 }  // namespace
+
+Status CheckRack(const std::string& rack, const std::string& field) {
+  const bool named = std::all_of(rack.begin(), rack.end(), [](unsigned char c) {
+    return std::isalnum(c) != 0 || c == '.' || c == '-' || c == '_';
+  });
+  if (named && rack.size() <= kRackTextMax) return {};
+  return Error::Field(
+      field,
+      "expected at most 63 letters, digits, dots, dashes and underscores, got \"" + rack + "\"");
+}
 
 Node::Node(Options options)
     : options_(std::move(options)),
@@ -241,6 +252,8 @@ std::vector<CardView> Node::Cards() {
     std::uint64_t permille = 0;
     ReservedOn(card.uuid, "", &view.reserved_bytes, &permille);
     view.reserved_permille = static_cast<std::uint32_t>(permille);
+    std::string holder;
+    view.isolation = IsolationOf(card.uuid, "", &holder).value_or(device::Isolation::kShim);
     if (const auto at = telemetry_.find(card.uuid); at != telemetry_.end()) {
       view.used_bytes = at->second.used_bytes;
       view.busy_permille = at->second.busy ? at->second.busy->value : 0;
@@ -253,6 +266,10 @@ std::vector<CardView> Node::Cards() {
 NodeView Node::State() {
   NodeView view;
   view.name = options_.name;
+  view.rack = options_.rack;
+  for (const device::Isolation one : kNodeIsolations) {
+    if (one != device::Isolation::kSpatial || mps_.Offered()) view.isolations.push_back(one);
+  }
   view.cpu_millis = options_.cpu_millis;
   view.ram_bytes = options_.ram_bytes;
   view.contained = options_.runner != nullptr && options_.runner->contained();
@@ -694,7 +711,8 @@ Result<SliceView> Node::Allocate(placement::Request request, const SliceTerms& t
     placement::ForeignUse foreign;
     for (const device::Card& card : cards_) {
       std::string holder;
-      if (IsolationOf(card.uuid, "", &holder).value_or(isolation) != isolation) continue;
+      const auto there = IsolationOf(card.uuid, "", &holder);
+      if (there && (*there != isolation || isolation == device::Isolation::kWhole)) continue;
       inventory.cards.push_back(card);
       device::Share share;
       share.card_uuid = card.uuid;

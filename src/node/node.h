@@ -45,16 +45,23 @@ inline constexpr std::int64_t kTelemetryNanos = 1'000'000'000;
 inline constexpr std::int64_t kOrphanNanos =
     30'000'000'000;  // an allocation nobody joined is taken back after this
 
+// A rack is named by 1 to 63 letters, digits, dots, dashes and underscores; empty is none.
+inline constexpr std::size_t kRackTextMax = 63;
+Status CheckRack(const std::string& rack, const std::string& field);
+
 struct CardView {
   device::Card card;
   std::uint64_t reserved_bytes = 0;
   std::uint32_t reserved_permille = 0;
   std::uint64_t used_bytes = 0;
   std::uint32_t busy_permille = 0;
+  device::Isolation isolation = device::Isolation::kShim;  // of the slices on it, if there are any
 };
 
 struct NodeView {
   std::string name;
+  std::string rack;                           // where it stands; empty: nobody said
+  std::vector<device::Isolation> isolations;  // how it can hold slices, now
   std::uint32_t cpu_millis = 0;
   std::uint32_t cpu_reserved_millis = 0;
   std::uint64_t ram_bytes = 0;
@@ -96,6 +103,9 @@ struct InstanceView {
   std::uint64_t generation = 0;
   Phase phase = Phase::kStarting;
   std::vector<device::Share> shares;
+  std::uint32_t cpu_millis = 0;
+  std::uint64_t ram_bytes = 0;
+  std::string memo;
   int exit_code = 0;
   std::int64_t started_wall_micros = 0;
   std::int64_t ended_wall_micros = 0;
@@ -106,6 +116,7 @@ class Node {
  public:
   struct Options {
     std::string name;
+    std::string rack;
     std::string run_dir;
     std::string state_dir;
     std::uint32_t cpu_millis = 0;             // 0: the machine's
@@ -146,9 +157,10 @@ class Node {
   Result<SliceView> Allocate(placement::Request request, const SliceTerms& terms = {});
   Status AddMember(const std::string& id, pid_t pid);
 
+  // `memo` is kept with the instance and listed back unread; that of the first call stays.
   Result<InstanceView> PutInstance(const std::string& id, std::uint64_t generation,
                                    const std::vector<device::Share>& shares,
-                                   const runtime::Workload& workload);
+                                   const runtime::Workload& workload, const std::string& memo = "");
   Result<InstanceView> GetInstance(const std::string& id);
   std::vector<InstanceView> Instances();
   // generation 0: whichever runs.

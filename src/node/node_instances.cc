@@ -20,6 +20,9 @@ InstanceView Node::ViewInstance(const Record& record) {
   view.generation = record.generation;
   view.phase = record.phase;
   view.shares = record.shares;
+  view.cpu_millis = record.workload.cpu_millis;
+  view.ram_bytes = record.workload.ram_bytes;
+  view.memo = record.memo;
   view.exit_code = record.exit_code;
   view.started_wall_micros = record.started_wall_micros;
   view.ended_wall_micros = record.ended_wall_micros;
@@ -31,9 +34,12 @@ InstanceView Node::ViewInstance(const Record& record) {
 
 Result<InstanceView> Node::PutInstance(const std::string& id, std::uint64_t generation,
                                        const std::vector<device::Share>& shares,
-                                       const runtime::Workload& workload) {
+                                       const runtime::Workload& workload, const std::string& memo) {
   TRY_STATUS(broker::CheckSliceId(id));
   if (generation == 0) return Error::Field("generation", "expected at least 1");
+  if (memo.size() > kMemoBytesMax) {
+    return Error::Field("memo", "expected at most kMemoBytesMax (262144) bytes");
+  }
   if (options_.runner == nullptr) return Error(Code::kUnimplemented, "this node runs no instances");
   const IdLock id_lock(*this, id);
   if (!id_lock.held()) return id_lock.Busy();
@@ -87,6 +93,7 @@ Result<InstanceView> Node::PutInstance(const std::string& id, std::uint64_t gene
     record.boot_id = options_.boot_id;
     record.created_wall_micros = clock_.WallMicros();
     record.workload = workload;
+    record.memo = memo;
     // What a driver pins for a process is not always counted by its cgroup, and is of the RAM it
     // rents all the same. Less than a page would be no limit but a mistake.
     if (workload.ram_bytes >= wire::kHostGranuleBytes) {

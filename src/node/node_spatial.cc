@@ -1,5 +1,6 @@
-// Node: slices in spatial isolation. A card is either in turns or spatial, never both: turns would
-// be granted to work that runs at the same time as somebody else's.
+// Node: slices in spatial isolation, and in which isolations cards are. A card is either in turns
+// or spatial, never both: turns would be granted to work that runs at the same time as somebody
+// else's. A whole one holds one slice, by the guest library as any other.
 #include <algorithm>
 
 #include "base/log.h"
@@ -44,8 +45,16 @@ Status Node::CheckIsolation(const std::string& id, const std::vector<device::Sha
     }
     std::string holder;
     const auto there = IsolationOf(share.card_uuid, id, &holder);
-    if (!there || *there == share.isolation) continue;
-    return Error(Code::kFailedPrecondition,
+    const bool whole = share.isolation == device::Isolation::kWhole;
+    if (!there || (*there == share.isolation && !whole)) continue;
+    // Another card may do, or this one later: the scheduler asks elsewhere.
+    if (whole || *there == device::Isolation::kWhole) {
+      return Error(Code::kResourceExhausted,
+                   field + ": expected a card that holds nothing beside a whole slice, card " +
+                       share.card_uuid + " holds " + (whole ? "slice " : "the whole slice ") +
+                       holder);
+    }
+    return Error(Code::kResourceExhausted,
                  field + ": expected " + std::string(device::IsolationName(*there)) +
                      ", as slice " + holder + " on card " + share.card_uuid +
                      " has it: a card is shared in turns or spatially, never both");

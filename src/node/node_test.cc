@@ -51,6 +51,32 @@ TEST(NodeTest, ASliceIsReservedOnceHoweverOftenItIsPut) {
   EXPECT_EQ(t.node->GetSlice("a").error().code(), Code::kNotFound);
 }
 
+// What is kept for the scheduler outlives the node, unread; a record of before there were memos
+// loads as one without.
+TEST(NodeTest, AMemoOutlivesTheNodeAndOldRecordsLoad) {
+  TestNode t;
+  ASSERT_TRUE(t.Restart());
+  const std::string memo = "not JSON \"at\\all\xC3\xA9";
+  ASSERT_TRUE(t.node->PutInstance("i", 1, {t.Share(0, kGiB)}, Sleep(), memo));
+  ASSERT_TRUE(t.Restart());
+  EXPECT_EQ(t.node->GetInstance("i")->memo, memo);
+  EXPECT_EQ(t.node->GetInstance("i")->cpu_millis, Sleep().cpu_millis);
+  t.node.reset();
+  const std::string file = t.folder + "/state/records/i.json";
+  std::string text = *os::PosixFiles().Read(file);
+  const auto begin = text.find("\"memo\":");
+  ASSERT_NE(begin, std::string::npos);
+  const auto end = text.find("\"exit_code\":");
+  text.erase(begin, end - begin);
+  ASSERT_TRUE(os::PosixFiles().WriteAtomically(file, text));
+  ASSERT_TRUE(t.Restart());
+  const auto old = t.node->GetInstance("i");
+  ASSERT_TRUE(old) << old.error().ToString();
+  EXPECT_EQ(old->phase, Phase::kRunning);
+  EXPECT_EQ(old->memo, "");
+  ASSERT_TRUE(t.node->StopInstance("i", 1));
+}
+
 TEST(NodeTest, WhatDoesNotFitIsRefusedByName) {
   TestNode t;
   ASSERT_TRUE(t.Restart());

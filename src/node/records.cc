@@ -60,6 +60,8 @@ Result<Record> Parse(const std::string& text) {
   if (record.owner == Owner::kInstance) {
     TRY(auto workload, json.Object("workload"));
     TRY(record.workload, ReadWorkload(std::move(workload)));
+    // Not in records of before there were memos.
+    TRY(record.memo, json.OptionalString("memo", "", kMemoBytesMax));
     TRY(const auto exit_code, json.Int("exit_code", 0, 255));
     record.exit_code = static_cast<int>(exit_code);
     TRY(record.started_wall_micros, json.Int("started_wall_micros", 0, http::kJsonIntMax));
@@ -73,10 +75,11 @@ Result<Record> Parse(const std::string& text) {
 
 Result<device::Isolation> ReadIsolation(http::JsonObject& object) {
   TRY(const std::string name, object.OptionalString("isolation", "shim"));
-  for (const auto one : {device::Isolation::kShim, device::Isolation::kSpatial}) {
-    if (name == device::IsolationName(one)) return one;
+  const auto named = device::IsolationNamed(name);
+  for (const auto one : kNodeIsolations) {
+    if (named == one) return one;
   }
-  return object.Wrong("isolation", "expected shim or spatial");
+  return object.Wrong("isolation", "expected shim, spatial or whole");
 }
 
 std::string_view OwnerName(Owner owner) {
@@ -186,7 +189,8 @@ Status RecordStore::Save(const Record& record) {
       .Field("created_wall_micros", record.created_wall_micros);
   if (record.owner == Owner::kInstance) {
     WriteWorkload(json, record.workload);
-    json.Field("exit_code", record.exit_code)
+    json.Field("memo", record.memo)
+        .Field("exit_code", record.exit_code)
         .Field("started_wall_micros", record.started_wall_micros)
         .Field("ended_wall_micros", record.ended_wall_micros);
   }

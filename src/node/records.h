@@ -50,10 +50,16 @@ struct Record {
   std::int64_t created_wall_micros = 0;
   // Instances.
   runtime::Workload workload;
+  std::string memo;  // of whoever started it, kept and listed back unread
   int exit_code = 0;
   std::int64_t started_wall_micros = 0;
   std::int64_t ended_wall_micros = 0;
 };
+inline constexpr std::size_t kMemoBytesMax = 256 * 1024;
+
+// How a node can hold a slice; spatial needs the driver's MPS control program besides.
+inline constexpr device::Isolation kNodeIsolations[] = {
+    device::Isolation::kShim, device::Isolation::kSpatial, device::Isolation::kWhole};
 
 std::string_view OwnerName(Owner owner);
 

@@ -137,6 +137,8 @@ class TestNode {
       all.push_back(vendors::FakeVendor::MakeCard(static_cast<int>(i), 10 * kGiB));
       uuids.push_back(all.back().uuid);
     }
+    // One direction will do for whoever reads them.
+    if (cards > 1) all[0].links = {{uuids[1], 12}};
     vendor = std::make_unique<vendors::FakeVendor>(all);
   }
   // Replaces the node, as a restart of the daemon would.
@@ -158,6 +160,7 @@ class TestNode {
     options.cgroups = cgroups;
     options.cdi = cdi;
     options.mps_control = mps_control;
+    options.rack = rack;
     TRY(node, Node::Start(std::move(options)));
     return {};
   }
@@ -173,7 +176,8 @@ class TestNode {
   const os::Clock* clock = nullptr;
   std::optional<runtime::Cgroups> cgroups;
   CdiOptions cdi;
-  std::string mps_control;
+  std::string mps_control = "/none";  // whatever is installed here
+  std::string rack;
   std::vector<std::string> uuids;
   std::unique_ptr<vendors::FakeVendor> vendor;
   FakeRunner runner;

@@ -34,10 +34,6 @@ bool Has(const std::vector<std::string>& list, const std::string& one) {
   return std::find(list.begin(), list.end(), one) != list.end();
 }
 
-bool TakesWholeCards(Isolation isolation, bool exclusive) {
-  return exclusive || isolation == Isolation::kWhole || isolation == Isolation::kPassthrough;
-}
-
 // How far a tenant that asked for `apart` stays from another one. Unknown tenants are others too.
 Apart From(Apart apart, const std::vector<std::string>& from, const std::string& own,
            const std::string& other) {
@@ -343,7 +339,9 @@ Fleet::Card Engine::CardOf(const Record& record, std::size_t i) {
   const Amount& held = known.held->second;
   const bool foreign = known.foreign_bytes > 0 || known.foreign_permille > 0;
   std::uint8_t modes = inventory.isolations;
-  if (foreign) modes &= Bit(Isolation::kShim);  // what others hold is not known to be more
+  // What others hold is held the way its node says.
+  if (foreign)
+    modes &= TakesWholeCards(known.foreign_isolation, false) ? 0 : Bit(known.foreign_isolation);
   for (std::uint32_t m = 0; m < kIsolations; ++m) {
     if (held.of_mode[m] > 0) modes &= static_cast<std::uint8_t>(1u << m);
   }
@@ -438,6 +436,7 @@ Status Engine::UpdateNode(const NodeInventory& inventory, const ForeignUse& fore
     if (!i) continue;
     known.cards[*i].foreign_bytes += share.memory_bytes;
     known.cards[*i].foreign_permille += share.compute.value;
+    known.cards[*i].foreign_isolation = share.isolation;
     known.foreign = true;
   }
   for (std::size_t i = 0; i < known.cards.size(); ++i) {

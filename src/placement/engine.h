@@ -80,7 +80,7 @@ struct NodeInventory {
 };
 
 // What others hold on a node: slices it reports that this engine did not place. One Share a card,
-// in any order.
+// in any order, with the isolation that its slices have.
 struct ForeignUse {
   std::vector<device::Share> cards;
   std::uint32_t cpu_millis = 0;

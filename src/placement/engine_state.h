@@ -90,6 +90,7 @@ struct Engine::KnownCard {
   std::uint32_t sell_permille = 0;
   std::uint64_t foreign_bytes = 0;
   std::uint64_t foreign_permille = 0;
+  Isolation foreign_isolation = Isolation::kShim;
 };
 
 struct Engine::Known {

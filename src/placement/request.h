@@ -30,6 +30,11 @@ constexpr std::uint8_t Bit(Isolation mode) {
   return static_cast<std::uint8_t>(1u << static_cast<unsigned>(mode));
 }
 
+// Whether a slice leaves room for nobody else on its card.
+constexpr bool TakesWholeCards(Isolation isolation, bool exclusive) {
+  return exclusive || isolation == Isolation::kWhole || isolation == Isolation::kPassthrough;
+}
+
 // Whether all cards of a request are on one NUMA node. kPrefer: where any node can.
 enum class Numa { kNone, kPrefer, kRequire };
 

@@ -96,6 +96,22 @@ class FakeNode : public Node {
     const std::lock_guard lock(mutex_);
     lists_shares_ = lists;
   }
+  // False: as a node of before there were memos.
+  void SetKeepsMemos(bool keeps) {
+    const std::lock_guard lock(mutex_);
+    keeps_memos_ = keeps;
+    for (auto& [id, run] : runs_) {
+      if (!keeps) run.status.memo.clear();
+    }
+  }
+  void SetOffers(std::uint8_t isolations) {
+    const std::lock_guard lock(mutex_);
+    isolations_ = isolations;
+  }
+  void SetRack(std::string rack) {
+    const std::lock_guard lock(mutex_);
+    rack_ = std::move(rack);
+  }
   // True: Start answers before the instance runs; LetRun() makes it run.
   void SetStartsLater(bool later) {
     const std::lock_guard lock(mutex_);
@@ -172,6 +188,8 @@ class FakeNode : public Node {
       state.name = name_;
       state.cpu_millis = 64'000;
       state.ram_bytes = 256 * kGiB;
+      state.rack = rack_;
+      state.isolations = isolations_;
       for (const auto& [id, run] : runs_) {
         if (!run.holds) continue;
         state.cpu_reserved_millis += run.workload.cpu_millis;
@@ -179,15 +197,15 @@ class FakeNode : public Node {
       }
       for (const device::Card& card : cards_) {
         const device::Share share = ReservedOn(card.uuid);
-        state.cards.push_back(
-            {card, share.memory_bytes, share.compute.value, share.memory_bytes / 2, 250});
+        state.cards.push_back({card, share.memory_bytes, share.compute.value,
+                               share.memory_bytes / 2, 250, share.isolation});
       }
       return state;
     });
   }
 
   Result<RunStatus> Start(const placement::Placement& placement, std::uint64_t generation,
-                          const runtime::Workload& workload) override {
+                          const runtime::Workload& workload, const std::string& memo) override {
     {
       std::unique_lock lock(mutex_);
       ++at_gate_;
@@ -213,6 +231,10 @@ class FakeNode : public Node {
         for (const device::Card& card : cards_) {
           if (card.uuid == share.card_uuid) memory = card.memory_bytes;
         }
+        if ((isolations_ & placement::Bit(share.isolation)) == 0 ||
+            (held.memory_bytes > 0 && held.isolation != share.isolation)) {
+          return Error(Code::kFailedPrecondition, "card " + share.card_uuid + ": isolation");
+        }
         if (held.memory_bytes + share.memory_bytes > memory ||
             held.compute.value + share.compute.value > 1000) {
           return Error(Code::kResourceExhausted, "card " + share.card_uuid + " is full");
@@ -230,6 +252,7 @@ class FakeNode : public Node {
         run.status.cpu_millis = workload.cpu_millis;
         run.status.ram_bytes = workload.ram_bytes;
       }
+      if (keeps_memos_) run.status.memo = memo;
       world_.Began(placement.request_id, generation);
       if (starts_later_) run.status.state = RunState::kUnknown;
       return (runs_[placement.request_id] = run).status;
@@ -313,6 +336,7 @@ class FakeNode : public Node {
     device::Share sum{uuid, 0, {0}};
     const auto add = [&](const device::Share& share) {
       if (share.card_uuid != uuid) return;
+      sum.isolation = share.isolation;
       sum.memory_bytes += share.memory_bytes;
       sum.compute.value += share.compute.value;
     };
@@ -336,6 +360,10 @@ class FakeNode : public Node {
   bool away_ = false;
   bool frees_on_exit_ = true;
   bool lists_shares_ = true;
+  bool keeps_memos_ = true;
+  std::uint8_t isolations_ =
+      placement::Bit(device::Isolation::kShim) | placement::Bit(device::Isolation::kWhole);
+  std::string rack_;
   bool starts_later_ = false;
   bool gate_open_ = true;
   int at_gate_ = 0;

@@ -21,6 +21,8 @@ struct CardState {
   std::uint32_t reserved_permille = 0;
   std::uint64_t used_bytes = 0;     // what the driver reports now
   std::uint32_t busy_permille = 0;  // engine busy over the telemetry's last period
+  // How the slices on it are held apart; says nothing while nothing is reserved.
+  device::Isolation isolation = device::Isolation::kShim;
 };
 
 struct NodeState {
@@ -30,6 +32,9 @@ struct NodeState {
   std::uint64_t ram_bytes = 0;
   std::uint64_t ram_reserved_bytes = 0;
   bool contained = false;  // false: instances run without root and are not contained
+  std::string rack;        // where it stands; empty: not known
+  // How it can hold slices apart, as bits.
+  std::uint8_t isolations = placement::Bit(device::Isolation::kShim);
   std::vector<CardState> cards;
 };
 
@@ -48,6 +53,7 @@ struct RunStatus {
   std::vector<device::Share> shares;
   std::uint32_t cpu_millis = 0;
   std::uint64_t ram_bytes = 0;
+  std::string memo;  // as given to Start; empty: started without
 };
 
 struct ExecResult {
@@ -56,14 +62,18 @@ struct ExecResult {
   bool truncated = false;
 };
 
+// Of what a node keeps unread for its scheduler. The largest order is below it.
+inline constexpr std::size_t kMemoBytesMax = 256 * 1024;
+
 class Node {
  public:
   virtual ~Node() = default;
   virtual Result<NodeState> State() = 0;
   // Creates the slice and starts the workload in it. kResourceExhausted when the node's own ledger
-  // says no.
+  // says no. `memo` is kept with the instance and listed back unread; a repeated start does not
+  // change it.
   virtual Result<RunStatus> Start(const placement::Placement& placement, std::uint64_t generation,
-                                  const runtime::Workload& workload) = 0;
+                                  const runtime::Workload& workload, const std::string& memo) = 0;
   // Ends the processes (grace, then kill) and gives the slice back; returns the final status.
   virtual Result<RunStatus> Stop(const std::string& instance_id, std::uint64_t generation) = 0;
   // Removes what is left of an ended instance (log, folder). Unknown ids are fine.

@@ -11,6 +11,7 @@
 
 #include "base/check.h"
 #include "base/log.h"
+#include "scheduler/memo.h"
 
 namespace tessera::scheduler {
 namespace {
@@ -26,6 +27,7 @@ struct Instance {
   State state = State::kQueued;
   bool busy = false;  // a call to its node is under way; whoever set it ends it
   bool stop_requested = false;
+  bool adopted = false;    // found on a node, and nobody has told of it since
   bool give_back = false;  // ended by itself: the node still has to be told to give the slice back
   std::optional<Placement> placement;
   std::string waiting_for;
@@ -317,9 +319,10 @@ struct Scheduler::Impl {
     const Placement placement = *instance.placement;
     const std::uint64_t generation = instance.generation;
     const runtime::Workload workload = instance.workload;
+    const std::string memo = WriteMemo(*orders.Find(id));
     lock.unlock();
     const std::int64_t asked = clock.WallMicros();
-    const Result<RunStatus> started = node->node->Start(placement, generation, workload);
+    const Result<RunStatus> started = node->node->Start(placement, generation, workload, memo);
     lock.lock();
     // busy kept the instance where it was
     EndOperation(instance, *node);
@@ -471,26 +474,72 @@ struct Scheduler::Impl {
     return false;
   }
 
+  // What an instance holds that this scheduler did not place itself. What its order does not say is
+  // as the node lists it.
+  static placement::Reservation HeldBy(const placement::Order& order, const Placement& placement,
+                                       std::uint32_t cpu_millis, std::uint64_t ram_bytes) {
+    const placement::Request& request = order.request;
+    placement::Reservation held;
+    held.placement = placement;
+    held.cpu_millis = cpu_millis;
+    held.ram_bytes = ram_bytes;
+    held.disk_bytes = request.disk_bytes;
+    held.isolation = placement.shares.empty() ? request.isolation : placement.shares[0].isolation;
+    held.exclusive = placement::TakesWholeCards(held.isolation, request.exclusive);
+    held.tenant = request.tenant;
+    held.apart = request.apart;
+    held.apart_from = request.apart_from;
+    held.priority = request.priority;
+    held.guaranteed = request.guaranteed;
+    return held;
+  }
+
+  // Tells the queue of an adopted instance whose it is, and the engine what others may not share.
+  void Describe(const placement::Order& order) {
+    const std::string& id = order.request.id;
+    if (orders.Describe(order)) {
+      if (const std::optional<placement::Reservation> found = engine.Find(id)) {
+        engine.Release(id);
+        const Status restored =
+            engine.Restore(HeldBy(order, found->placement, found->cpu_millis, found->ram_bytes));
+        CHECK(restored.has_value());  // it fitted the bounds a moment ago
+      }
+    }
+    // Who tells of an order has told of its reservation before, which a node does not know.
+    if (std::exchange(instances.at(id).adopted, false)) Attach(order);
+  }
+
   void Adopt(NodeEntry& node, const RunStatus& status, std::uint64_t operations_before,
              std::int64_t asked) {
     const std::string& id = status.instance_id;
     Instance& instance = instances[id];
-    // One that was queued after a restart has said whose it is.
+    // One that was queued after a restart has said whose it is; else its node may have kept it.
     placement::Order order;
     order.request.id = id;
-    const bool told = orders.Known(id) && instance.generation == status.generation;
-    if (told) order = *orders.Find(id);
+    bool told = orders.Known(id) && instance.generation == status.generation;
+    if (told) {
+      order = *orders.Find(id);
+    } else if (!status.memo.empty()) {
+      if (Result<placement::Order> kept = ReadMemo(status.memo, id)) {
+        order = *std::move(kept);
+        told = true;
+      } else {
+        tessera::Log(LogLevel::kError, "scheduler.memo_not_read",
+                     {{"instance", id}, {"node", node.name}, {"error", kept.error().ToString()}});
+      }
+    }
     orders.Remove(id);
     instance.generation = status.generation;
     instance.placement = Placement{id, node.name, status.shares};
     instance.last_operation = operations_before;
     instance.failure.clear();
     instance.seen = asked;
+    instance.adopted = true;
     Release(id);
-    const Status restored =
-        status.state == RunState::kRunning
-            ? engine.Restore({*instance.placement, status.cpu_millis, status.ram_bytes})
-            : Status();
+    const Status restored = status.state == RunState::kRunning
+                                ? engine.Restore(HeldBy(order, *instance.placement,
+                                                        status.cpu_millis, status.ram_bytes))
+                                : Status();
     const std::int64_t since = status.started_wall_micros != 0 ? status.started_wall_micros : asked;
     const Status adopted = orders.Adopt(order, since, told);
     if (told) Attach(order);
@@ -534,10 +583,11 @@ struct Scheduler::Impl {
     foreign.ram_bytes = beyond(state.ram_reserved_bytes, our_ram);
     for (const CardState& card : state.cards) {
       const device::Share& mine = ours[card.card.uuid];
+      const std::uint64_t bytes = beyond(card.reserved_bytes, mine.memory_bytes);
+      const std::uint64_t permille = beyond(card.reserved_permille, mine.compute.value);
+      if (bytes == 0 && permille == 0) continue;  // nobody else is there to stay apart from
       foreign.cards.push_back(
-          {card.card.uuid,
-           beyond(card.reserved_bytes, mine.memory_bytes),
-           {static_cast<std::uint32_t>(beyond(card.reserved_permille, mine.compute.value))}});
+          {card.card.uuid, bytes, {static_cast<std::uint32_t>(permille)}, false, card.isolation});
     }
     return foreign;
   }
@@ -545,6 +595,8 @@ struct Scheduler::Impl {
   Status UpdateEngine(NodeEntry& node) {
     placement::NodeInventory inventory{node.name, node.state.cpu_millis, node.state.ram_bytes, {}};
     for (const CardState& card : node.state.cards) inventory.cards.push_back(card.card);
+    inventory.isolations = node.state.isolations;
+    orders.SetRack(node.name, node.state.rack);
     return engine.UpdateNode(inventory, node.foreign);
   }
 
@@ -800,7 +852,7 @@ Result<InstanceStatus> Scheduler::Submit(const placement::Order& order, std::uin
   if (const auto found = s.instances.find(id); found != s.instances.end()) {
     const Instance& known = found->second;
     if (known.generation == generation) {
-      if (known.state != State::kEnded && s.orders.Describe(order)) s.Attach(order);
+      if (known.state != State::kEnded) s.Describe(order);
       return s.View(id, known);
     }
     if (known.generation > generation) {

@@ -20,9 +20,10 @@
 // orders that run in them. An order whose reservation ended before it started ends with it.
 //
 // Restarts. A new scheduler knows nothing; until every node has listed what runs there once,
-// requests only queue. What a node lists is adopted with its reservation. Whose it is a node does
-// not know: until Submit tells again (`adopted` is set as long), it counts against no quota and is
-// stopped for nobody.
+// requests only queue. What a node lists is adopted with its reservation and, from the memo that
+// the node kept unread (memo.h), with whose it is and what it shares with nobody. Where there is no
+// memo (started by an older scheduler), `adopted` is set until Submit tells again; as long, it
+// counts against no quota and is stopped for nobody.
 #pragma once
 
 #include <cstdint>

@@ -173,7 +173,13 @@ TEST_P(SchedulerFaults, AnyOneCallMayFail) { FailEveryCall<Story>(60, GetParam()
 // go. Whatever fails on the way, three have ended with the reason stated, three run, the asker
 // runs, and all ledgers agree.
 struct PreemptionStory : Story {
-  PreemptionStory(bool frees_on_exit, bool restarts) : Story(frees_on_exit), restarted(restarts) {}
+  // How the scheduler starts anew: not at all, over nodes of before there were memos, where
+  // everybody is described again, or over nodes that kept what was said.
+  enum class Restarts { kNever, kDescribed, kRemembered };
+  PreemptionStory(bool frees_on_exit, Restarts restarts)
+      : Story(frees_on_exit), restarts_(restarts) {
+    for (const auto& [name, node] : nodes) node->SetKeepsMemos(restarts != Restarts::kDescribed);
+  }
   static placement::Order Spot(int i) {
     placement::Order order{Ask(i)};
     order.request.priority = -100;
@@ -199,7 +205,7 @@ struct PreemptionStory : Story {
     whole.request.compute = {1000};
     Submit(whole);
     Tick(1);
-    if (!restarted) {
+    if (restarts_ == Restarts::kNever) {
       Tick(8);
       return;
     }
@@ -208,7 +214,7 @@ struct PreemptionStory : Story {
     Submit(whole);
     const std::vector<InstanceStatus> listed = Listed();
     for (const InstanceStatus& status : listed) {
-      if (status.adopted && status.instance_id != "i9") {
+      if (restarts_ == Restarts::kDescribed && status.adopted && status.instance_id != "i9") {
         Submit(Spot(std::stoi(status.instance_id.substr(1))));
       }
     }
@@ -237,12 +243,13 @@ struct PreemptionStory : Story {
     for (const InstanceStatus& status : listed) {
       if (status.phase == Phase::kEnded) {
         // A scheduler that was started anew no longer knows why.
-        EXPECT_TRUE(restarted ||
+        EXPECT_TRUE(restarts_ != Restarts::kNever ||
                     status.failure == "preempted: an order of higher priority needs its place")
             << status.instance_id << ": " << status.failure;
         continue;
       }
       ASSERT_EQ(status.phase, Phase::kRunning) << status.instance_id << ": " << status.waiting_for;
+      EXPECT_FALSE(status.adopted) << status.instance_id;
       EXPECT_EQ(truth.count(status.instance_id), 1u) << status.instance_id;
       const device::Share& share = status.placement->shares.at(0);
       reserved[share.card_uuid] += share.memory_bytes;
@@ -254,11 +261,12 @@ struct PreemptionStory : Story {
     }
   }
 
-  const bool restarted;
+  const Restarts restarts_;
 };
 
 TEST_P(SchedulerFaults, AnyCallMayFailWhileSomebodyGoesForAnother) {
-  for (const bool restarts : {false, true}) {
+  using Restarts = PreemptionStory::Restarts;
+  for (const auto restarts : {Restarts::kNever, Restarts::kDescribed, Restarts::kRemembered}) {
     FailEveryCall<PreemptionStory>(40, GetParam().frees_on_exit, restarts);
   }
 }

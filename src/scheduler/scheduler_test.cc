@@ -449,7 +449,7 @@ TEST_F(SchedulerTest, AStrayOfAnOlderGenerationIsEnded) {
   Submit(Ask("x"), 2);
   ASSERT_EQ(a->Running().size(), 1u);
   // Somebody started generation 1 behind our back.
-  ASSERT_TRUE(b->Start({"x", "b", {{"b1", kGiB, {10}}}}, 1, Work()));
+  ASSERT_TRUE(b->Start({"x", "b", {{"b1", kGiB, {10}}}}, 1, Work(), ""));
   scheduler->Tick();
   EXPECT_TRUE(b->Running().empty());
   EXPECT_EQ(a->Running().size(), 1u);
@@ -592,7 +592,7 @@ TEST_F(SchedulerTest, AStopThatFailsIsRepeatedAndNobodyTakesThePlaceMeanwhile) {
 }
 
 TEST_F(SchedulerTest, AnAdoptedInstanceIsNobodysVictimUntilItIsKnown) {
-  AddNode("n", {MakeCard("a")});
+  AddNode("n", {MakeCard("a")})->SetKeepsMemos(false);
   scheduler->Tick();
   const placement::Order spot = Spot(Ask("spot", kCardBytes, 1000));
   Must(scheduler->Submit(spot, 1, Work()));
@@ -608,6 +608,150 @@ TEST_F(SchedulerTest, AnAdoptedInstanceIsNobodysVictimUntilItIsKnown) {
   EXPECT_EQ(Get("spot").phase, Phase::kEnded);
   EXPECT_EQ(Get("asker").phase, Phase::kRunning);
   ExpectNoDoubles();
+}
+
+// What a node keeps for the scheduler makes whoever runs there the same as before: nobody shares
+// what he did not share, and he goes for whom he would have gone. The node of before there were
+// memos cannot; there it holds from the moment somebody describes him.
+TEST_F(SchedulerTest, ARestartRestoresWhoseItIsAndWhatNobodyShares) {
+  const auto node = AddNode("n", {MakeCard("a")});
+  placement::Order exclusive{Ask("x", 8 * kGiB)};
+  exclusive.request.exclusive = true;
+  placement::Order apart{Ask("x", 8 * kGiB)};
+  apart.request.tenant = "ann";
+  apart.request.apart = placement::Apart::kCard;
+  placement::Order alone = apart;
+  alone.request.apart = placement::Apart::kNode;
+  placement::Order from = apart;
+  from.request.apart_from = {"bob"};
+  placement::Order whole{Ask("x", 8 * kGiB)};
+  whole.request.isolation = placement::Isolation::kWhole;
+  placement::Request other = Ask("y", kGiB, 100);
+  other.tenant = "bob";
+  std::uint64_t generation = 0;
+  for (const placement::Order& order : {exclusive, apart, alone, from, whole}) {
+    for (const bool keeps : {true, false}) {
+      SCOPED_TRACE(std::to_string(generation));
+      ++generation;
+      node->SetKeepsMemos(keeps);
+      scheduler->Tick();
+      ASSERT_EQ(Must(scheduler->Submit(order, generation, Work())).phase, Phase::kRunning);
+      ASSERT_EQ(Submit(other, generation).phase, Phase::kQueued);
+      Must(scheduler->Stop("y", generation));
+      Restart();
+      scheduler->Tick();
+      EXPECT_EQ(Get("x").adopted, !keeps);
+      if (!keeps) Must(scheduler->Submit(order, generation, Work()));
+      EXPECT_FALSE(Get("x").adopted);
+      EXPECT_EQ(Submit(other, generation).phase, Phase::kQueued);
+      EXPECT_EQ(scheduler->Explain("x")->tenant, order.request.tenant);
+      EXPECT_EQ(scheduler->Cards()[0].reserved_bytes, 8 * kGiB);
+      Must(scheduler->Stop("x", generation));
+      EXPECT_EQ(Get("y").phase, Phase::kRunning);
+      Must(scheduler->Stop("y", generation));
+    }
+  }
+  ExpectNoDoubles();
+}
+
+TEST_F(SchedulerTest, ARestartKnowsWhoMayBeStoppedAndForWhom) {
+  AddNode("n", {MakeCard("a")});
+  scheduler->Tick();
+  Must(scheduler->Submit(Spot(Ask("spot", kCardBytes, 1000)), 1, Work()));
+  Restart();
+  scheduler->Tick();
+  EXPECT_FALSE(Get("spot").adopted);
+  EXPECT_EQ(Submit(Ask("asker", kCardBytes, 1000)).phase, Phase::kRunning);
+  EXPECT_EQ(Get("spot").phase, Phase::kEnded);
+  EXPECT_EQ(Get("asker").phase, Phase::kRunning);
+  ExpectNoDoubles();
+}
+
+TEST_F(SchedulerTest, AMemoThatMakesNoSenseCountsAsNone) {
+  const auto node = AddNode("n", {MakeCard("a")});
+  ASSERT_TRUE(
+      node->Start({"x", "n", {{"a", 8 * kGiB, {333}}}}, 1, Work(), "{\"apart\":\"never\"}"));
+  scheduler->Tick();
+  EXPECT_TRUE(Get("x").adopted);
+  EXPECT_EQ(scheduler->Cards()[0].reserved_bytes, 8 * kGiB);
+}
+
+constexpr std::uint8_t kShimAlone = placement::Bit(placement::Isolation::kShim);
+constexpr std::uint8_t kBothModes = kShimAlone | placement::Bit(placement::Isolation::kSpatial);
+
+TEST_F(SchedulerTest, AModeIsGivenOnlyWhereANodeOffersIt) {
+  AddNode("a", {MakeCard("a1")})->SetOffers(kShimAlone);
+  const auto b = AddNode("b", {MakeCard("b1")});
+  b->SetOffers(kShimAlone);
+  scheduler->Tick();
+  placement::Request spatial = Ask("s");
+  spatial.isolation = placement::Isolation::kSpatial;
+  const auto refused = scheduler->Submit({spatial}, 1, Work());
+  EXPECT_EQ(refused.error().code(), Code::kFailedPrecondition);
+  EXPECT_TRUE(Contains(refused.error().message(), "isolation: asked spatial"))
+      << refused.error().message();
+  b->SetOffers(kBothModes);
+  scheduler->Tick();
+  EXPECT_EQ(Submit(spatial).placement->node, "b");
+  EXPECT_EQ(Get("s").placement->shares[0].isolation, placement::Isolation::kSpatial);
+  // A card holds one mode only, also after a restart, and the explanation says so.
+  Restart();
+  scheduler->Tick();
+  EXPECT_EQ(Submit(Ask("shim")).placement->node, "a");
+  spatial.id = "s2";
+  spatial.memory_bytes = 20 * kGiB;
+  EXPECT_EQ(Submit(spatial).phase, Phase::kQueued);
+  const auto explained = scheduler->Explain("s2");
+  ASSERT_TRUE(explained);
+  const auto& filtered = explained->nodes.filtered;
+  const auto rule = std::find_if(filtered.begin(), filtered.end(),
+                                 [](const auto& one) { return one.rule == "isolation"; });
+  ASSERT_NE(rule, filtered.end());
+  EXPECT_EQ(rule->nodes, 1u);
+  EXPECT_EQ(rule->example_node, "a");
+  EXPECT_TRUE(Contains(rule->message, "asked spatial")) << rule->message;
+  ExpectNoDoubles();
+}
+
+TEST_F(SchedulerTest, ACardThatSomebodyElseHoldsSpatiallyIsNotOfferedInTurns) {
+  const auto node = AddNode("n", {MakeCard("a"), MakeCard("b")});
+  node->SetOffers(kBothModes);
+  device::Share theirs{"a", kGiB, {100}};
+  theirs.isolation = placement::Isolation::kSpatial;
+  node->SetForeign({theirs});
+  scheduler->Tick();
+  EXPECT_EQ(Submit(Ask("shim", kGiB, 100)).placement->shares[0].card_uuid, "b");
+  placement::Request spatial = Ask("s", kGiB, 100);
+  spatial.isolation = placement::Isolation::kSpatial;
+  EXPECT_EQ(Submit(spatial).placement->shares[0].card_uuid, "a");
+}
+
+TEST_F(SchedulerTest, ANodeWithoutStrangersTakesWhoStaysAlone) {
+  AddNode("n", {MakeCard("a")});
+  scheduler->Tick();
+  placement::Request alone = Ask("x");
+  alone.tenant = "ann";
+  alone.apart = placement::Apart::kNode;
+  EXPECT_EQ(Submit(alone).phase, Phase::kRunning);
+}
+
+TEST_F(SchedulerTest, AGangStandsInOneRackAsTheNodesSay) {
+  const std::map<std::string, std::string> racks = {{"a", "r2"}, {"b", "r1"}, {"c", "r1"}};
+  for (const auto& [name, rack] : racks) AddNode(name, {MakeCard(name + "1")})->SetRack(rack);
+  scheduler->Tick();
+  for (const char* id : {"g1", "g2"}) {
+    placement::Order member{Ask(id, kCardBytes, 1000)};
+    member.gang = "g";
+    member.gang_size = 2;
+    Must(scheduler->Submit(member, 1, Work()));
+  }
+  scheduler->Tick();
+  std::set<std::string> at;
+  for (const char* id : {"g1", "g2"}) {
+    ASSERT_EQ(Get(id).phase, Phase::kRunning) << Get(id).waiting_for;
+    at.insert(Get(id).placement->node);
+  }
+  EXPECT_EQ(at, (std::set<std::string>{"b", "c"}));
 }
 
 TEST_F(SchedulerTest, QuotasChangeWhileEverythingRuns) {

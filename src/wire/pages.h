@@ -51,6 +51,14 @@
 //   yet is `unmarked_nanos` of the stream and of the lanes. Expectations say when a hand-over may
 //   begin, never what is charged.
 //
+//   marks given up (their context is gone, or they do not come): the process counts `submitted` of
+//   such a stream on by kMarksLeap and says that this is completed. Commands that write the marks
+//   may still be on the card and may be carried out at any time later, also when the place is
+//   another stream's by then. What they write lies more than kMarksBehindMax behind, which nothing
+//   outstanding does, and is taken for "nothing is outstanding" until the next mark's own number
+//   stands there: never for work that does not end, for which its slice would be charged and the
+//   others would wait at every hand-over.
+//
 //   wait: without a turn, arrivals += 1, wake its futex, sleep on the gate. The node repeats the
 //   number in `heard`; a guest whose arrival is not heard concludes that there is no node.
 //
@@ -86,8 +94,12 @@ inline constexpr uint64_t kHostGranuleBytes = 4096;      // what is counted in t
 inline constexpr uint32_t kProcessesMax = 256;           // live processes of one slice
 inline constexpr uint32_t kSliceIdMax = 64;              // bytes with the terminating NUL
 inline constexpr uint32_t kUuidTextMax = 48;  // "GPU-xxxxxxxx-xxxx-xxxx-xxxx-xxxxxxxxxxxx" and NUL
-inline constexpr uint32_t kMarksMax = 32;     // streams of one process that are marked at a time
-inline constexpr uint32_t kLanesMax = 8;      // threads of one process with a lane of their own
+// Of a stream's marks; eight of a second each are less. Sixty-four leaps come around again: a mark
+// as old as that is met by chance, and believed until the next one.
+inline constexpr uint32_t kMarksBehindMax = 1u << 24;
+inline constexpr uint32_t kMarksLeap = 1u << 26;
+inline constexpr uint32_t kMarksMax = 32;  // streams of one process that are marked at a time
+inline constexpr uint32_t kLanesMax = 8;   // threads of one process with a lane of their own
 inline constexpr uint64_t kFrozenBit = 1ull << 63;
 inline constexpr uint64_t kFreezeWaitNanosMax =
     50'000'000;  // reaper waits this long for live intents
@@ -154,7 +166,8 @@ struct UsageCard {
 static_assert(sizeof(UsageCard) == 64, "UsageCard is a cache line");
 
 // Progress of one stream of a process, in expected microseconds of marked work. The process writes
-// the first and the card the second, so equal means that all marked work is done.
+// the first and the card the second, so equal means that all marked work is done, and so does
+// anything further apart than kMarksBehindMax.
 struct StreamMarks {
   uint32_t submitted;
   uint32_t completed;

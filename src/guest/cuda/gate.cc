@@ -207,11 +207,20 @@ void* known_write;
 
 wire::StreamMarks* MarksOf(uint32_t stream) { return &process.slot->marks[stream]; }
 
-// Nothing is outstanding any more, whatever the card has or will write. Lock held.
+// Nothing is outstanding any more, whatever the card has written or will write: a mark that is
+// carried out after this writes a number from before the leap, which Harvest and the node pass
+// over. Without the leap a stream whose place another one took, or whose last mark never reached
+// the card, would look busy for good. Lock held.
 COLD void DropMarks() {
+  static_assert(kMarksInFlight * (kCostNanosMax / 1000) < wire::kMarksBehindMax &&
+                2 * wire::kMarksBehindMax < wire::kMarksLeap);
   Turns* const turns = &process.turns;
   for (uint32_t i = 0; i < wire::kMarksMax; ++i) {
     TurnStream* const stream = &turns->streams[i];
+    if (stream->count != 0) {
+      stream->submitted += wire::kMarksLeap;
+      wire::Store(&MarksOf(i)->submitted, stream->submitted);
+    }
     stream->harvested = stream->submitted;
     stream->count = 0;
     wire::Store(&MarksOf(i)->completed, stream->submitted);

@@ -12,6 +12,8 @@
 //   everywhere   a kernel on each visible card in turn, all waited for every four rounds
 //   bursts       a kernel, waited for, then a pause of four times its length
 //   idle         a context and nothing else
+//   late         before it is ready: work that waits for the host is given up for lost with another
+//                context, other streams do theirs, and then it is let go; afterwards nothing
 //
 // Says "ready" when it has a context, and works until its standard input ends. At the end, one line
 // for "bursts": the 99th percentile of launch to end, in nanoseconds.
@@ -180,6 +182,30 @@ int WorkEverywhere(uint64_t nanos) {
   return 0;
 }
 
+// The guest library forgets what is outstanding when a context goes, also what another context
+// still has on the card. So many streams that one of them is counted where that one was.
+void LetGoLate(CUcontext context, CUstream waiting, uint64_t nanos) {
+  constexpr int kStreams = 512;
+  CUcontext second = nullptr;
+  volatile uint32_t* word = nullptr;
+  Cuda("cuCtxCreate_v2", &second, 0u, 0);
+  Cuda("cuCtxSetCurrent", context);
+  Cuda("cuMemHostAlloc", reinterpret_cast<void**>(const_cast<uint32_t**>(&word)), size_t{4}, 0u);
+  *word = 0;
+  Cuda("cuStreamWaitValue32_v2", waiting, reinterpret_cast<CUdeviceptr>(word), 1u, 0u);
+  Launch(waiting, nanos);
+  Cuda("cuCtxDestroy_v2", second);
+  Cuda("cuCtxSetCurrent", context);
+  for (int i = 0; i < kStreams; ++i) {
+    CUstream stream = nullptr;
+    Cuda("cuStreamCreate", &stream, 1u);
+    Launch(stream, nanos);
+    Cuda("cuStreamSynchronize", stream);
+  }
+  *word = 1;
+  Cuda("cuStreamSynchronize", waiting);
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
@@ -209,6 +235,7 @@ int main(int argc, char** argv) {
   }
   CUdeviceptr buffer = 0;
   Cuda("cuMemAlloc_v2", &buffer, size_t{1} << 20);
+  if (kind == "late") LetGoLate(context, streams[0], nanos);
   std::printf("ready\n");
   std::fflush(stdout);
 
