@@ -25,8 +25,10 @@
 // quota, orders of a tenant of the same tree that borrows (as `reclaim` says; never more of them
 // than until it no longer borrows). Gangs go whole. The set is the cheapest (preempt.h): on one
 // node, or, for a gang or for quota, anywhere. What a victim holds stays booked until Remove; the
-// asker is placed only then. While victims are on their way out, nobody else is chosen for what
-// they will free.
+// asker is placed only then. Until he was looked at once after the last of them has left he goes
+// first, or others could take what they free (an owner's borrower of a higher priority, or one that
+// holds less) and he would have more of them stopped for ever. While victims are on their way out,
+// nobody else is chosen for what they will free.
 #pragma once
 
 #include <cstdint>
@@ -135,6 +137,7 @@ class Queue {
     const Order* order = nullptr;  // of the first
     SliceAmount ask;               // of all
     std::uint32_t node_min = 1;
+    bool nominated = false;
   };
   struct Walk;
 
@@ -144,6 +147,7 @@ class Queue {
   void Hold(Entry& entry, bool holds);
   void Evict(const std::string& id);
   std::vector<Unit> Units();
+  void WalkAll(Walk& walk, std::vector<Unit> units);
   void Look(Walk& walk, const Unit& unit);
   Admission CheckQuota(Walk& walk, const Unit& unit);
   void Wait(const Unit& unit, const std::string& rule, const std::string& message);
@@ -174,6 +178,7 @@ class Queue {
   std::map<std::string, std::set<std::string>> gangs_;  // their members, waiting and placed
   std::vector<std::string> walked_;                     // as the last decision looked at them
   std::set<std::string> evicted_;                       // placed, and told to go
+  std::set<std::string> nominated_;                     // for whom somebody was told to go
   std::set<std::string> ending_;                        // placed, with an announced end
   std::multiset<std::int32_t>
       preemptible_;  // priorities of those placed that say they may be stopped
