@@ -24,6 +24,13 @@ inline constexpr std::size_t kArgumentBytesMax = 32 * 1024;  // all arguments to
 inline constexpr std::size_t kEnvironmentMax = 256;
 inline constexpr std::size_t kStdinBytesMax = 1024 * 1024;
 inline constexpr std::size_t kPageMax = 200;
+inline constexpr std::size_t kQuotaRulesMax = 2048;
+// Priorities that a tenant may be given; the highest is Kubernetes' for user classes.
+inline constexpr std::int32_t kPriorityMin = -1'000'000'000;
+inline constexpr std::int32_t kPriorityMax = 1'000'000'000;
+inline constexpr std::int32_t kPriorityDefault = 0;
+// A spot order ranks below every order that asks for nothing special.
+inline constexpr std::int32_t kSpotPriorityMax = -1;
 inline constexpr Money kDepositMax{Money::Micro{1'000'000'000} * 1'000'000};
 inline constexpr std::int64_t kIdempotencyMicros = 24LL * 3'600'000'000;
 
@@ -31,6 +38,7 @@ struct Tenant {
   std::string id;
   std::string name;
   std::int64_t created_micros = 0;
+  std::int32_t priority_max = 0;  // of his orders
 };
 
 // A named slice shape with a price. A change makes a new version; a rented instance keeps the one
@@ -44,7 +52,8 @@ struct Sku {
   Permille compute;                // of each slice
   std::uint32_t cpu_millis = 0;
   std::uint64_t ram_bytes = 0;
-  Money price_per_hour;  // of the whole SKU
+  Money price_per_hour;       // of the whole SKU
+  Money spot_price_per_hour;  // of a spot instance rented now
   std::int64_t created_micros = 0;
 };
 
@@ -54,6 +63,10 @@ struct InstanceSpec {
   std::string sku;
   std::vector<std::string> command;
   std::map<std::string, std::string> environment;
+  // Absent: kPriorityDefault, or less where the tenant may not ask for that much.
+  std::optional<std::int32_t> priority;
+  bool spot = false;     // may be stopped for others at any time, at the spot price
+  bool requeue = false;  // spot: once stopped for another it waits again instead of ending
 };
 
 struct Instance {
@@ -61,7 +74,7 @@ struct Instance {
   std::string id;
   std::string tenant_id;
   std::string name;
-  Sku sku;  // the version it was rented at
+  Sku sku;  // the version it was rented at, with the price this instance pays
   std::vector<std::string> command;
   std::map<std::string, std::string> environment;
   commerce::State state = commerce::State::kQueued;
@@ -78,6 +91,10 @@ struct Instance {
   std::int64_t earlier_micros = 0;  // running time of generations before this one
   std::int64_t hours_settled = 0;   // of this generation
   std::optional<std::int64_t> seen_micros;
+  std::int32_t priority = 0;
+  bool spot = false;
+  std::uint32_t discount_permille = 0;  // spot: what the list price was lowered by
+  bool requeue = false;
 
   // An active instance holds or waits for cards.
   bool Active() const { return !commerce::IsFinal(state); }

@@ -44,6 +44,10 @@ std::string MapToJson(const std::map<std::string, std::string>& items) {
   return json.Take();
 }
 
+Tenant ToTenant(const store::Row& row) {
+  return {row.Text(0), row.Text(1), row.Int(2), static_cast<std::int32_t>(row.Int(3))};
+}
+
 Sku ToSku(const store::Row& row) {
   Sku sku;
   sku.name = row.Text(0);
@@ -94,6 +98,10 @@ Result<Instance> ToInstance(const store::Row& row) {
   instance.sku.cpu_millis = static_cast<std::uint32_t>(row.Int(27));
   instance.sku.ram_bytes = static_cast<std::uint64_t>(row.Int(28));
   instance.sku.created_micros = row.Int(29);
+  instance.priority = static_cast<std::int32_t>(row.Int(30));
+  instance.spot = row.Int(31) != 0;
+  instance.discount_permille = static_cast<std::uint32_t>(row.Int(32));
+  instance.requeue = row.Int(33) != 0;
   return instance;
 }
 

@@ -19,13 +19,18 @@ inline constexpr std::string_view kInstanceColumns =
     "i.hours_settled, "
     "h.seen_micros, s.model, s.slices, s.memory_bytes, s.compute_permille, s.cpu_millis, "
     "s.ram_bytes, "
-    "s.created_micros FROM instances i JOIN skus s ON s.name = i.sku AND s.version = i.sku_version "
+    "s.created_micros, i.priority, i.spot, i.discount_permille, i.requeue "
+    "FROM instances i JOIN skus s ON s.name = i.sku AND s.version = i.sku_version "
     "LEFT JOIN heartbeats h ON h.instance_id = i.id AND h.generation = i.generation ";
 
 inline constexpr std::string_view kSkuColumns =
     "SELECT name, version, model, slices, memory_bytes, compute_permille, cpu_millis, ram_bytes, "
     "price_per_hour_micro, created_micros FROM skus ";
 
+inline constexpr std::string_view kTenantColumns =
+    "SELECT id, name, created_micros, priority_max FROM tenants ";
+
+Tenant ToTenant(const store::Row& row);
 Result<Instance> ToInstance(const store::Row& row);
 Sku ToSku(const store::Row& row);
 std::string ListToJson(const std::vector<std::string>& items);
@@ -53,6 +58,13 @@ Result<std::vector<Sku>> SelectSkus(Source& source, std::string_view rest,
   std::vector<Sku> skus;
   for (const auto& row : rows) skus.push_back(ToSku(row));
   return skus;
+}
+
+template <typename Source>
+Result<Tenant> SelectTenant(Source& source, const std::string& id) {
+  TRY(const auto rows, source.Query(std::string(kTenantColumns) + "WHERE id = $1", {id}));
+  if (rows.empty()) return Error(Code::kNotFound, "no such tenant");
+  return ToTenant(rows[0]);
 }
 
 // One instance by id, whoever owns it.

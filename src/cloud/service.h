@@ -39,6 +39,23 @@ struct ServiceOptions {
   std::int64_t heartbeat_micros = 2'000'000;
   // How long a running instance may be unknown to the scheduling plane before it counts as lost.
   std::int64_t lost_micros = 60'000'000;
+  // What a spot instance pays less than the list price. An instance keeps the price it was rented
+  // at.
+  std::uint32_t spot_discount_permille = 500;
+};
+
+// The rules of the queue and what is held under them.
+struct QueueRules {
+  placement::QueuePolicy policy;
+  std::int64_t version = 0;  // of the stored rules; 0: none were ever set
+  std::string file;          // where the rules come from instead; empty: the store
+  std::vector<placement::QuotaUse> use;
+};
+
+// What a tenant may hold and ask for.
+struct OwnQuota {
+  std::int32_t priority_max = 0;
+  std::optional<placement::QuotaUse> use;  // not set: no quota limits him
 };
 
 struct NewTenant {
@@ -74,6 +91,22 @@ class Service {
   // again is the existing version.
   Result<Sku> AddSku(Sku sku, const Once* once = nullptr);
   Result<std::vector<Sku>> Skus();  // the current version of each
+
+  // The rules of the queue (admin; queue.cc). A quota is of a tenant, by his id, or of a group that
+  // others name as their parent.
+  // What holds now: the file's, or the last ones set.
+  Result<QueueRules> GetQueue();
+  // Takes effect at once and outlives a restart. `version` is the one that was read before the
+  // change: kAborted when another change came between; the very rules that hold already change
+  // nothing and are no error. kFailedPrecondition while a file gives the
+  // rules.
+  Status SetQueue(const placement::QueuePolicy& policy, std::optional<std::int64_t> version);
+  // Rules that a file gives, in place of the stored ones as long as the process lives or until
+  // called again; nullopt: the stored ones hold.
+  Status UseQueueFile(const std::optional<placement::QueuePolicy>& policy, const std::string& file);
+  // The highest priority a tenant may ask for. What he rented before keeps its own.
+  Result<Tenant> SetPriorityMax(const std::string& tenant_id, std::int32_t priority_max);
+  Result<OwnQuota> QuotaOf(const std::string& tenant_id);
 
   // Instances of one tenant. An id of somebody else is as unknown as one that never was.
   Result<Instance> CreateInstance(const std::string& tenant_id, const InstanceSpec& spec,
@@ -119,6 +152,11 @@ class Service {
           ServiceOptions options)
       : database_(database), execution_(execution), clock_(clock), options_(options) {}
 
+  Status CheckQueue(const placement::QueuePolicy& policy);
+  Result<QueueRules> ReadQueue();
+  Status ApplyQueue();
+  void Price(Sku* sku) const;
+
   std::mutex& Stripe(const std::string& instance_id);
   Result<Instance> Load(const std::string& id);
 
@@ -139,9 +177,14 @@ class Service {
   Status Refuse(const Instance& asked, const Error& why, bool forget);
   Status Finish(store::Transaction& transaction, Instance instance, std::int64_t ended_micros,
                 std::optional<std::int64_t> exit_code, const std::string& reason);
+  Status Requeue(store::Transaction& transaction, const std::string& id);
   // Ends a run at its last heartbeat.
   Status FinishLost(const std::string& id, std::uint64_t generation, const std::string& reason);
   Status MarkReleased(const std::string& id);
+  // The next run of an instance that is over: one hour is held and it waits. Nothing was written
+  // when the error is about the purse or the priority.
+  Status NextGeneration(store::Transaction& transaction, Instance* instance,
+                        const std::string& reason);
   // Moves the money that the run costs until `until_micros`; true when the purse cannot carry it
   // on.
   Result<bool> Settle(store::Transaction& transaction, Instance* instance,
@@ -160,6 +203,12 @@ class Service {
   // Calls to the scheduling plane about one instance take turns; instances that share a stripe wait
   // for each other, which is correct and rare.
   std::array<std::mutex, 64> stripes_;
+
+  // Taken before a transaction, so that the plane hears of changes in the order of the store.
+  std::mutex queue_mutex_;  // guards what follows
+  std::optional<placement::QueuePolicy> file_policy_;
+  std::string file_;
+  bool queue_applied_ = false;  // the plane has been told what holds
 
   std::mutex mutex_;  // guards what follows
   std::string new_admin_key_;
