@@ -35,6 +35,9 @@ struct RentOptions {
   std::string name;
   std::vector<std::string> environment;  // NAME=value
   std::vector<std::string> command;
+  std::string priority;  // empty: as the cloud says
+  bool spot = false;
+  bool requeue = false;
   bool wait = false;  // until it runs or ended
   int wait_seconds_max = 60;
 };
