@@ -23,6 +23,7 @@ cloud::ExecutionStatus Convert(const scheduler::InstanceStatus& from) {
   to.placement = from.placement;
   // Why one could not be started, or was stopped for another, is all there is to say about it.
   to.waiting_for = from.phase == scheduler::Phase::kEnded ? from.failure : from.waiting_for;
+  to.evicted = from.evicted;
   to.adopted = from.adopted;
   to.exit_code = from.exit_code;
   to.started_wall_micros = from.started_wall_micros;
@@ -75,13 +76,14 @@ Result<cloud::OrderExplanation> SchedulerExecution::Explain(const std::string& i
   cloud::OrderExplanation to;
   to.status = Convert(from.status);
   to.priority = from.priority;
+  to.spot = from.preemptible;
   to.position = from.position;
   to.waiting = from.waiting;
   to.rule = std::move(from.rule);
   for (auto& other : from.ahead) {
     to.ahead.push_back({std::move(other.instance_id), std::move(other.tenant)});
   }
-  if (from.quota) to.quota = {from.quota->quota, from.quota->held};
+  to.quota = std::move(from.quota);
   to.nodes = std::move(from.nodes);
   return to;
 }
@@ -110,6 +112,14 @@ Result<std::vector<cloud::CardView>> SchedulerExecution::Cards() {
     views.push_back(std::move(view));
   }
   return views;
+}
+
+Status SchedulerExecution::SetQueuePolicy(const placement::QueuePolicy& policy) {
+  return scheduler_.SetPolicy(policy);
+}
+
+Result<std::vector<placement::QuotaUse>> SchedulerExecution::Quotas() {
+  return scheduler_.Quotas();
 }
 
 Result<std::string> SchedulerExecution::Log(const std::string& instance_id, std::uint64_t offset) {

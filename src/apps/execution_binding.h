@@ -23,6 +23,8 @@ class SchedulerExecution : public cloud::Execution {
   Result<cloud::OrderExplanation> Explain(const std::string& instance_id) override;
   Result<std::vector<cloud::ExecutionStatus>> List() override;
   Result<std::vector<cloud::CardView>> Cards() override;
+  Status SetQueuePolicy(const placement::QueuePolicy& policy) override;
+  Result<std::vector<placement::QuotaUse>> Quotas() override;
   Result<std::string> Log(const std::string& instance_id, std::uint64_t offset) override;
   Result<cloud::ExecOutput> Exec(const std::string& instance_id,
                                  const std::vector<std::string>& argv,

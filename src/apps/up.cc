@@ -13,57 +13,47 @@
 #include "apps/node_child.h"
 #include "apps/node_client.h"
 #include "apps/paths.h"
+#include "apps/up_config.h"
 #include "base/log.h"
 #include "cloud/reconciler.h"
 #include "cloud/rest.h"
 #include "cloud/seed_skus.h"
 #include "cloud/service.h"
-#include "config/config.h"
 #include "http/server.h"
 #include "metrics/registry.h"
 #include "node/node.h"
 #include "os/clock.h"
 #include "os/fd.h"
 #include "os/files.h"
-#include "placement/scores.h"
 #include "scheduler/scheduler.h"
 #include "store/database.h"
 
 namespace tessera::apps {
 namespace {
 
-struct Settings {
-  cloud::SeedPrices prices;
-  std::int64_t queue_max = 1000;
-  std::int64_t workers = 8;
-  std::string placement_policy = "tessera";
-  std::string rack;
-};
-
-// The file of --config; see docs/up.md. Unknown keys are errors with their line.
-Result<Settings> ReadSettings(const std::string& path) {
-  Settings settings;
-  if (path.empty()) return settings;
+// The file of --config; without one, what holds by itself.
+Result<UpConfig> ReadConfig(const std::string& path) {
+  if (path.empty()) return UpConfig();
   TRY(const std::string text, os::PosixFiles().Read(path));
-  TRY(config::ConfigMap file, config::ConfigMap::Parse(text, path));
-  TRY(config::ConfigMap prices, file.OptionalMap("seed_prices_per_hour"));
-  TRY(settings.prices.third, prices.OptionalMoney("third", settings.prices.third));
-  TRY(settings.prices.half, prices.OptionalMoney("half", settings.prices.half));
-  TRY(settings.prices.full, prices.OptionalMoney("full", settings.prices.full));
-  TRY_STATUS(prices.Finish());
-  TRY(settings.queue_max, file.OptionalInt("queue_max", 1, 1'000'000, settings.queue_max));
-  TRY(settings.workers, file.OptionalInt("http_workers", 1, 256, settings.workers));
-  TRY(settings.placement_policy,
-      file.OptionalString("placement_policy", settings.placement_policy));
-  TRY(settings.rack, file.OptionalString("rack", ""));
-  if (const Status rack = node::CheckRack(settings.rack, "rack"); !rack) {
-    return file.Wrong("rack", rack.error().message());
+  return ParseUpConfig(text, path);
+}
+
+// Gives the cloud the file's rules of the queue, or takes them back where it has none any more.
+Status UseQueue(cloud::Service& service, const UpConfig& config, const std::string& path) {
+  const Status used = service.UseQueueFile(config.queue, path);
+  return used ? used : Status(Locate(config, used.error()));
+}
+
+// SIGHUP: a file that cannot be used changes nothing.
+void ReloadQueue(cloud::Service& service, const std::string& path) {
+  const auto config = ReadConfig(path);
+  const Status used = config ? UseQueue(service, *config, path) : Status(config.error());
+  if (used) {
+    Log(LogLevel::kInfo, "up.queue_read",
+        {{"file", path}, {"from", config->queue ? "file" : "store"}});
+  } else {
+    Log(LogLevel::kError, "up.queue_refused", {{"error", used.error().ToString()}});
   }
-  if (const auto scorer = placement::MakeScorer(settings.placement_policy); !scorer) {
-    return file.Wrong("placement_policy", scorer.error().message());
-  }
-  TRY_STATUS(file.Finish());
-  return settings;
 }
 
 struct Address {
@@ -131,7 +121,7 @@ Status Run(const cli::UpFlags& flags) {
   const std::string data = flags.data_dir.empty() ? DefaultDataDir() : flags.data_dir;
   const std::string run = flags.run_dir.empty() ? DefaultRunDir() : flags.run_dir;
   TRY(const Address address, ParseAddress(flags.listen));
-  TRY(const Settings settings, ReadSettings(flags.config));
+  TRY(const UpConfig config, ReadConfig(flags.config));
   const std::string library =
       flags.guest_library.empty() ? FindGuestLibrary() : flags.guest_library;
   if (library.empty() || access(library.c_str(), R_OK) != 0) {
@@ -166,7 +156,7 @@ Status Run(const cli::UpFlags& flags) {
                                    library,
                                    "--name",
                                    flags.name};
-  if (!settings.rack.empty()) argv.insert(argv.end(), {"--rack", settings.rack});
+  if (!config.rack.empty()) argv.insert(argv.end(), {"--rack", config.rack});
   if (flags.no_containment) argv.push_back("--no-containment");
   if (flags.json_log) argv.insert(argv.end(), {"--log", "json"});
   NodeChild node_child(argv, run + "/node.sock");
@@ -174,8 +164,8 @@ Status Run(const cli::UpFlags& flags) {
 
   TRY(const auto database, store::Database::OpenSqlite(data + "/tessera.db"));
   scheduler::Options scheduler_options;
-  scheduler_options.queue_max = static_cast<std::size_t>(settings.queue_max);
-  scheduler_options.policy = settings.placement_policy;
+  scheduler_options.queue_max = static_cast<std::size_t>(config.queue_max);
+  scheduler_options.policy = config.placement_policy;
   scheduler_options.period_millis = 500;
   scheduler::Scheduler scheduler(scheduler_options, os::RealClock());
   auto node = std::make_shared<HttpNode>(run + "/node.sock");
@@ -184,7 +174,9 @@ Status Run(const cli::UpFlags& flags) {
   scheduler.Tick();
   SchedulerExecution execution(scheduler);
 
-  TRY(const auto service, cloud::Service::Open(*database, execution, os::RealClock()));
+  TRY(const auto service,
+      cloud::Service::Open(*database, execution, os::RealClock(),
+                           {.spot_discount_permille = config.spot_discount_permille}));
   const std::string key_file = data + "/admin.key";
   std::string new_key = service->TakeNewAdminKey();
   if (new_key.empty() && !files.Exists(key_file)) {
@@ -193,7 +185,8 @@ Status Run(const cli::UpFlags& flags) {
     TRY(new_key, service->ResetAdminKey());
   }
   if (!new_key.empty()) TRY_STATUS(WriteSecret(key_file, new_key));
-  TRY(const std::size_t seeded, cloud::SeedCatalogue(*service, settings.prices));
+  TRY_STATUS(UseQueue(*service, config, flags.config));
+  TRY(const std::size_t seeded, cloud::SeedCatalogue(*service, config.prices));
   if (const Status first = service->Tick(); !first) {
     Log(LogLevel::kWarn, "cloud.first_round", {{"error", first.error().ToString()}});
   }
@@ -208,7 +201,7 @@ Status Run(const cli::UpFlags& flags) {
   http::Options options;
   options.host = address.host;
   options.port = address.port;
-  options.workers = static_cast<unsigned>(settings.workers);
+  options.workers = static_cast<unsigned>(config.workers);
   TRY(auto server, http::Server::Start(options, std::move(router)));
   const std::string endpoint = "http://" + address.host + ":" + std::to_string(server->port());
   TRY_STATUS(files.WriteAtomically(endpoint_file, endpoint + "\n"));
@@ -229,6 +222,7 @@ Status Run(const cli::UpFlags& flags) {
     std::fflush(stdout);
     int signal_number = 0;
     while (sigwait(&signals, &signal_number) == 0 && signal_number == SIGHUP) {
+      ReloadQueue(*service, flags.config);
     }
     Log(LogLevel::kInfo, "up.stopping", {{"signal", signal_number}});
     // The order matters: nobody asks any more, nothing is decided any more, then the node goes.

@@ -4,6 +4,7 @@
 #include <cstdlib>
 
 #include "cli/commands.h"
+#include "cli/quota_command.h"
 #include "cli/run_command.h"
 #include "cli/simulate_command.h"
 
@@ -199,6 +200,14 @@ int Main(int argc, const char* const* argv, const std::function<int(const UpFlag
   rent_command->add_option("--isolation", rent.isolation,
                            "shim (in turns, the default), spatial (at the same time, by MPS) or "
                            "whole (a card to itself)");
+  rent_command->add_option("--priority", rent.priority,
+                           "The higher, the sooner; at most your maximum (tessera quota)");
+  auto* rent_spot = rent_command->add_flag(
+      "--spot", rent.spot, "At the spot price: may be stopped for others at any time");
+  rent_command
+      ->add_flag("--requeue", rent.requeue,
+                 "Once stopped for another, wait again instead of ending")
+      ->needs(rent_spot);
   rent_command->add_flag("--wait", rent.wait, "Wait until it runs, or has ended");
   rent_command->add_option("--wait-seconds", rent.wait_seconds_max, "Longest wait")
       ->check(CLI::Range(1, 86400));
@@ -268,6 +277,8 @@ int Main(int argc, const char* const* argv, const std::function<int(const UpFlag
       "delete", "End it; what runs in it goes on as an ordinary instance (admin key)");
   drop->add_option("reservation", reservation_id, "Its id")->required();
   drop->callback(with_key([&] { return DeleteReservation(context, reservation_id); }));
+  app.add_subcommand("quota", "What you hold, borrow and may hold, and ask for")
+      ->callback(with_key([&] { return Quota(context); }));
 
   auto* admin = app.add_subcommand("admin", "For the operator: tenants, money, SKUs");
   admin->require_subcommand(1);
@@ -286,6 +297,53 @@ int Main(int argc, const char* const* argv, const std::function<int(const UpFlag
   deposit->callback(with_key([&] { return Deposit(context, tenant_id, amount); }));
   admin->add_subcommand("ledger", "Every account and the sum, which must be zero")
       ->callback(with_key([&] { return CheckLedger(context); }));
+  admin->add_subcommand("queue", "Who goes next: the rules, and every quota with what is held")
+      ->callback(with_key([&] { return Queue(context); }));
+  QueueOptions queue;
+  bool fair_share = false;
+  bool preemption = true;
+  auto* set_queue = admin->add_subcommand("set-queue", "Change the rules of the queue");
+  auto* fair_flag = set_queue->add_option("--fair-share", fair_share,
+                                          "Whoever holds least for his weight goes first");
+  auto* preemption_flag =
+      set_queue->add_option("--preemption", preemption, "Orders may be stopped for others");
+  set_queue
+      ->add_option("--reclaim", queue.reclaim,
+                   "Whose borrowed quota its owner takes back: never, lower_priority or any")
+      ->check(CLI::IsMember({"never", "lower_priority", "any"}));
+  set_queue->callback(with_key([&] {
+    if (fair_flag->count() > 0) queue.fair_share = fair_share;
+    if (preemption_flag->count() > 0) queue.preemption = preemption;
+    return SetQueue(context, queue);
+  }));
+  QuotaOptions quota;
+  std::string parent;
+  auto* set_quota = admin->add_subcommand(
+      "set-quota", "Make or change the quota of a tenant or a group; what is not given stays");
+  set_quota->add_option("name", quota.name, "A tenant's id or name, or a group's name")->required();
+  auto* parent_flag = set_quota->add_option("--parent", parent,
+                                            "The group it borrows from and lends to (empty: none)");
+  set_quota->add_option("--cards", quota.cards, "Its own compute in cards, such as 2.5, or none");
+  set_quota->add_option("--memory", quota.memory, "Its own memory, such as 160GiB, or none");
+  set_quota->add_option("--borrow-cards", quota.borrow_cards, "Borrows at most so much compute");
+  set_quota->add_option("--borrow-memory", quota.borrow_memory, "Borrows at most so much memory");
+  set_quota->add_option("--lend-cards", quota.lend_cards, "Lends at most so much compute");
+  set_quota->add_option("--lend-memory", quota.lend_memory, "Lends at most so much memory");
+  set_quota->add_option("--weight", quota.weight, "Of its fair share, 1 to 1000");
+  set_quota->callback(with_key([&] {
+    if (parent_flag->count() > 0) quota.parent = parent;
+    return SetQuota(context, quota);
+  }));
+  auto* remove_quota = admin->add_subcommand("remove-quota", "Take a quota away");
+  remove_quota->add_option("name", quota.name, "A tenant's id or name, or a group's name")
+      ->required();
+  remove_quota->callback(with_key([&] { return RemoveQuota(context, quota.name); }));
+  std::string priority_max;
+  auto* limits =
+      admin->add_subcommand("set-priority-max", "The highest priority a tenant may ask for");
+  limits->add_option("tenant", tenant_id, "Tenant id")->required();
+  limits->add_option("priority", priority_max, "A whole number; tenants begin with 0")->required();
+  limits->callback(with_key([&] { return SetPriorityMax(context, tenant_id, priority_max); }));
   SkuOptions sku;
   auto* add_sku = admin->add_subcommand("add-sku", "Offer a slice shape at a price");
   add_sku->add_option("name", sku.name, "Name, such as a100.third")->required();

@@ -1,142 +1,33 @@
 #include "cli/commands.h"
 
 #include <fcntl.h>
-#include <sys/random.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include <boost/json.hpp>
 #include <chrono>
 #include <cstdlib>
 #include <cstring>
-#include <functional>
 #include <thread>
 
 #include "base/units.h"
-#include "cli/calls.h"
+#include "cli/client.h"
 #include "cli/table.h"
-#include "http/client.h"
 #include "os/fd.h"
 #include "os/files.h"
 
 namespace tessera::cli {
 namespace {
 
-namespace json = boost::json;
-
 constexpr std::size_t kStdinBytesMax = 1 << 20;
-constexpr int kTriesMax = 3;
-
-http::Client MakeClient(const Context& context) {
-  http::Client::Options options;
-  if (context.endpoint.starts_with("unix:"))
-    options.unix_path = context.endpoint.substr(5);
-  else
-    options.base_url = context.endpoint;
-  options.timeout_millis = 60'000;
-  return http::Client(options);
-}
-
-// A key that names this command's one intention; a retry sends the same one, so nothing is rented
-// or booked twice.
-std::string IdempotencyKey() {
-  unsigned char bytes[16];
-  std::string text;
-  if (getrandom(bytes, sizeof bytes, 0) != sizeof bytes) return text;
-  for (const unsigned char b : bytes) {
-    char hex[3];
-    snprintf(hex, sizeof hex, "%02x", b);
-    text += hex;
-  }
-  return text;
-}
-
-}  // namespace
-
-Result<json::value> Call(const Context& context, const std::string& method,
-                         const std::string& target, const json::value& body) {
-  http::Client client = MakeClient(context);
-  std::map<std::string, std::string> headers = {{"authorization", "Bearer " + context.key}};
-  if (method == "POST") headers["idempotency-key"] = IdempotencyKey();
-  std::string text;
-  if (!body.is_null()) {
-    headers["content-type"] = "application/json";
-    text = json::serialize(body);
-  }
-  for (int attempt = 1;; ++attempt) {
-    auto reply = client.CallOk(method, target, text, headers);
-    if (!reply) {
-      if (reply.error().code() == Code::kUnavailable && attempt < kTriesMax) {
-        std::this_thread::sleep_for(std::chrono::milliseconds(200 * attempt));
-        continue;
-      }
-      if (reply.error().code() == Code::kUnavailable) return reply.error().Wrap(context.endpoint);
-      return reply.error();
-    }
-    if (reply->empty()) return json::value(nullptr);
-    boost::system::error_code error;
-    json::value value = json::parse(*reply, error);
-    if (error) return Error(Code::kInternal, "the server's answer is not JSON: " + error.message());
-    return value;
-  }
-}
-
-Result<std::string> CheckedId(const std::string& id, const char* field) {
-  if (id.empty() || id.size() > 64 ||
-      id.find_first_not_of("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_") !=
-          std::string::npos) {
-    return Error::Field(field,
-                        "expected an id of letters, digits, '-' and '_', at most 64 characters");
-  }
-  return id;
-}
-
-const json::value* Find(const json::value& object, std::string_view key) {
-  const auto* o = object.if_object();
-  return o == nullptr ? nullptr : o->if_contains(key);
-}
-
-std::string Text(const json::value& object, std::string_view key) {
-  const json::value* value = Find(object, key);
-  if (value == nullptr || value->is_null()) return "";
-  if (const auto* text = value->if_string()) return std::string(*text);
-  return json::serialize(*value);
-}
-
-std::int64_t Number(const json::value& object, std::string_view key) {
-  const json::value* value = Find(object, key);
-  if (value == nullptr) return 0;
-  if (const auto* n = value->if_int64()) return *n;
-  if (const auto* n = value->if_uint64()) return static_cast<std::int64_t>(*n);
-  return 0;
-}
-
-const json::array& Items(const json::value& object, std::string_view key) {
-  static const json::array none;
-  const json::value* value = Find(object, key);
-  const auto* items = value == nullptr ? nullptr : value->if_array();
-  return items == nullptr ? none : *items;
-}
-
-void Print(const Context& context, const std::string& text) {
-  std::fputs(text.c_str(), context.out);
-}
-
-int Finish(const Context& context, const Result<json::value>& reply,
-           const std::function<std::string(const json::value&)>& table) {
-  if (!reply) return Report(context, reply.error());
-  if (context.output == Output::kJson)
-    Print(context, json::serialize(*reply) + "\n");
-  else
-    Print(context, table(*reply));
-  return 0;
-}
-
-namespace {
 
 std::string Share(std::int64_t part, std::int64_t whole) {
   if (whole <= 0) return "-";
   return std::to_string((part * 100 + whole / 2) / whole) + "%";
+}
+
+// "-1 spot"
+std::string Rank(const json::value& instance) {
+  return Text(instance, "priority") + (Text(instance, "spot") == "true" ? " spot" : "");
 }
 
 std::string InstanceLine(const json::value& instance) {
@@ -146,25 +37,11 @@ std::string InstanceLine(const json::value& instance) {
   return line + "\n";
 }
 
-std::string Cards(const json::value* amount) {
-  if (amount == nullptr || Find(*amount, "card_millis") == nullptr) return "-";
-  if (Find(*amount, "card_millis")->is_null()) return "no limit";
-  char text[48];
-  std::snprintf(text, sizeof text, "%.3f cards",
-                static_cast<double>(Number(*amount, "card_millis")) / 1000);
-  return text;
-}
-
-std::string Memory(const json::value* amount) {
-  if (amount == nullptr || Find(*amount, "memory_bytes") == nullptr) return "-";
-  if (Find(*amount, "memory_bytes")->is_null()) return "no limit";
-  return FormatBytes(static_cast<std::uint64_t>(Number(*amount, "memory_bytes")));
-}
-
 std::string ExplanationOf(const json::value& reply) {
   std::string text = Text(reply, "instance");
   const std::string waiting = Text(reply, "waiting_for");
   text += waiting.empty() ? " is placed\n" : " waits: " + waiting + "\n";
+  if (Text(reply, "spot") == "true") text += "spot: it may be stopped for others at any time\n";
   if (const json::value* queue = Find(reply, "queue"); queue != nullptr && queue->is_object()) {
     text += "queue: place " + Text(*queue, "position") + " of " + Text(*queue, "waiting") +
             ", priority " + Text(*queue, "priority") + ", held by rule '" + Text(*queue, "rule") +
@@ -180,7 +57,7 @@ std::string ExplanationOf(const json::value& reply) {
   }
   if (const json::value* quota = Find(reply, "quota"); quota != nullptr && quota->is_object()) {
     Table table({"QUOTA", ">COMPUTE", ">MEMORY"});
-    for (const char* row : {"held", "nominal", "borrowing_limit", "lending_limit"}) {
+    for (const char* row : {"held", "borrowed", "nominal", "borrowing_limit", "lending_limit"}) {
       table.Add({row, Cards(Find(*quota, row)), Memory(Find(*quota, row))});
     }
     text += "\n" + table.ToString();
@@ -285,14 +162,16 @@ Result<std::string> LoadKey(const std::string& key_file) {
 
 int Skus(const Context& context) {
   return Finish(context, Call(context, "GET", "/v1/skus"), [](const json::value& reply) {
-    Table table({"SKU", ">MEMORY", ">COMPUTE", ">CPU", ">RAM", ">PRICE/H", "CURRENCY", "CARD"});
+    Table table(
+        {"SKU", ">MEMORY", ">COMPUTE", ">CPU", ">RAM", ">PRICE/H", ">SPOT/H", "CURRENCY", "CARD"});
     for (const json::value& sku : Items(reply, "skus")) {
       table.Add({Text(sku, "name"),
                  FormatBytes(static_cast<std::uint64_t>(Number(sku, "memory_bytes"))),
                  FormatPermille({static_cast<std::uint32_t>(Number(sku, "compute_permille"))}),
                  std::to_string(Number(sku, "cpu_millis")) + "m",
                  FormatBytes(static_cast<std::uint64_t>(Number(sku, "ram_bytes"))),
-                 Text(sku, "price_per_hour"), Text(sku, "currency"), Text(sku, "model")});
+                 Text(sku, "price_per_hour"), Text(sku, "spot_price_per_hour"),
+                 Text(sku, "currency"), Text(sku, "model")});
     }
     return table.ToString();
   });
@@ -345,6 +224,13 @@ int Rent(const Context& context, const RentOptions& options) {
                                         "expected 2 or more with --per-node-min or "
                                         "--same-rack"));
   }
+  if (!options.priority.empty()) {
+    const auto priority = ParseInt(options.priority, "priority", INT32_MIN, INT32_MAX);
+    if (!priority) return Report(context, priority.error());
+    body["priority"] = *priority;
+  }
+  if (options.spot) body["spot"] = true;
+  if (options.requeue) body["requeue"] = true;
   auto reply = Call(context, "POST", options.count > 1 ? "/v1/gangs" : "/v1/instances", body);
   if (options.count > 1) {
     if (reply && options.wait) reply = WaitForGang(context, *reply, options.wait_seconds_max);
@@ -376,26 +262,26 @@ int Rent(const Context& context, const RentOptions& options) {
 }
 
 int Ps(const Context& context, bool all) {
-  return Finish(context, AllPages(context, "/v1/instances", "instances"),
-                [all](const json::value& reply) {
-                  Table table({"ID", "NAME", "SKU", "STATE", "CARDS", ">PRICE/H", "NOTE"});
-                  for (const json::value& instance : Items(reply, "instances")) {
-                    const std::string state = Text(instance, "state");
-                    if (!all && state == "released") continue;
-                    std::string cards;
-                    for (const json::value& card : Items(instance, "cards")) {
-                      if (!cards.empty()) cards += ",";
-                      const std::string uuid =
-                          card.is_string() ? std::string(card.as_string()) : Text(card, "uuid");
-                      cards += uuid.size() > 12 ? uuid.substr(uuid.size() - 12) : uuid;
-                    }
-                    std::string note = Text(instance, "waiting_for");
-                    if (note.empty()) note = Text(instance, "reason");
-                    table.Add({Text(instance, "id"), Text(instance, "name"), Text(instance, "sku"),
-                               state, cards, Text(instance, "price_per_hour"), note});
-                  }
-                  return table.ToString();
-                });
+  return Finish(
+      context, AllPages(context, "/v1/instances", "instances"), [all](const json::value& reply) {
+        Table table({"ID", "NAME", "SKU", "STATE", ">PRIORITY", "CARDS", ">PRICE/H", "NOTE"});
+        for (const json::value& instance : Items(reply, "instances")) {
+          const std::string state = Text(instance, "state");
+          if (!all && state == "released") continue;
+          std::string cards;
+          for (const json::value& card : Items(instance, "cards")) {
+            if (!cards.empty()) cards += ",";
+            const std::string uuid =
+                card.is_string() ? std::string(card.as_string()) : Text(card, "uuid");
+            cards += uuid.size() > 12 ? uuid.substr(uuid.size() - 12) : uuid;
+          }
+          std::string note = Text(instance, "waiting_for");
+          if (note.empty()) note = Text(instance, "reason");
+          table.Add({Text(instance, "id"), Text(instance, "name"), Text(instance, "sku"), state,
+                     Rank(instance), cards, Text(instance, "price_per_hour"), note});
+        }
+        return table.ToString();
+      });
 }
 
 int Show(const Context& context, const std::string& id) {
@@ -410,7 +296,7 @@ int Show(const Context& context, const std::string& id) {
   return Finish(context, reply, [](const json::value& instance) {
     std::string text;
     for (const char* key : {"id", "name", "sku", "isolation", "state", "waiting_for", "reason",
-                            "exit_code", "price_per_hour"}) {
+                            "exit_code", "price_per_hour", "priority", "spot", "requeue"}) {
       const std::string value = Text(instance, key);
       if (!value.empty()) text += std::string(key) + ": " + value + "\n";
     }
@@ -525,7 +411,8 @@ int Bill(const Context& context) {
     Table table({"INSTANCE", "NAME", "SKU", "FROM", "TO", ">SECONDS", ">PRICE/H", ">AMOUNT"});
     for (const json::value& line : Items(reply, "lines")) {
       table.Add({Text(line, "instance"), Text(line, "name"), Text(line, "sku"), Text(line, "from"),
-                 Text(line, "to"), Text(line, "seconds"), Text(line, "price_per_hour"),
+                 Text(line, "to"), Text(line, "seconds"),
+                 Text(line, "price_per_hour") + (Text(line, "spot") == "true" ? " spot" : ""),
                  Text(line, "amount")});
     }
     return table.ToString() + "total " + Text(reply, "total") + " " + Text(reply, "currency") +
@@ -594,10 +481,10 @@ int CreateTenant(const Context& context, const std::string& name, const std::str
 
 int Tenants(const Context& context) {
   return Finish(context, Call(context, "GET", "/v1/tenants"), [](const json::value& reply) {
-    Table table({"ID", "NAME", ">BALANCE", ">HELD"});
+    Table table({"ID", "NAME", ">BALANCE", ">HELD", ">PRIORITY MAX"});
     for (const json::value& tenant : Items(reply, "tenants")) {
       table.Add({Text(tenant, "id"), Text(tenant, "name"), Text(tenant, "balance"),
-                 Text(tenant, "held")});
+                 Text(tenant, "held"), Text(tenant, "priority_max")});
     }
     return table.ToString();
   });

@@ -40,7 +40,10 @@ struct RentOptions {
   int count = 1;  // above 1: a gang, which starts together or not at all
   int per_node_min = 1;
   std::string same_rack;  // prefer, require; empty: as the cloud does it
-  bool wait = false;      // until it runs or ended
+  std::string priority;   // empty: as the cloud says
+  bool spot = false;
+  bool requeue = false;
+  bool wait = false;  // until it runs or ended
   int wait_seconds_max = 60;
 };
 

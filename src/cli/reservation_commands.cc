@@ -1,4 +1,4 @@
-#include "cli/calls.h"
+#include "cli/client.h"
 #include "cli/commands.h"
 #include "cli/table.h"
 

@@ -26,6 +26,7 @@ struct ExecutionStatus {
   std::optional<placement::Placement> placement;  // set once placed
   // kQueued: what is scarce or waited for. kEnded: why it never started or was stopped for another.
   std::string waiting_for;
+  bool evicted = false;  // kEnded: it was stopped for another
   bool adopted = false;  // the plane found it running and does not know whose it is: Submit tells
   int exit_code = 0;     // kEnded
   std::int64_t started_wall_micros = 0;
@@ -58,17 +59,14 @@ struct OrderExplanation {
     std::string instance_id;
     std::string tenant;
   };
-  struct QuotaUse {
-    placement::Quota quota;
-    placement::SliceAmount held;
-  };
   ExecutionStatus status;
   std::int32_t priority = 0;
+  bool spot = false;
   std::size_t position = 0;  // in the queue, 1: the next; 0: it does not wait
   std::size_t waiting = 0;   // all that wait
   std::string rule;          // by which it waits; placement::Standing has the names
   std::vector<Other> ahead;
-  std::optional<QuotaUse> quota;
+  std::optional<placement::QuotaUse> quota;
   placement::Explanation nodes;  // for one that is placed: as if it were not
 };
 
@@ -101,6 +99,11 @@ class Execution {
   // All instances the plane knows, including ones that ended since the last Forget.
   virtual Result<std::vector<ExecutionStatus>> List() = 0;
   virtual Result<std::vector<CardView>> Cards() = 0;
+  // The rules of the queue in place of the ones before, at once; what runs goes on. Nothing changes
+  // on an error.
+  virtual Status SetQueuePolicy(const placement::QueuePolicy& policy) = 0;
+  // What is held under each quota of the policy, in its order.
+  virtual Result<std::vector<placement::QuotaUse>> Quotas() = 0;
   virtual Result<std::string> Log(const std::string& instance_id, std::uint64_t offset) = 0;
   virtual Result<ExecOutput> Exec(const std::string& instance_id,
                                   const std::vector<std::string>& argv,

@@ -93,13 +93,9 @@ class FakeExecution final : public Execution {
     jobs_.at(id).eviction = reason;
     End(id, 143);
   }
-  std::string LastTenant() {
+  placement::Order LastOrder() {
     const std::lock_guard lock(mutex_);
-    return last_tenant_;
-  }
-  placement::Request LastRequest() {
-    const std::lock_guard lock(mutex_);
-    return last_request_;
+    return last_order_;
   }
   runtime::Workload LastWorkload() {
     const std::lock_guard lock(mutex_);
@@ -114,13 +110,15 @@ class FakeExecution final : public Execution {
     const auto found = jobs_.find(request.id);
     if (found == jobs_.end() || found->second.generation < generation) {
       if (refusal_) return *refusal_;
-      last_request_ = request;
       last_order_ = order;
-      last_tenant_ = order.request.tenant;
       last_workload_ = workload;
       if (found != jobs_.end() && found->second.phase == Phase::kRunning) End(request.id, 137);
-      jobs_[request.id] =
-          Job{.generation = generation, .order = ++order_, .tenant = order.request.tenant};
+      jobs_[request.id] = Job{.generation = generation,
+                              .order = ++order_,
+                              .tenant = order.request.tenant,
+                              .amount = placement::AmountOf(request),
+                              .spot = order.preemptible,
+                              .priority = request.priority};
       jobs_[request.id].gang = order.gang;
       jobs_[request.id].gang_size = order.gang_size;
       Fill();
@@ -173,10 +171,6 @@ class FakeExecution final : public Execution {
     const std::lock_guard lock(mutex_);
     return reservations_.size();
   }
-  placement::Order LastOrder() {
-    const std::lock_guard lock(mutex_);
-    return last_order_;
-  }
 
   Result<ExecutionStatus> Stop(const std::string& instance_id, std::uint64_t generation) override {
     const std::lock_guard lock(mutex_);
@@ -220,6 +214,8 @@ class FakeExecution final : public Execution {
     const Job& mine = jobs_[instance_id];
     OrderExplanation explanation;
     explanation.status = View(instance_id);
+    explanation.priority = mine.priority;
+    explanation.spot = mine.spot;
     for (const auto& [id, job] : jobs_) {
       if (job.phase != Phase::kQueued) continue;
       ++explanation.waiting;
@@ -231,7 +227,7 @@ class FakeExecution final : public Execution {
       explanation.position = explanation.ahead.size() + 1;
       explanation.rule = "fit";
     }
-    OrderExplanation::QuotaUse quota;
+    placement::QuotaUse quota;
     quota.quota.name = mine.tenant;
     quota.quota.nominal = {4000, 320 * kGiB};
     quota.quota.borrowing_limit = {1000, placement::kUnlimited};
@@ -262,6 +258,29 @@ class FakeExecution final : public Execution {
                                   .memory_bytes = 80 * kGiB}};
   }
 
+  Status SetQueuePolicy(const placement::QueuePolicy& policy) override {
+    const std::lock_guard lock(mutex_);
+    TRY_STATUS(Before());
+    TRY_STATUS(queue_.SetPolicy(policy));
+    return After();
+  }
+  // The policy the plane works by, and what runs under its quotas.
+  placement::QueuePolicy Policy() {
+    const std::lock_guard lock(mutex_);
+    return queue_.policy();
+  }
+  Result<std::vector<placement::QuotaUse>> Quotas() override {
+    const std::lock_guard lock(mutex_);
+    TRY_STATUS(Before());
+    placement::QuotaTree tree = *placement::QuotaTree::Make(queue_.policy().quotas);
+    for (const auto& [id, job] : jobs_) {
+      if (job.phase == Phase::kRunning) tree.Add(job.tenant, job.amount);
+    }
+    std::vector<placement::QuotaUse> uses;
+    for (const auto& quota : queue_.policy().quotas) uses.push_back(*tree.Use(quota.name));
+    return uses;
+  }
+
   Result<std::string> Log(const std::string& instance_id, std::uint64_t offset) override {
     const std::lock_guard lock(mutex_);
     TRY_STATUS(Before());
@@ -285,6 +304,9 @@ class FakeExecution final : public Execution {
     std::uint64_t generation = 0;
     std::uint64_t order = 0;
     std::string tenant;
+    placement::SliceAmount amount;
+    bool spot = false;
+    std::int32_t priority = 0;
     std::string eviction;
     std::string gang;
     std::size_t gang_size = 0;
@@ -355,7 +377,10 @@ class FakeExecution final : public Execution {
                            .started_wall_micros = job.started,
                            .ended_wall_micros = job.ended};
     status.adopted = job.adopted;
-    if (job.phase == Phase::kEnded) status.waiting_for = job.eviction;
+    if (job.phase == Phase::kEnded) {
+      status.waiting_for = job.eviction;
+      status.evicted = !job.eviction.empty();
+    }
     if (job.phase == Phase::kQueued) {
       status.waiting_for =
           "memory: asked 26 GiB a card, 2 GiB short on the best card (24 GiB free)";
@@ -379,10 +404,9 @@ class FakeExecution final : public Execution {
   bool failing_ = false;
   std::optional<Error> outage_;
   std::optional<Error> refusal_;
-  placement::Request last_request_;
-  placement::Order last_order_;
   std::map<std::string, placement::CapacityReservation> reservations_;
-  std::string last_tenant_;
+  placement::Queue queue_;  // for its rules only
+  placement::Order last_order_;
   runtime::Workload last_workload_;
 };
 

@@ -19,14 +19,18 @@ using commerce::State;
 constexpr std::int64_t kSecond = 1'000'000;
 constexpr std::int64_t kMinute = 60 * kSecond;
 constexpr Money kPrice{4'000'000};
+constexpr Money kSpotPrice{2'000'000};
 constexpr int kTriesMax = 5;
 
 enum class Fault { kStatement, kDeath, kCallNotHeard, kAnswerLost };
 
+// What is told: the life of instances that start, wait, end and run dry; or rules of the queue and
+// a spot instance that is stopped for another; or a reservation and a gang.
+enum class Tale { kLife, kQueue, kKept };
+
 class Story {
  public:
-  // `kept`: a reservation and a gang instead of two instances.
-  explicit Story(bool kept = false) : kept_(kept) {
+  explicit Story(Tale tale) : tale_(tale) {
     database_ = *store::Database::OpenSqlite(":memory:");
     Restart();
     Sku sku{.name = "third", .memory_bytes = 26 * kGiB};
@@ -40,18 +44,14 @@ class Story {
   bool Play(Fault fault, int n) {
     fault_ = fault;
     Arm(n);
-    if (kept_) {
-      TellOfKept();
-    } else {
-      Tell();
-    }
+    Tell();
     const int seen = fault == Fault::kStatement || fault == Fault::kDeath
                          ? store::StatementsSeenForTest(*database_)
                          : execution_.Calls();
     const bool fired = tripped_ || n < seen;
     Disarm();
     Settle();
-    if (kept_) {
+    if (tale_ == Tale::kKept) {
       CheckKept();
     } else {
       Check();
@@ -119,10 +119,12 @@ class Story {
     }
     EXPECT_TRUE(service_->Tick()) << "the next round does what one left";
   }
-  void Create(const std::string& name) {
+  void Create(const std::string& name, bool spot = false) {
     ids_[name] = Request("create " + name, [&](const Once* once) -> Status {
       auto made = service_->CreateInstance(
-          tenant_, {.name = name, .sku = "third", .command = {"train"}}, once);
+          tenant_,
+          {.name = name, .sku = "third", .command = {"train"}, .spot = spot, .requeue = spot},
+          once);
       return made ? Status() : Status(made.error());
     });
   }
@@ -131,6 +133,36 @@ class Story {
     Request("deposit", [&](const Once* once) {
       return service_->Deposit(tenant_, "one", Money{20'000'000}, once);
     });
+    switch (tale_) {
+      case Tale::kLife:
+        return TellLife();
+      case Tale::kQueue:
+        return TellQueue();
+      case Tale::kKept:
+        return TellKept();
+    }
+  }
+  void TellQueue() {
+    Request("rules", [&](const Once*) {
+      placement::QueuePolicy policy;
+      policy.quotas = {{.name = tenant_}};
+      policy.quotas[0].nominal = {1000, 80 * kGiB};
+      return service_->SetQueue(policy, 0);
+    });
+    Request("limits", [&](const Once*) -> Status {
+      auto tenant = service_->SetPriorityMax(tenant_, 7);
+      return tenant ? Status() : Status(tenant.error());
+    });
+    Create("three", true);
+    Pass(10 * kMinute);
+    execution_.Evict(Id("three"), "preempted: an order of higher priority needs its place");
+    Pass(kSecond);  // it waits again, as it asked
+    Pass(5 * kMinute);
+    Request("release three",
+            [&](const Once*) { return Done(service_->ReleaseInstance(tenant_, Id("three"))); });
+    Pass(kSecond);
+  }
+  void TellLife() {
     Create("one");
     Pass(kSecond);
     Create("two");  // waits: there is one place
@@ -162,10 +194,7 @@ class Story {
     Pass(kSecond);
   }
 
-  void TellOfKept() {
-    Request("deposit", [&](const Once* once) {
-      return service_->Deposit(tenant_, "one", Money{20'000'000}, once);
-    });
+  void TellKept() {
     const std::string reservation = Request("reserve", [&](const Once* once) -> Status {
       const auto made = service_->CreateReservation(tenant_, "third", {.lend = true}, once);
       return made ? Status() : Status(made.error());
@@ -243,9 +272,11 @@ class Story {
       EXPECT_GT(run.ended, 0) << "a released instance does not run";
       truth[run.id] += run.ended - run.started;
     }
-    EXPECT_EQ(truth.size(), 2u) << "two instances were asked for and two ran";
+    EXPECT_EQ(truth.size(), tale_ == Tale::kLife ? 2u : 1u) << "as many ran as were asked for";
     Money expected;
-    for (const auto& [id, micros] : truth) expected += *commerce::Cumulative(kPrice, micros);
+    for (const auto& [id, micros] : truth) {
+      expected += *commerce::Cumulative(id == Id("three") ? kSpotPrice : kPrice, micros);
+    }
     const auto bill = service_->Bill(tenant_);
     ASSERT_TRUE(bill);
     EXPECT_EQ(bill->total, expected) << "every second once";
@@ -262,12 +293,19 @@ class Story {
     EXPECT_EQ(execution_.Running(), 0u);
     EXPECT_EQ(execution_.Known(), 0u) << "the plane was told to forget";
     const auto runs = execution_.Truth();
-    EXPECT_EQ(runs.size(), 4u) << "each generation ran once";
+    EXPECT_EQ(runs.size(), tale_ == Tale::kLife ? 4u : 2u) << "each generation ran once";
+    if (tale_ == Tale::kLife) return;
+    const auto rules = service_->GetQueue();
+    ASSERT_TRUE(rules);
+    EXPECT_EQ(rules->version, 1) << "set once";
+    ASSERT_EQ(execution_.Policy().quotas.size(), 1u) << "the plane works by what is stored";
+    EXPECT_EQ(execution_.Policy().quotas[0].nominal, rules->policy.quotas[0].nominal);
+    EXPECT_EQ(service_->GetTenant(tenant_)->priority_max, 7);
   }
 
   os::FakeClock clock_;
-  const bool kept_;
-  FakeExecution execution_{clock_, kept_ ? 2U : 1U};
+  const Tale tale_;
+  FakeExecution execution_{clock_, tale_ == Tale::kKept ? 2U : 1U};
   std::unique_ptr<store::Database> database_;
   std::unique_ptr<Service> service_;
   std::string tenant_;
@@ -276,26 +314,40 @@ class Story {
   bool tripped_ = false;
 };
 
-void PlayAll(Fault fault, int at_least, bool kept = false) {
+void PlayAll(Tale tale, Fault fault, int at_least) {
   int n = 0;
   for (;; ++n) {
     SCOPED_TRACE("occasion " + std::to_string(n));
-    Story story(kept);
+    Story story(tale);
     if (!story.Play(fault, n)) break;
     if (::testing::Test::HasFailure()) return;
   }
   EXPECT_GE(n, at_least) << "the story must have enough occasions to fail";
 }
 
-TEST(Faults, EveryStatementFailsOnce) { PlayAll(Fault::kStatement, 300); }
-TEST(Faults, TheProcessDiesAtEveryStatement) { PlayAll(Fault::kDeath, 300); }
-TEST(Faults, EveryCallToThePlaneIsNotHeardOnce) { PlayAll(Fault::kCallNotHeard, 30); }
-TEST(Faults, EveryAnswerOfThePlaneIsLostOnce) { PlayAll(Fault::kAnswerLost, 30); }
+TEST(Faults, EveryStatementFailsOnce) { PlayAll(Tale::kLife, Fault::kStatement, 300); }
+TEST(Faults, TheProcessDiesAtEveryStatement) { PlayAll(Tale::kLife, Fault::kDeath, 300); }
+TEST(Faults, EveryCallToThePlaneIsNotHeardOnce) {
+  PlayAll(Tale::kLife, Fault::kCallNotHeard, 30);
+  PlayAll(Tale::kQueue, Fault::kCallNotHeard, 10);
+}
+TEST(Faults, EveryAnswerOfThePlaneIsLostOnce) {
+  PlayAll(Tale::kLife, Fault::kAnswerLost, 30);
+  PlayAll(Tale::kQueue, Fault::kAnswerLost, 10);
+}
+TEST(Faults, EveryStatementAboutTheQueueFailsOnce) {
+  PlayAll(Tale::kQueue, Fault::kStatement, 100);
+}
+TEST(Faults, TheProcessDiesAtEveryStatementAboutTheQueue) {
+  PlayAll(Tale::kQueue, Fault::kDeath, 100);
+}
 
-TEST(KeptFaults, EveryStatementFailsOnce) { PlayAll(Fault::kStatement, 100, true); }
-TEST(KeptFaults, TheProcessDiesAtEveryStatement) { PlayAll(Fault::kDeath, 100, true); }
-TEST(KeptFaults, EveryCallToThePlaneIsNotHeardOnce) { PlayAll(Fault::kCallNotHeard, 20, true); }
-TEST(KeptFaults, EveryAnswerOfThePlaneIsLostOnce) { PlayAll(Fault::kAnswerLost, 20, true); }
+TEST(KeptFaults, EveryStatementFailsOnce) { PlayAll(Tale::kKept, Fault::kStatement, 100); }
+TEST(KeptFaults, TheProcessDiesAtEveryStatement) { PlayAll(Tale::kKept, Fault::kDeath, 100); }
+TEST(KeptFaults, EveryCallToThePlaneIsNotHeardOnce) {
+  PlayAll(Tale::kKept, Fault::kCallNotHeard, 20);
+}
+TEST(KeptFaults, EveryAnswerOfThePlaneIsLostOnce) { PlayAll(Tale::kKept, Fault::kAnswerLost, 20); }
 
 }  // namespace
 }  // namespace tessera::cloud

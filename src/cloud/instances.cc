@@ -106,6 +106,30 @@ Status CheckIsolation(device::Isolation isolation, const Sku& sku) {
   }
 }
 
+// The rank an order asks for, or the one it gets without asking, within what the tenant may ask
+// for.
+Result<std::int32_t> PriorityOf(const InstanceSpec& spec, const Tenant& tenant) {
+  const std::int32_t most = spec.spot ? kSpotPriorityMax : kPriorityMax;
+  if (!spec.priority) {
+    return std::min(spec.spot ? kSpotPriorityMax : kPriorityDefault, tenant.priority_max);
+  }
+  if (*spec.priority < kPriorityMin || *spec.priority > most) {
+    return Error::Field("priority", "expected " + std::to_string(kPriorityMin) + " to " +
+                                        std::to_string(most) +
+                                        (spec.spot ? ": a spot order ranks below the others" : ""));
+  }
+  return *spec.priority;
+}
+
+// What the operator has lowered since counts for the next run as well.
+Status CheckPriority(std::int32_t priority, const Tenant& tenant) {
+  if (priority <= tenant.priority_max) return {};
+  return Error(Code::kPermissionDenied, "expected at most your priority_max (" +
+                                            std::to_string(tenant.priority_max) + "), got " +
+                                            std::to_string(priority))
+      .Under("priority");
+}
+
 // Sets one hour aside for the run that is about to be asked for.
 Status HoldFirstHour(Books& books, const Instance& instance) {
   TRY(const Purse purse, books.Read(instance.tenant_id));
@@ -119,6 +143,9 @@ Status CheckSpec(const InstanceSpec& spec) {
   if (!spec.name.empty()) TRY_STATUS(CheckInstanceName(spec.name));
   TRY_STATUS(CheckCommand(spec.command));
   TRY_STATUS(CheckEnvironment(spec.environment));
+  if (spec.requeue && !spec.spot) {
+    return Error::Field("requeue", "expected it of a spot instance only; no other is stopped so");
+  }
   if (spec.reservation.size() > placement::kReservationIdBytesMax) {
     return Error::Field("reservation", "expected the id of a reservation");
   }
@@ -134,6 +161,8 @@ Instance FromSpec(const std::string& tenant_id, const InstanceSpec& spec, std::i
   instance.environment = spec.environment;
   instance.reservation = spec.reservation;
   instance.isolation = spec.isolation;
+  instance.spot = spec.spot;
+  instance.requeue = spec.requeue;
   instance.created_micros = now;
   return instance;
 }
@@ -147,7 +176,6 @@ Result<Sku> CurrentSku(store::Transaction& transaction, const std::string& name)
 
 // Writes a new instance, with one hour set aside.
 Status AddInstance(store::Transaction& transaction, const Instance& instance) {
-  TRY_STATUS(CheckIsolation(instance.isolation, instance.sku));
   const std::int64_t now = instance.created_micros;
   TRY(const auto others, transaction.Query("SELECT count(*), coalesce(sum(CASE WHEN name = $2 "
                                            "THEN 1 ELSE 0 END), 0) FROM instances "
@@ -168,14 +196,17 @@ Status AddInstance(store::Transaction& transaction, const Instance& instance) {
           "INSERT INTO instances (id, tenant_id, name, sku, sku_version, "
           "price_per_hour_micro, command, environment, state, wanted, reason, waiting_for, "
           "node, cards, generation, created_micros, earlier_micros, hours_settled, gang, "
-          "gang_size, gang_node_min, gang_one_rack, reservation, isolation) "
+          "gang_size, gang_node_min, gang_one_rack, reservation, isolation, priority, spot, "
+          "discount_permille, requeue) "
           "VALUES ($1, $2, $3, $4, $5, $6, $7, $8, 'queued', 'run', '', '', '', '[]', 1, "
-          "$9, 0, 0, $10, $11, $12, $13, $14, $15)",
+          "$9, 0, 0, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19)",
           {instance.id, instance.tenant_id, instance.name, instance.sku.name, instance.sku.version,
            price, ListToJson(instance.command), MapToJson(instance.environment), now,
            instance.gang.id, std::int64_t{instance.gang.size}, std::int64_t{instance.gang.node_min},
            std::int64_t{instance.gang.one_rack ? 1 : 0}, instance.reservation,
-           std::string(device::IsolationName(instance.isolation))}));
+           std::string(device::IsolationName(instance.isolation)), std::int64_t{instance.priority},
+           std::int64_t{instance.spot}, std::int64_t{instance.discount_permille},
+           std::int64_t{instance.requeue}}));
   (void)added;
   Books books(transaction, now);
   TRY_STATUS(HoldFirstHour(books, instance));
@@ -185,6 +216,21 @@ Status AddInstance(store::Transaction& transaction, const Instance& instance) {
 }
 
 }  // namespace
+
+Status Service::Agree(store::Transaction& transaction, const InstanceSpec& spec,
+                      Instance* instance) {
+  TRY(instance->sku, CurrentSku(transaction, spec.sku));
+  TRY_STATUS(CheckIsolation(instance->isolation, instance->sku));
+  TRY(const Tenant tenant, SelectTenant(transaction, instance->tenant_id));
+  TRY(instance->priority, PriorityOf(spec, tenant));
+  TRY_STATUS(CheckPriority(instance->priority, tenant));
+  if (instance->spot) {
+    Price(&instance->sku);
+    instance->discount_permille = options_.spot_discount_permille;
+    instance->sku.price_per_hour = instance->sku.spot_price_per_hour;
+  }
+  return {};
+}
 
 Result<Instance> Service::CreateInstance(const std::string& tenant_id, const InstanceSpec& spec,
                                          const Once* once) {
@@ -196,7 +242,7 @@ Result<Instance> Service::CreateInstance(const std::string& tenant_id, const Ins
   const std::lock_guard stripe(Stripe(instance.id));
   {
     TRY(auto transaction, database_.Begin());
-    TRY(instance.sku, CurrentSku(*transaction, spec.sku));
+    TRY_STATUS(Agree(*transaction, spec, &instance));
     TRY_STATUS(AddInstance(*transaction, instance));
     TRY_STATUS(Remember(*transaction, once, now, instance.id, 201, std::nullopt));
     TRY_STATUS(transaction->Commit());
@@ -235,9 +281,8 @@ Result<std::vector<Instance>> Service::CreateGang(const std::string& tenant_id,
   }
   {
     TRY(auto transaction, database_.Begin());
-    TRY(const Sku sku, CurrentSku(*transaction, spec.sku));
     for (Instance& member : members) {
-      member.sku = sku;
+      TRY_STATUS(Agree(*transaction, spec, &member));
       TRY_STATUS(AddInstance(*transaction, member));
     }
     TRY_STATUS(Remember(*transaction, once, now, gang.id, 201, std::nullopt));
@@ -297,21 +342,7 @@ Result<Instance> Service::StartInstance(const std::string& tenant_id, const std:
                    "expected a stopped, ended or failed instance; it is " +
                        std::string(commerce::StateName(instance.state)));
     }
-    instance.generation += 1;
-    instance.state = State::kQueued;
-    instance.wanted = "run";
-    instance.reason.clear();
-    instance.waiting_for.clear();
-    instance.node.clear();
-    instance.cards.clear();
-    instance.exit_code.reset();
-    instance.run_started_micros.reset();
-    instance.run_ended_micros.reset();
-    instance.hours_settled = 0;
-    Books books(*transaction, now);
-    TRY_STATUS(HoldFirstHour(books, instance));
-    TRY_STATUS(SaveInstance(*transaction, instance));
-    TRY_STATUS(AddEvent(*transaction, instance, State::kQueued, now, now, ""));
+    TRY_STATUS(NextGeneration(*transaction, &instance, ""));
     TRY_STATUS(Audit(*transaction, now, tenant_id, "instance.start", tenant_id, id,
                      "generation " + std::to_string(instance.generation)));
     TRY_STATUS(Remember(*transaction, once, now, id, 200, std::nullopt));
@@ -321,6 +352,28 @@ Result<Instance> Service::StartInstance(const std::string& tenant_id, const std:
   TRY(Instance started, Load(id));
   TRY_STATUS(Answer(once, 200, ToJson(started)));
   return started;
+}
+
+Status Service::NextGeneration(store::Transaction& transaction, Instance* instance,
+                               const std::string& reason) {
+  TRY(const Tenant tenant, SelectTenant(transaction, instance->tenant_id));
+  TRY_STATUS(CheckPriority(instance->priority, tenant));
+  const std::int64_t now = clock_.WallMicros();
+  instance->generation += 1;
+  instance->state = State::kQueued;
+  instance->wanted = "run";
+  instance->reason.clear();
+  instance->waiting_for.clear();
+  instance->node.clear();
+  instance->cards.clear();
+  instance->exit_code.reset();
+  instance->run_started_micros.reset();
+  instance->run_ended_micros.reset();
+  instance->hours_settled = 0;
+  Books books(transaction, now);
+  TRY_STATUS(HoldFirstHour(books, *instance));
+  TRY_STATUS(SaveInstance(transaction, *instance));
+  return AddEvent(transaction, *instance, State::kQueued, now, now, reason);
 }
 
 // The effect is committed; an answer that cannot be stored is made anew from the instance when
@@ -459,8 +512,9 @@ Result<Explained> Service::Explain(const std::string& tenant_id, const std::stri
                                                 std::string(commerce::StateName(instance.state)));
   }
   auto order = execution_.Explain(id);
-  if (!order) {
-    if (order.error().code() != Code::kNotFound) return order.error();
+  // An earlier run's is none of this one's.
+  if (!order || order->status.generation != instance.generation) {
+    if (!order && order.error().code() != Code::kNotFound) return order.error();
     return Error(Code::kUnavailable, "the scheduling plane does not know it yet; try again");
   }
   Explained explained;

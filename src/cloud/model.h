@@ -26,6 +26,13 @@ inline constexpr std::size_t kEnvironmentMax = 256;
 inline constexpr std::size_t kStdinBytesMax = 1024 * 1024;
 inline constexpr std::size_t kPageMax = 200;
 inline constexpr std::uint32_t kGangMembersMax = 64;
+inline constexpr std::size_t kQuotaRulesMax = 2048;
+// Priorities that a tenant may be given; the highest is Kubernetes' for user classes.
+inline constexpr std::int32_t kPriorityMin = -1'000'000'000;
+inline constexpr std::int32_t kPriorityMax = 1'000'000'000;
+inline constexpr std::int32_t kPriorityDefault = 0;
+// A spot order ranks below every order that asks for nothing special.
+inline constexpr std::int32_t kSpotPriorityMax = -1;
 inline constexpr Money kDepositMax{Money::Micro{1'000'000'000} * 1'000'000};
 inline constexpr std::int64_t kIdempotencyMicros = 24LL * 3'600'000'000;
 
@@ -33,6 +40,7 @@ struct Tenant {
   std::string id;
   std::string name;
   std::int64_t created_micros = 0;
+  std::int32_t priority_max = 0;  // of his orders
 };
 
 // A named slice shape with a price. A change makes a new version; a rented instance keeps the one
@@ -46,7 +54,8 @@ struct Sku {
   Permille compute;                // of each slice
   std::uint32_t cpu_millis = 0;
   std::uint64_t ram_bytes = 0;
-  Money price_per_hour;  // of the whole SKU
+  Money price_per_hour;       // of the whole SKU
+  Money spot_price_per_hour;  // of a spot instance rented now
   std::int64_t created_micros = 0;
 };
 
@@ -59,6 +68,10 @@ struct InstanceSpec {
   // kShim, kSpatial (of SKUs with one slice), or kWhole (of SKUs with all of a card's compute).
   device::Isolation isolation = device::Isolation::kShim;
   std::string reservation;  // that it runs in; empty: wherever there is room
+  // Absent: kPriorityDefault, or less where the tenant may not ask for that much.
+  std::optional<std::int32_t> priority;
+  bool spot = false;     // may be stopped for others at any time, at the spot price
+  bool requeue = false;  // spot: once stopped for another it waits again instead of ending
 };
 
 // Instances that start together or not at all. Once they run, each is on its own.
@@ -74,7 +87,7 @@ struct Instance {
   std::string id;
   std::string tenant_id;
   std::string name;
-  Sku sku;  // the version it was rented at
+  Sku sku;  // the version it was rented at, with the price this instance pays
   std::vector<std::string> command;
   std::map<std::string, std::string> environment;
   commerce::State state = commerce::State::kQueued;
@@ -94,6 +107,10 @@ struct Instance {
   Gang gang;
   std::string reservation;
   device::Isolation isolation = device::Isolation::kShim;
+  std::int32_t priority = 0;
+  bool spot = false;
+  std::uint32_t discount_permille = 0;  // spot: what the list price was lowered by
+  bool requeue = false;
 
   // Its gang starts it; a later generation starts on its own.
   bool StartsWithGang() const { return !gang.id.empty() && generation == 1; }

@@ -228,6 +228,23 @@ TEST_F(OpenApi, TheAnswersAreWhatItPromises) {
       R"("cpu_millis":0,"ram":"0B","price_per_hour":"2.00","currency":"CNY"})",
       "1");
   Send(admin, "GET", "/v1/me", "", "", "");
+  Send(admin, "PUT", "/v1/tenants/{id}/limits", tenant, R"({"priority_max":500})", "");
+  Send(acme.key, "GET", "/v1/quota", "", "", "");
+  Send(admin, "GET", "/v1/queue", "", "", "");
+  const std::string rules =
+      R"({"fair_share":false,"preemption":true,"reclaim":"lower_priority","quotas":[)"
+      R"({"name":"research"},{"name":")" +
+      acme.id +
+      R"(","parent":"research","nominal":{"card_millis":1000,"memory_bytes":"80GiB"},)"
+      R"("borrowing_limit":{"card_millis":500,"memory_bytes":null},"weight":2}]})";
+  Send(admin, "PUT", "/v1/queue", "", R"({"version":0,"policy":)" + rules + "}", "");
+  Send(admin, "PUT", "/v1/queue", "", R"({"version":0,"policy":{}})", "");
+  Send(acme.key, "GET", "/v1/quota", "", "", "");
+  Send(acme.key, "POST", "/v1/instances", "",
+       R"({"name":"cheap","sku":"third","command":["x"],"spot":true,"requeue":true,"priority":-5})",
+       "spot");
+  Send(acme.key, "POST", "/v1/instances", "", R"({"sku":"third","command":["x"],"priority":5})",
+       "high");
   Send(admin, "GET", "/v1/tenants", "", "", "");
   const std::string order =
       R"({"name":"train","sku":"a100-80.third","command":["/opt/train","--epochs","3"],"environment":{"SEED":"7"}})";
@@ -304,6 +321,7 @@ TEST_F(OpenApi, TheAnswersAreWhatItPromises) {
     if (pattern.find("{id}") != std::string::npos) {
       const std::string body = pattern.ends_with("exec")       ? R"({"command":["x"]})"
                                : pattern.ends_with("deposits") ? R"({"amount":"1.00"})"
+                               : pattern.ends_with("limits")   ? R"({"priority_max":1})"
                                                                : "";
       const auto unknown =
           Send(role == "tenant" ? acme.key : admin, method, pattern, "x", body, "y");
@@ -322,6 +340,7 @@ TEST_F(OpenApi, TheAnswersAreWhatItPromises) {
   }
   for (const char* must :
        {"POST /v1/instances 400", "POST /v1/instances 402", "POST /v1/instances 409",
+        "POST /v1/instances 403", "PUT /v1/queue 409", "PUT /v1/queue 400",
         "POST /v1/instances 422", "POST /v1/instances 429", "GET /v1/cards 503",
         "POST /v1/gangs 402", "POST /v1/reservations 429", "POST /v1/instances/{id}/start 409",
         "GET /v1/instances/{id}/logs 409", "GET /v1/instances/{id}/explanation 409"}) {

@@ -24,7 +24,9 @@ placement::Order ToOrder(const Instance& instance) {
                       .ram_bytes = instance.sku.ram_bytes,
                       .model = instance.sku.model,
                       .isolation = instance.isolation,
-                      .tenant = instance.tenant_id},
+                      .tenant = instance.tenant_id,
+                      .priority = instance.priority},
+          .preemptible = instance.spot,
           .gang = instance.StartsWithGang() ? instance.gang.id : "",
           .gang_size = instance.StartsWithGang() ? instance.gang.size : 0,
           .gang_node_min = instance.StartsWithGang() ? instance.gang.node_min : 1,
@@ -198,11 +200,27 @@ Status Service::Apply(const ExecutionStatus& status) {
                  instance.run_started_micros ? std::optional<std::int64_t>(status.exit_code)
                                              : std::nullopt,
                  (instance.run_started_micros ? "" : "it never started: ") + status.waiting_for));
+      if (status.evicted && instance.requeue && instance.wanted == "run") {
+        TRY_STATUS(Requeue(*transaction, instance.id));
+      }
       return transaction->Commit();
     }
   }
   TRY_STATUS(SaveInstance(*transaction, instance));
   return transaction->Commit();
+}
+
+// Once it was stopped for another it waits again, unless its owner may or can not go on paying.
+Status Service::Requeue(store::Transaction& transaction, const std::string& id) {
+  TRY(Instance instance, SelectInstance(transaction, id));
+  const std::string reason = instance.reason;
+  const Status next = NextGeneration(transaction, &instance, "requeued: " + reason);
+  if (next || (next.error().field() != kPurseField && next.error().field() != "priority")) {
+    return next;
+  }
+  TRY(instance, SelectInstance(transaction, id));
+  instance.reason = reason + "; not requeued: " + next.error().message();
+  return SaveInstance(transaction, instance);
 }
 
 Status Service::FinishLost(const std::string& id, std::uint64_t generation,
@@ -436,6 +454,11 @@ Status Service::Record() {
 }
 
 Status Service::Converge() {
+  {
+    // Nobody is placed by rules that do not hold.
+    const std::lock_guard lock(queue_mutex_);
+    TRY_STATUS(ApplyQueue());
+  }
   // Before the orders that run in them.
   TRY_STATUS(ConvergeReservations());
   TRY(const auto statuses, execution_.List());

@@ -152,6 +152,42 @@ Answer ResetKey(const Call& call) {
   return Json(201, json.Take());
 }
 
+Answer SetLimits(const Call& call) {
+  TRY(auto body, JsonObject::Parse(call.request.body));
+  TRY(const auto priority_max, body.Int("priority_max", kPriorityMin, kPriorityMax));
+  TRY_STATUS(body.Finish());
+  TRY(const Tenant tenant,
+      call.service.SetPriorityMax(call.Parameter("id"), static_cast<std::int32_t>(priority_max)));
+  TRY(const Purse purse, call.service.GetPurse(tenant.id));
+  return Json(200, ToJson(tenant, purse));
+}
+
+Answer GetQueue(const Call& call) {
+  TRY(const QueueRules rules, call.service.GetQueue());
+  return Json(200, ToJson(rules));
+}
+
+Answer SetQueue(const Call& call) {
+  TRY(auto body, JsonObject::Parse(call.request.body));
+  std::optional<std::int64_t> version;
+  if (body.Has("version")) {
+    TRY(version, body.Int("version", 0, http::kJsonIntMax));
+  }
+  TRY(auto policy_body, body.Object("policy"));
+  TRY(const auto policy, ReadQueuePolicy(std::move(policy_body)));
+  TRY_STATUS(body.Finish());
+  if (const Status set = call.service.SetQueue(policy, version); !set) {
+    const Error& error = set.error();
+    return error.field().starts_with("quotas") ? error.Under("policy") : error;
+  }
+  return GetQueue(call);
+}
+
+Answer OwnQuotaOf(const Call& call) {
+  TRY(const OwnQuota own, call.service.QuotaOf(call.caller.tenant_id));
+  return Json(200, ToJson(own));
+}
+
 Answer Me(const Call& call) {
   if (call.caller.admin) {
     JsonWriter json;
@@ -213,6 +249,12 @@ Result<InstanceSpec> ReadSpec(JsonObject& body) {
   const auto mode = device::IsolationNamed(isolation);
   if (!mode) return body.Wrong("isolation", "expected shim, spatial or whole");
   spec.isolation = *mode;
+  if (body.Has("priority")) {
+    TRY(const auto priority, body.Int("priority", kPriorityMin, kPriorityMax));
+    spec.priority = static_cast<std::int32_t>(priority);
+  }
+  TRY(spec.spot, body.OptionalBool("spot", false));
+  TRY(spec.requeue, body.OptionalBool("requeue", false));
   return spec;
 }
 
@@ -418,6 +460,10 @@ constexpr Route kRoutes[] = {
     {"GET", "/v1/tenants", Role::kAdmin, false, false, ListTenants},
     {"POST", "/v1/tenants/{id}/deposits", Role::kAdmin, true, false, Deposit},
     {"POST", "/v1/tenants/{id}/key", Role::kAdmin, false, false, ResetKey},
+    {"PUT", "/v1/tenants/{id}/limits", Role::kAdmin, false, false, SetLimits},
+    {"GET", "/v1/queue", Role::kAdmin, false, false, GetQueue},
+    {"PUT", "/v1/queue", Role::kAdmin, false, false, SetQueue},
+    {"GET", "/v1/quota", Role::kTenant, false, false, OwnQuotaOf},
     {"GET", "/v1/me", Role::kAny, false, false, Me},
     {"GET", "/v1/skus", Role::kAny, false, false, ListSkus},
     {"POST", "/v1/skus", Role::kAdmin, true, false, AddSku},

@@ -40,6 +40,7 @@ TEST(Rest, AnOrderIsExplainedToItsOwnerOnly) {
   };
   const std::string nodes =
       R"x("quota":{"held":{"card_millis":333,"memory_bytes":27917287424},)x"
+      R"x("borrowed":{"card_millis":0,"memory_bytes":0},)x"
       R"x("nominal":{"card_millis":4000,"memory_bytes":343597383680},)x"
       R"x("borrowing_limit":{"card_millis":1000,"memory_bytes":null},)x"
       R"x("lending_limit":{"card_millis":null,"memory_bytes":null}},)x"
@@ -48,7 +49,7 @@ TEST(Rest, AnOrderIsExplainedToItsOwnerOnly) {
       R"x("best":[{"node":"node-a","cards":["GPU-0"],"score":"-0.250000",)x"
       R"x("parts":[{"name":"left","score":"-0.250000"}]}]})x";
   const std::string reason =
-      R"x("waiting_for":"memory: asked 26 GiB a card, 2 GiB short on the best card (24 GiB free)",)x";
+      R"x("waiting_for":"memory: asked 26 GiB a card, 2 GiB short on the best card (24 GiB free)","spot":false,)x";
   const auto answer = explain(acme.key, waits);
   EXPECT_EQ(answer.status, 200);
   EXPECT_EQ(answer.body,
@@ -58,8 +59,9 @@ TEST(Rest, AnOrderIsExplainedToItsOwnerOnly) {
   for (const std::string& secret : {between, other.id, std::string("other-firm")}) {
     EXPECT_EQ(answer.body.find(secret), std::string::npos) << secret;
   }
-  EXPECT_EQ(explain(acme.key, runs).body,
-            R"x({"instance":")x" + runs + R"x(","waiting_for":"","queue":null,)x" + nodes);
+  EXPECT_EQ(
+      explain(acme.key, runs).body,
+      R"x({"instance":")x" + runs + R"x(","waiting_for":"","spot":false,"queue":null,)x" + nodes);
   // Somebody else's is as unknown as none.
   EXPECT_EQ(explain(other.key, waits).status, 404);
   EXPECT_EQ(explain(other.key, waits).body, explain(other.key, "i-none").body);
@@ -68,6 +70,105 @@ TEST(Rest, AnOrderIsExplainedToItsOwnerOnly) {
   EXPECT_EQ(explain(acme.key, runs).status, 409);
   cloud.execution.ForgetQueue();
   EXPECT_EQ(explain(acme.key, waits).status, 503);
+}
+
+// Word for word what the operator and the tenant read, and that what was read can be put back.
+TEST(Rest, TheRulesOfTheQueueAreReadAndSet) {
+  Harness cloud(3);
+  cloud.AddSku();
+  const auto acme = cloud.AddTenant("acme", "50.00");
+  const std::string none = R"({"version":0,"file":null,"policy":{"fair_share":false,)"
+                           R"("preemption":true,"reclaim":"lower_priority","quotas":[]},"use":[]})";
+  EXPECT_EQ(cloud.Send(cloud.admin, "GET", "/v1/queue").body, none);
+  EXPECT_EQ(cloud.Send(acme.key, "GET", "/v1/quota").body, R"({"priority_max":0,"quota":null})");
+  const auto set = cloud.Send(
+      cloud.admin, "PUT", "/v1/queue",
+      R"({"policy":{"fair_share":true,"reclaim":"any","quotas":[{"name":"all"},{"name":")" +
+          acme.id +
+          R"(","parent":"all","nominal":{"card_millis":500,"memory_bytes":"40GiB"},)"
+          R"("borrowing_limit":{"card_millis":250},"weight":3}]}})");
+  ASSERT_EQ(set.status, 200) << set.body;
+  const std::string no_limit = R"({"card_millis":null,"memory_bytes":null})";
+  const std::string nothing = R"({"card_millis":0,"memory_bytes":0})";
+  const std::string policy =
+      R"({"fair_share":true,"preemption":true,"reclaim":"any","quotas":[)"
+      R"({"name":"all","parent":"","nominal":)" +
+      nothing + R"(,"borrowing_limit":)" + no_limit + R"(,"lending_limit":)" + no_limit +
+      R"(,"weight":1},{"name":")" + acme.id +
+      R"(","parent":"all","nominal":{"card_millis":500,"memory_bytes":42949672960},)"
+      R"("borrowing_limit":{"card_millis":250,"memory_bytes":null},"lending_limit":)" +
+      no_limit + R"(,"weight":3}]})";
+  const auto rules = [&](int version, const std::string& held, const std::string& borrowed) {
+    return R"({"version":)" + std::to_string(version) + R"(,"file":null,"policy":)" + policy +
+           R"(,"use":[{"name":"all","held":)" + held + R"(,"borrowed":)" + borrowed +
+           R"(},{"name":")" + acme.id + R"(","held":)" + held + R"(,"borrowed":)" + borrowed +
+           "}]}";
+  };
+  EXPECT_EQ(set.body, rules(1, nothing, nothing));
+  for (int i = 0; i < 2; ++i) {
+    ASSERT_EQ(cloud.Post(acme.key, "/v1/instances", R"({"sku":"third","command":["x"]})").status,
+              201);
+  }
+  const std::string held = R"({"card_millis":666,"memory_bytes":55834574848})";
+  EXPECT_EQ(cloud.Send(acme.key, "GET", "/v1/quota").body,
+            R"({"priority_max":0,"quota":{"held":)" + held +
+                R"(,"borrowed":{"card_millis":166,"memory_bytes":12884901888},)"
+                R"("nominal":{"card_millis":500,"memory_bytes":42949672960},)"
+                R"("borrowing_limit":{"card_millis":250,"memory_bytes":null},"lending_limit":)" +
+                no_limit + R"(,"weight":3}})");
+  const auto again =
+      cloud.Send(cloud.admin, "PUT", "/v1/queue", R"({"version":1,"policy":)" + policy + "}");
+  EXPECT_EQ(again.body, rules(1, held, R"({"card_millis":166,"memory_bytes":12884901888})"))
+      << "put back as it was read";
+  const std::string before = cloud.Fingerprint();
+  const auto late = cloud.Send(cloud.admin, "PUT", "/v1/queue", R"({"version":0,"policy":{}})");
+  EXPECT_EQ(late.status, 409);
+  EXPECT_EQ(Harness::Field(late), "version");
+  EXPECT_EQ(cloud.Fingerprint(), before);
+  ASSERT_TRUE(cloud.service->UseQueueFile(placement::QueuePolicy(), "/etc/up.yaml"));
+  EXPECT_EQ(cloud.Send(cloud.admin, "PUT", "/v1/queue", R"({"policy":{}})").status, 409);
+  EXPECT_EQ(cloud.Send(cloud.admin, "GET", "/v1/queue").body,
+            R"({"version":1,"file":"/etc/up.yaml","policy":{"fair_share":false,)"
+            R"("preemption":true,"reclaim":"lower_priority","quotas":[]},"use":[]})");
+}
+
+TEST(Rest, WhatAnOrderAskedForIsShownAndBounded) {
+  Harness cloud;
+  cloud.AddSku();
+  const auto acme = cloud.AddTenant("acme", "50.00");
+  const auto skus = cloud.Send(acme.key, "GET", "/v1/skus");
+  EXPECT_NE(skus.body.find(R"("price_per_hour":"4.00","spot_price_per_hour":"2.00")"),
+            std::string::npos)
+      << skus.body;
+  const auto rent = [&](const std::string& more) {
+    return cloud.Post(acme.key, "/v1/instances", R"({"sku":"third","command":["x"])" + more + "}");
+  };
+  const auto runs = rent("");
+  EXPECT_NE(runs.body.find(R"("priority":0,"spot":false,"requeue":false,)"), std::string::npos);
+  const auto spot = rent(R"(,"spot":true,"requeue":true)");
+  EXPECT_NE(spot.body.find(R"("priority":-1,"spot":true,"requeue":true,)"), std::string::npos);
+  EXPECT_NE(spot.body.find(R"("price_per_hour":"2.00")"), std::string::npos) << spot.body;
+  const auto explained =
+      cloud.Send(acme.key, "GET", "/v1/instances/" + Harness::Text(spot, "id") + "/explanation");
+  EXPECT_NE(explained.body.find(R"("spot":true,"queue":{"position":1,"waiting":1,"rule":"fit",)"
+                                R"("priority":-1,)"),
+            std::string::npos)
+      << explained.body;
+  const std::string before = cloud.Fingerprint();
+  const auto high = rent(R"(,"priority":1)");
+  EXPECT_EQ(high.status, 403);
+  EXPECT_EQ(Harness::Field(high), "priority");
+  EXPECT_EQ(Harness::Text(high, "detail"), "expected at most your priority_max (0), got 1");
+  EXPECT_EQ(cloud.Fingerprint(), before);
+  const auto raised =
+      cloud.Send(cloud.admin, "PUT", "/v1/tenants/" + acme.id + "/limits", R"({"priority_max":1})");
+  EXPECT_EQ(raised.status, 200) << raised.body;
+  EXPECT_NE(raised.body.find(R"("priority_max":1)"), std::string::npos);
+  EXPECT_EQ(rent(R"(,"priority":1)").status, 201);
+  cloud.execution.Evict(Harness::Text(runs, "id"), "preempted");
+  ASSERT_TRUE(cloud.service->Tick());
+  EXPECT_NE(cloud.Send(acme.key, "GET", "/v1/bill").body.find(R"("spot":false)"),
+            std::string::npos);
 }
 
 TEST(Rest, FromTenantToBill) {
@@ -237,11 +338,11 @@ TEST(Rest, AnOrderSaysHowItsSlicesAreHeld) {
     const auto made = order(sku, isolation);
     ASSERT_EQ(made.status, 201) << made.body;
     EXPECT_EQ(Harness::Text(made, "isolation"), expected);
-    EXPECT_EQ(IsolationName(cloud.execution.LastRequest().isolation), expected);
+    EXPECT_EQ(IsolationName(cloud.execution.LastOrder().request.isolation), expected);
     const std::string target = "/v1/instances/" + Harness::Text(made, "id");
     cloud.Post(acme.key, target + "/stop", "");
     ASSERT_EQ(cloud.Post(acme.key, target + "/start", "").status, 200);
-    EXPECT_EQ(IsolationName(cloud.execution.LastRequest().isolation), expected);
+    EXPECT_EQ(IsolationName(cloud.execution.LastOrder().request.isolation), expected);
     EXPECT_EQ(Harness::Text(cloud.Send(acme.key, "GET", target), "isolation"), expected);
     cloud.Post(acme.key, target + "/release", "");
   }
@@ -267,13 +368,22 @@ TEST(Rest, RolesAreKeptApart) {
       EXPECT_EQ(refused.headers.at("www-authenticate"), "Bearer");
     }
   }
-  for (const std::string path : {"/v1/tenants", "/v1/ledger"}) {
+  for (const std::string path : {"/v1/tenants", "/v1/ledger", "/v1/queue"}) {
     EXPECT_EQ(cloud.Send(acme.key, "GET", path).status, 403);
   }
   for (const std::string path :
        {"/v1/tenants", "/v1/skus", "/v1/tenants/x/deposits", "/v1/tenants/x/key"}) {
     EXPECT_EQ(cloud.Post(acme.key, path, "{}").status, 403) << path;
   }
+  // A tenant neither gives himself quota nor raises what he may ask for.
+  const std::string before = cloud.Fingerprint();
+  EXPECT_EQ(cloud.Send(acme.key, "PUT", "/v1/queue", R"({"policy":{}})").status, 403);
+  EXPECT_EQ(
+      cloud.Send(acme.key, "PUT", "/v1/tenants/" + acme.id + "/limits", R"({"priority_max":9})")
+          .status,
+      403);
+  EXPECT_EQ(cloud.Fingerprint(), before);
+  EXPECT_EQ(cloud.Send(cloud.admin, "GET", "/v1/quota").status, 403);
   EXPECT_EQ(cloud.Send(cloud.admin, "GET", "/v1/instances").status, 403);
   EXPECT_EQ(cloud.Send(cloud.admin, "GET", "/v1/bill").status, 403);
   EXPECT_EQ(Harness::Text(cloud.Send(cloud.admin, "GET", "/v1/me"), "role"), "admin");
@@ -285,11 +395,12 @@ struct Bad {
 };
 
 void ExpectRefused(Harness& cloud, const std::string& key, const std::string& path,
-                   const std::vector<Bad>& bodies) {
+                   const std::vector<Bad>& bodies, const std::string& method = "POST") {
   const std::string before = cloud.Fingerprint();
   const auto runs = cloud.execution.Truth().size();
   for (const auto& bad : bodies) {
-    const auto refused = cloud.Post(key, path, bad.body);
+    const auto refused = method == "POST" ? cloud.Post(key, path, bad.body)
+                                          : cloud.Send(key, method, path, bad.body);
     EXPECT_EQ(refused.status, 400) << path << " " << bad.body << " -> " << refused.body;
     EXPECT_EQ(Harness::Field(refused), bad.field)
         << path << " " << bad.body << " -> " << refused.body;
@@ -397,8 +508,50 @@ TEST(Rest, EveryFieldRefusesWhatItCannotMean) {
        {R"({"sku":"third","command":["x"],"isolation":"mig"})", "isolation"},
        {R"({"sku":"third","command":["x"],"isolation":"whole"})", "isolation"},
        {R"({"sku":"third","command":["x"],"memory":"80GiB"})", "memory"},
+       {R"({"sku":"third","command":["x"],"priority":"high"})", "priority"},
+       {R"({"sku":"third","command":["x"],"priority":1.5})", "priority"},
+       {R"({"sku":"third","command":["x"],"priority":1000000001})", "priority"},
+       {R"({"sku":"third","command":["x"],"priority":-1000000001})", "priority"},
+       {R"({"sku":"third","command":["x"],"priority":0,"spot":true})", "priority"},
+       {R"({"sku":"third","command":["x"],"spot":1})", "spot"},
+       {R"({"sku":"third","command":["x"],"requeue":true})", "requeue"},
+       {R"({"sku":"third","command":["x"],"spot":true,"requeue":"yes"})", "requeue"},
        {R"({"sku":"third","command":["x"],"tenant":"other"})", "tenant"},
        {R"({"sku":"third","command":["x"],"price_per_hour":"0"})", "price_per_hour"}});
+  ExpectRefused(cloud, cloud.admin, "/v1/tenants/" + acme.id + "/limits",
+                {{"{}", "priority_max"},
+                 {R"({"priority_max":"1"})", "priority_max"},
+                 {R"({"priority_max":1000000001})", "priority_max"},
+                 {R"({"priority_max":1,"quota":1})", "quota"}},
+                "PUT");
+  ExpectRefused(
+      cloud, cloud.admin, "/v1/queue",
+      {{"", "body"},
+       {"{}", "policy"},
+       {R"({"policy":[]})", "policy"},
+       {R"({"policy":{},"version":-1})", "version"},
+       {R"({"policy":{},"quotas":[]})", "quotas"},
+       {R"({"policy":{"fair_share":1}})", "policy.fair_share"},
+       {R"({"policy":{"reclaim":"all"}})", "policy.reclaim"},
+       {R"({"policy":{"preempt":true}})", "policy.preempt"},
+       {R"({"policy":{"quotas":[{}]}})", "policy.quotas[0].name"},
+       {R"({"policy":{"quotas":[{"name":"t-x"}]}})", "policy.quotas[0].name"},
+       {R"({"policy":{"quotas":[{"name":"a"},{"name":"A"}]}})", "policy.quotas[1].name"},
+       {R"({"policy":{"quotas":[{"name":"a"},{"name":"a"}]}})", "policy.quotas[1].name"},
+       {R"({"policy":{"quotas":[{"name":"a","parent":"b"}]}})", "policy.quotas[0].parent"},
+       {R"({"policy":{"quotas":[{"name":"a","parent":"a"}]}})", "policy.quotas[0].parent"},
+       {R"({"policy":{"quotas":[{"name":"a","weight":0}]}})", "policy.quotas[0].weight"},
+       {R"({"policy":{"quotas":[{"name":"a","max":0}]}})", "policy.quotas[0].max"},
+       {R"({"policy":{"quotas":[{"name":"a","nominal":7}]}})", "policy.quotas[0].nominal"},
+       {R"({"policy":{"quotas":[{"name":"a","nominal":{"cards":7}}]}})",
+        "policy.quotas[0].nominal.cards"},
+       {R"({"policy":{"quotas":[{"name":"a","nominal":{"card_millis":-1}}]}})",
+        "policy.quotas[0].nominal.card_millis"},
+       {R"({"policy":{"quotas":[{"name":"a","nominal":{"memory_bytes":"4GB"}}]}})",
+        "policy.quotas[0].nominal.memory_bytes"},
+       {R"({"policy":{"quotas":[{"name":"a","lending_limit":{"memory_bytes":1}}]}})",
+        "policy.quotas[0].parent"}},
+      "PUT");
   const std::string id = Harness::Text(cloud.Post(acme.key, "/v1/instances", kOrder), "id");
   ExpectRefused(cloud, acme.key, "/v1/instances/" + id + "/exec",
                 {{"{}", "command"},

@@ -44,6 +44,10 @@ std::string MapToJson(const std::map<std::string, std::string>& items) {
   return json.Take();
 }
 
+Tenant ToTenant(const store::Row& row) {
+  return {row.Text(0), row.Text(1), row.Int(2), static_cast<std::int32_t>(row.Int(3))};
+}
+
 Sku ToSku(const store::Row& row, std::size_t at) {
   Sku sku;
   sku.name = row.Text(at);
@@ -118,6 +122,10 @@ Result<Instance> ToInstance(const store::Row& row) {
     return Error(Code::kDataLoss, "instances.isolation: " + row.Text(35) + " is no known mode");
   }
   instance.isolation = *isolation;
+  instance.priority = static_cast<std::int32_t>(row.Int(36));
+  instance.spot = row.Int(37) != 0;
+  instance.discount_permille = static_cast<std::uint32_t>(row.Int(38));
+  instance.requeue = row.Int(39) != 0;
   return instance;
 }
 

@@ -20,7 +20,7 @@ inline constexpr std::string_view kInstanceColumns =
     "h.seen_micros, s.model, s.slices, s.memory_bytes, s.compute_permille, s.cpu_millis, "
     "s.ram_bytes, "
     "s.created_micros, i.gang, i.gang_size, i.gang_node_min, i.gang_one_rack, i.reservation, "
-    "i.isolation "
+    "i.isolation, i.priority, i.spot, i.discount_permille, i.requeue "
     "FROM instances i JOIN skus s ON s.name = i.sku AND s.version = i.sku_version "
     "LEFT JOIN heartbeats h ON h.instance_id = i.id AND h.generation = i.generation ";
 
@@ -34,6 +34,10 @@ inline constexpr std::string_view kReservationColumns =
     "s.cpu_millis, s.ram_bytes, s.price_per_hour_micro, s.created_micros "
     "FROM reservations r JOIN skus s ON s.name = r.sku AND s.version = r.sku_version ";
 
+inline constexpr std::string_view kTenantColumns =
+    "SELECT id, name, created_micros, priority_max FROM tenants ";
+
+Tenant ToTenant(const store::Row& row);
 Result<Instance> ToInstance(const store::Row& row);
 Reservation ToReservation(const store::Row& row);
 // From the column of the name on.
@@ -63,6 +67,13 @@ Result<std::vector<Sku>> SelectSkus(Source& source, std::string_view rest,
   std::vector<Sku> skus;
   for (const auto& row : rows) skus.push_back(ToSku(row));
   return skus;
+}
+
+template <typename Source>
+Result<Tenant> SelectTenant(Source& source, const std::string& id) {
+  TRY(const auto rows, source.Query(std::string(kTenantColumns) + "WHERE id = $1", {id}));
+  if (rows.empty()) return Error(Code::kNotFound, "no such tenant");
+  return ToTenant(rows[0]);
 }
 
 // One instance by id, whoever owns it.

@@ -196,12 +196,43 @@ ALTER TABLE instances ADD COLUMN isolation TEXT NOT NULL DEFAULT 'shim'
   CHECK (isolation IN ('shim', 'spatial', 'whole'));
 )sql";
 
+// Who goes next: what a tenant may ask for, what an order asked for, and the operator's rules (the
+// last row holds).
+constexpr std::string_view kQueue = R"sql(
+ALTER TABLE tenants ADD COLUMN priority_max INTEGER NOT NULL DEFAULT 0
+  CHECK (priority_max BETWEEN -1000000000 AND 1000000000);
+
+ALTER TABLE instances ADD COLUMN priority INTEGER NOT NULL DEFAULT 0
+  CHECK (priority BETWEEN -1000000000 AND 1000000000);
+ALTER TABLE instances ADD COLUMN spot INTEGER NOT NULL DEFAULT 0 CHECK (spot IN (0, 1));
+ALTER TABLE instances ADD COLUMN discount_permille INTEGER NOT NULL DEFAULT 0
+  CHECK (discount_permille BETWEEN 0 AND 1000 * spot);
+ALTER TABLE instances ADD COLUMN requeue INTEGER NOT NULL DEFAULT 0
+  CHECK (requeue BETWEEN 0 AND spot);
+
+CREATE TABLE queue_policies (
+  version INTEGER PRIMARY KEY,
+  policy TEXT NOT NULL,
+  wall_micros INTEGER NOT NULL
+);
+
+CREATE TRIGGER instances_contract_no_update
+  BEFORE UPDATE OF tenant_id, sku, sku_version, price_per_hour_micro, priority, spot, discount_permille,
+    requeue ON instances
+  BEGIN SELECT RAISE(ABORT, 'what was agreed at rental never changes'); END;
+CREATE TRIGGER queue_policies_no_update BEFORE UPDATE ON queue_policies
+  BEGIN SELECT RAISE(ABORT, 'a version of the rules never changes'); END;
+CREATE TRIGGER queue_policies_no_delete BEFORE DELETE ON queue_policies
+  BEGIN SELECT RAISE(ABORT, 'a version of the rules never changes'); END;
+)sql";
+
 }  // namespace
 
 const std::vector<store::Migration>& Migrations() {
   static const std::vector<store::Migration> migrations = {
       {1, "first", kFirst},
       {2, "reservations and gangs", kReservationsAndGangs},
+      {3, "queue", kQueue},
       {4, "isolation", kIsolation}};
   return migrations;
 }

@@ -69,6 +69,9 @@ Result<std::unique_ptr<Service>> Service::Open(store::Database& database, Execut
   if (options.hold_margin_micros < 0 || options.hold_margin_micros >= commerce::kHourMicros) {
     return Error::Field("hold_margin_micros", "expected 0 up to less than one hour");
   }
+  if (options.spot_discount_permille > 1000) {
+    return Error::Field("spot_discount_permille", "expected 0 to 1000");
+  }
   if (options.heartbeat_micros < 0 || options.heartbeat_micros > 5'000'000) {
     return Error::Field("heartbeat_micros",
                         "expected at most 5 s, which the billing rule promises");
@@ -166,18 +169,14 @@ Result<std::string> Service::ResetTenantKey(const std::string& tenant_id) {
 }
 
 Result<std::vector<Tenant>> Service::Tenants() {
-  TRY(const auto rows,
-      database_.Query("SELECT id, name, created_micros FROM tenants ORDER BY seq", {}));
+  TRY(const auto rows, database_.Query(std::string(kTenantColumns) + "ORDER BY seq", {}));
   std::vector<Tenant> tenants;
-  for (const auto& row : rows) tenants.push_back({row.Text(0), row.Text(1), row.Int(2)});
+  for (const auto& row : rows) tenants.push_back(ToTenant(row));
   return tenants;
 }
 
 Result<Tenant> Service::GetTenant(const std::string& tenant_id) {
-  TRY(const auto rows,
-      database_.Query("SELECT id, name, created_micros FROM tenants WHERE id = $1", {tenant_id}));
-  if (rows.empty()) return Error(Code::kNotFound, "no such tenant");
-  return Tenant{rows[0].Text(0), rows[0].Text(1), rows[0].Int(2)};
+  return SelectTenant(database_, tenant_id);
 }
 
 Status Service::Deposit(const std::string& tenant_id, const std::string& id, Money amount,
@@ -205,8 +204,8 @@ Result<commerce::Bill> Service::Bill(const std::string& tenant_id) {
   // One statement reads contracts, events and heartbeats as of one moment.
   TRY(const auto rows,
       database_.Query(
-          "SELECT i.seq, 0 AS part, i.id, i.name, i.sku, i.sku_version, i.price_per_hour_micro, 0 "
-          "AS generation "
+          "SELECT i.seq, 0 AS part, i.id, i.name, i.sku, i.sku_version, i.price_per_hour_micro, "
+          "i.spot AS generation "
           "FROM instances i WHERE i.tenant_id = $1 "
           "UNION ALL SELECT i.seq, 1, i.id, e.state, '', 0, e.wall_micros, e.generation "
           "FROM instances i JOIN instance_events e ON e.instance_id = i.id WHERE i.tenant_id = $1 "
@@ -226,7 +225,8 @@ Result<commerce::Bill> Service::Bill(const std::string& tenant_id) {
                              .name = row.Text(3),
                              .sku = row.Text(4),
                              .sku_version = row.Int(5),
-                             .price_per_hour = Money::FromStored(row.Int(6))});
+                             .price_per_hour = Money::FromStored(row.Int(6)),
+                             .spot = row.Int(7) != 0});
         break;
       case 1: {
         TRY(const auto state, commerce::ParseState(row.Text(3), "instance_events.state"));
@@ -247,8 +247,10 @@ Result<Sku> Service::AddSku(Sku sku, const Once* once) {
   TRY(auto transaction, database_.Begin());
   TRY(const auto versions,
       SelectSkus(*transaction, "WHERE name = $1 ORDER BY version DESC LIMIT 1", {sku.name}));
+  Price(&sku);
   if (!versions.empty() && SameOffer(versions[0], sku)) {
     sku = versions[0];
+    Price(&sku);
   } else {
     sku.version = versions.empty() ? 1 : versions[0].version + 1;
     TRY(const auto count, transaction->Query("SELECT count(DISTINCT name) FROM skus", {}));
@@ -281,10 +283,19 @@ Result<Sku> Service::AddSku(Sku sku, const Once* once) {
 }
 
 Result<std::vector<Sku>> Service::Skus() {
-  return SelectSkus(
-      database_,
-      "s WHERE version = (SELECT max(version) FROM skus m WHERE m.name = s.name) ORDER BY name",
-      {});
+  TRY(auto skus,
+      SelectSkus(
+          database_,
+          "s WHERE version = (SELECT max(version) FROM skus m WHERE m.name = s.name) ORDER BY name",
+          {}));
+  for (auto& sku : skus) Price(&sku);
+  return skus;
+}
+
+void Service::Price(Sku* sku) const {
+  // Both were checked before they were kept.
+  sku->spot_price_per_hour =
+      *commerce::Discounted(sku->price_per_hour, options_.spot_discount_permille);
 }
 
 Status Service::Healthy() {

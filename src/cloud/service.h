@@ -39,6 +39,23 @@ struct ServiceOptions {
   std::int64_t heartbeat_micros = 2'000'000;
   // How long a running instance may be unknown to the scheduling plane before it counts as lost.
   std::int64_t lost_micros = 60'000'000;
+  // What a spot instance pays less than the list price. An instance keeps the price it was rented
+  // at.
+  std::uint32_t spot_discount_permille = 500;
+};
+
+// The rules of the queue and what is held under them.
+struct QueueRules {
+  placement::QueuePolicy policy;
+  std::int64_t version = 0;  // of the stored rules; 0: none were ever set
+  std::string file;          // where the rules come from instead; empty: the store
+  std::vector<placement::QuotaUse> use;
+};
+
+// What a tenant may hold and ask for.
+struct OwnQuota {
+  std::int32_t priority_max = 0;
+  std::optional<placement::QuotaUse> use;  // not set: no quota limits him
 };
 
 struct NewTenant {
@@ -84,6 +101,22 @@ class Service {
   // Ends it: units that nobody uses are given back, what runs in it goes on as an ordinary
   // instance.
   Status DeleteReservation(const std::string& id);
+
+  // The rules of the queue (admin; queue.cc). A quota is of a tenant, by his id, or of a group that
+  // others name as their parent.
+  // What holds now: the file's, or the last ones set.
+  Result<QueueRules> GetQueue();
+  // Takes effect at once and outlives a restart. `version` is the one that was read before the
+  // change: kAborted when another change came between; the very rules that hold already change
+  // nothing and are no error. kFailedPrecondition while a file gives the
+  // rules.
+  Status SetQueue(const placement::QueuePolicy& policy, std::optional<std::int64_t> version);
+  // Rules that a file gives, in place of the stored ones as long as the process lives or until
+  // called again; nullopt: the stored ones hold.
+  Status UseQueueFile(const std::optional<placement::QueuePolicy>& policy, const std::string& file);
+  // The highest priority a tenant may ask for. What he rented before keeps its own.
+  Result<Tenant> SetPriorityMax(const std::string& tenant_id, std::int32_t priority_max);
+  Result<OwnQuota> QuotaOf(const std::string& tenant_id);
 
   // Instances of one tenant. An id of somebody else is as unknown as one that never was.
   Result<Instance> CreateInstance(const std::string& tenant_id, const InstanceSpec& spec,
@@ -134,6 +167,13 @@ class Service {
           ServiceOptions options)
       : database_(database), execution_(execution), clock_(clock), options_(options) {}
 
+  Status CheckQueue(const placement::QueuePolicy& policy);
+  Result<QueueRules> ReadQueue();
+  Status ApplyQueue();
+  void Price(Sku* sku) const;
+  // What holds for an instance from its rental on: SKU, rank and price.
+  Status Agree(store::Transaction& transaction, const InstanceSpec& spec, Instance* instance);
+
   std::mutex& Stripe(const std::string& instance_id);
   Result<Instance> Load(const std::string& id);
 
@@ -154,9 +194,14 @@ class Service {
   Status Refuse(const Instance& asked, const Error& why, bool forget);
   Status Finish(store::Transaction& transaction, Instance instance, std::int64_t ended_micros,
                 std::optional<std::int64_t> exit_code, const std::string& reason);
+  Status Requeue(store::Transaction& transaction, const std::string& id);
   // Ends a run at its last heartbeat.
   Status FinishLost(const std::string& id, std::uint64_t generation, const std::string& reason);
   Status MarkReleased(const std::string& id);
+  // The next run of an instance that is over: one hour is held and it waits. Nothing was written
+  // when the error is about the purse or the priority.
+  Status NextGeneration(store::Transaction& transaction, Instance* instance,
+                        const std::string& reason);
   // Moves the money that the run costs until `until_micros`; true when the purse cannot carry it
   // on.
   Result<bool> Settle(store::Transaction& transaction, Instance* instance,
@@ -183,6 +228,11 @@ class Service {
 
   // What is stored of reservations and what the plane is told of them change together.
   std::mutex reservations_mutex_;
+  // Taken before a transaction, so that the plane hears of changes in the order of the store.
+  std::mutex queue_mutex_;  // guards what follows
+  std::optional<placement::QueuePolicy> file_policy_;
+  std::string file_;
+  bool queue_applied_ = false;  // the plane has been told what holds
 
   std::mutex mutex_;  // guards what follows
   std::string new_admin_key_;

@@ -30,8 +30,8 @@ class ServiceTest : public ::testing::Test {
   }
   void TearDown() override { EXPECT_EQ(CheckBooks(*database_), ""); }
 
-  void Restart() {
-    auto service = Service::Open(*database_, execution_, clock_);
+  void Restart(ServiceOptions options = {}) {
+    auto service = Service::Open(*database_, execution_, clock_, options);
     ASSERT_TRUE(service) << service.error().ToString();
     service_ = std::move(*service);
   }
@@ -40,6 +40,11 @@ class ServiceTest : public ::testing::Test {
         tenant_, {.name = name, .sku = "a100.third", .command = {"/bin/train"}});
     EXPECT_TRUE(made) << made.error().ToString();
     return *made;
+  }
+  Result<Instance> Rent(InstanceSpec spec) {
+    spec.sku = "a100.third";
+    spec.command = {"/bin/train"};
+    return service_->CreateInstance(tenant_, spec);
   }
   void Pass(std::int64_t micros) {
     clock_.AdvanceMicros(micros);
@@ -64,8 +69,8 @@ TEST_F(ServiceTest, HalfAnHourCostsHalfAnHour) {
   EXPECT_EQ(made.state, State::kRunning);
   EXPECT_EQ(made.node, "node-a");
   EXPECT_EQ(made.cards, std::vector<std::string>{"GPU-0"});
-  EXPECT_EQ(execution_.LastRequest().memory_bytes, 26 * kGiB);
-  EXPECT_EQ(execution_.LastRequest().compute.value, 333u);
+  EXPECT_EQ(execution_.LastOrder().request.memory_bytes, 26 * kGiB);
+  EXPECT_EQ(execution_.LastOrder().request.compute.value, 333u);
   EXPECT_EQ(execution_.LastWorkload().argv, std::vector<std::string>{"/bin/train"});
   EXPECT_EQ(Cash(), "16.00");
   EXPECT_EQ(Held(), "4.00");
@@ -246,7 +251,7 @@ TEST_F(ServiceTest, ARestartAdoptsWhatRuns) {
 
 TEST_F(ServiceTest, APlaneThatStartedAnewIsToldWhoseItIs) {
   const Instance made = Create("train");
-  EXPECT_EQ(execution_.LastTenant(), tenant_);
+  EXPECT_EQ(execution_.LastOrder().request.tenant, tenant_);
   execution_.Adopt();
   EXPECT_EQ(execution_.Adopted(), 1u);
   Pass(kSecond);
@@ -265,6 +270,227 @@ TEST_F(ServiceTest, WhoeverIsStoppedForAnotherIsToldWhyAndPaysWhatHeUsed) {
   EXPECT_EQ(ended.reason, "preempted: an order of higher priority needs its place");
   EXPECT_EQ(service_->Events(tenant_, made.id)->back().reason, ended.reason);
   EXPECT_EQ(Total(), "2.00");
+}
+
+TEST_F(ServiceTest, ASpotInstancePaysTheSpotPriceOfItsRental) {
+  EXPECT_EQ(FormatMoney((*service_->Skus())[0].spot_price_per_hour), "2.00");
+  const auto made = Rent({.name = "spot", .spot = true});
+  ASSERT_TRUE(made) << made.error().ToString();
+  EXPECT_EQ(made->priority, kSpotPriorityMax);
+  EXPECT_EQ(FormatMoney(made->sku.price_per_hour), "2.00");
+  EXPECT_EQ(made->discount_permille, 500u);
+  EXPECT_TRUE(execution_.LastOrder().preemptible);
+  EXPECT_EQ(execution_.LastOrder().request.priority, kSpotPriorityMax);
+  EXPECT_EQ(Held(), "2.00");
+  Pass(30 * kMinute);
+  ASSERT_TRUE(service_->StopInstance(tenant_, made->id));
+  EXPECT_EQ(Total(), "1.00");
+  EXPECT_TRUE(service_->Bill(tenant_)->lines[0].contract.spot);
+  // What a spot instance pays less is changed: this one keeps its price, the next has the new one.
+  Restart({.spot_discount_permille = 250});
+  ASSERT_TRUE(service_->StartInstance(tenant_, made->id));
+  Pass(30 * kMinute);
+  EXPECT_EQ(Total(), "2.00");
+  ASSERT_TRUE(service_->ReleaseInstance(tenant_, made->id));
+  EXPECT_EQ(FormatMoney(Rent({.name = "next", .spot = true})->sku.price_per_hour), "3.00");
+  // Whoever has the file can check every price against the catalogue.
+  const auto wrong = database_->Query(
+      "SELECT 1 FROM instances i JOIN skus s ON s.name = i.sku AND s.version = i.sku_version "
+      "WHERE i.price_per_hour_micro <> s.price_per_hour_micro * (1000 - i.discount_permille) / "
+      "1000",
+      {});
+  EXPECT_TRUE(wrong->empty());
+  EXPECT_FALSE(Service::Open(*database_, execution_, clock_, {.spot_discount_permille = 1001}));
+}
+
+TEST_F(ServiceTest, ASpotInstanceStoppedForAnotherWaitsAgainIfItAskedFor) {
+  const Instance made = *Rent({.name = "spot", .spot = true, .requeue = true});
+  Pass(30 * kMinute);
+  const std::string why = "preempted: an order of higher priority needs its place";
+  execution_.Evict(made.id, why);
+  ASSERT_TRUE(service_->Record());
+  EXPECT_EQ(Get(made.id).state, State::kQueued);
+  EXPECT_EQ(Get(made.id).generation, 2u);
+  EXPECT_EQ(service_->Explain(tenant_, made.id).error().code(), Code::kUnavailable)
+      << "the plane knows the run that is over";
+  EXPECT_EQ(Total(), "1.00");
+  Pass(kSecond);
+  EXPECT_EQ(Get(made.id).state, State::kRunning);
+  Pass(30 * kMinute);
+  const auto events = *service_->Events(tenant_, made.id);
+  std::vector<std::string> life;
+  for (const auto& event : events) {
+    life.push_back(std::to_string(event.generation) + " " + event.state + " " + event.reason);
+  }
+  EXPECT_EQ(life, (std::vector<std::string>{"1 queued ", "1 running ", "1 ended " + why,
+                                            "2 queued requeued: " + why, "2 running "}));
+  EXPECT_EQ(Total(), "2.00");
+  // One that ends by itself, or that its owner stops, is over.
+  execution_.Exit(made.id, 0);
+  Pass(kSecond);
+  EXPECT_EQ(Get(made.id).state, State::kEnded);
+  EXPECT_EQ(Get(made.id).generation, 2u);
+}
+
+TEST_F(ServiceTest, NobodyIsRequeuedWhoCannotPayOrMayNotAskSoHigh) {
+  const Instance poor = *Rent({.name = "poor", .spot = true, .requeue = true});
+  for (int i = 0; i < 17; ++i) Pass(30 * kMinute);  // 17 of the 20 are used up, 2 are held
+  execution_.Evict(poor.id, "preempted");
+  Pass(kSecond);
+  EXPECT_EQ(Get(poor.id).state, State::kRunning) << "3.00 are left";
+  Pass(kSecond);
+  Pass(30 * kMinute - kSecond);
+  execution_.Evict(poor.id, "preempted");
+  Pass(kSecond);
+  Pass(15 * kMinute);
+  execution_.Evict(poor.id, "preempted");
+  Pass(kSecond);
+  EXPECT_EQ(Get(poor.id).state, State::kEnded);
+  EXPECT_EQ(Get(poor.id).generation, 3u);
+  EXPECT_EQ(Get(poor.id).reason.find("preempted; not requeued: one hour costs 2.00 CNY ahead"), 0u)
+      << Get(poor.id).reason;
+  ASSERT_TRUE(service_->Deposit(tenant_, "more", Money{20'000'000}));
+  const Instance high = *Rent({.name = "high", .spot = true, .requeue = true});
+  ASSERT_TRUE(service_->SetPriorityMax(tenant_, -2));
+  execution_.Evict(high.id, "preempted");
+  Pass(kSecond);
+  EXPECT_EQ(Get(high.id).state, State::kEnded);
+  EXPECT_EQ(Get(high.id).reason,
+            "preempted; not requeued: expected at most your priority_max (-2), got -1");
+}
+
+TEST_F(ServiceTest, APriorityIsBoundedByWhatTheTenantMayAskFor) {
+  const auto rank = [&](InstanceSpec spec) { return Rent(std::move(spec)); };
+  EXPECT_EQ(rank({.name = "plain"})->priority, 0);
+  EXPECT_EQ(rank({.name = "low", .priority = -7})->priority, -7);
+  const auto high = rank({.name = "high", .priority = 1});
+  EXPECT_EQ(high.error().code(), Code::kPermissionDenied);
+  EXPECT_EQ(high.error().field(), "priority");
+  EXPECT_EQ(rank({.name = "x", .priority = 0, .spot = true}).error().code(),
+            Code::kInvalidArgument);
+  EXPECT_EQ(rank({.name = "x", .requeue = true}).error().field(), "requeue");
+  ASSERT_TRUE(service_->Deposit(tenant_, "more", Money{100'000'000}));
+  ASSERT_TRUE(service_->SetPriorityMax(tenant_, 500));
+  EXPECT_EQ(service_->GetTenant(tenant_)->priority_max, 500);
+  const Instance now = *rank({.name = "now", .priority = 500});
+  EXPECT_EQ(execution_.LastOrder().request.priority, 500);
+  EXPECT_EQ(rank({.name = "above", .priority = 501}).error().code(), Code::kPermissionDenied);
+  EXPECT_EQ(rank({.name = "as-before"})->priority, 0);
+  // Lowered: what was rented keeps its rank, but does not begin again with it.
+  ASSERT_TRUE(service_->SetPriorityMax(tenant_, -10));
+  EXPECT_EQ(Get(now.id).priority, 500);
+  ASSERT_TRUE(service_->StopInstance(tenant_, now.id));
+  EXPECT_EQ(service_->StartInstance(tenant_, now.id).error().code(), Code::kPermissionDenied);
+  EXPECT_EQ(Get(now.id).state, State::kStopped);
+  EXPECT_EQ(rank({.name = "lowest"})->priority, -10);
+  EXPECT_EQ(rank({.name = "spot", .spot = true})->priority, -10);
+  EXPECT_EQ(service_->SetPriorityMax("t-none", 0).error().code(), Code::kNotFound);
+  EXPECT_EQ(service_->SetPriorityMax(tenant_, kPriorityMax + 1).error().field(), "priority_max");
+}
+
+TEST_F(ServiceTest, TheRulesOfTheQueueAreSetWholeAndOutliveARestart) {
+  EXPECT_EQ(service_->GetQueue()->version, 0);
+  placement::QueuePolicy policy;
+  policy.fair_share = true;
+  policy.reclaim = placement::Reclaim::kAny;
+  policy.quotas = {{.name = "all"}, {.name = tenant_, .parent = "all", .nominal = {1000, kGiB}}};
+  ASSERT_TRUE(service_->SetQueue(policy, 0));
+  EXPECT_EQ(execution_.Policy().quotas.size(), 2u) << "at once";
+  // Refused as a whole, the field named.
+  const auto wrong = [&](std::size_t at, const std::string& field, auto change) {
+    placement::QueuePolicy bad = policy;
+    change(bad.quotas[at]);
+    const Status set = service_->SetQueue(bad, std::nullopt);
+    ASSERT_FALSE(set);
+    EXPECT_EQ(set.error().field(), "quotas[" + std::to_string(at) + "]." + field);
+  };
+  wrong(1, "name", [](auto& quota) { quota.name = "t-nobody"; });
+  wrong(0, "name", [](auto& quota) { quota.name = "All"; });
+  wrong(1, "parent", [](auto& quota) { quota.parent = "none"; });
+  wrong(1, "parent", [](auto& quota) { quota.parent = quota.name; });
+  wrong(1, "weight", [](auto& quota) { quota.weight = 0; });
+  EXPECT_TRUE(service_->SetQueue(policy, 0)) << "the very same again";
+  EXPECT_EQ(service_->SetQueue({}, 0).error().code(), Code::kAborted) << "it is at 1 now";
+  EXPECT_EQ(service_->GetQueue()->version, 1);
+  EXPECT_EQ(execution_.Policy().quotas.size(), 2u);
+  // A plane that is away hears of it later; one that starts anew is told what holds.
+  execution_.SetOutage(Error(Code::kUnavailable, "away"));
+  policy.quotas.pop_back();
+  ASSERT_TRUE(service_->SetQueue(policy, 1));
+  EXPECT_EQ(execution_.Policy().quotas.size(), 2u);
+  execution_.SetOutage(std::nullopt);
+  Pass(kSecond);
+  EXPECT_EQ(execution_.Policy().quotas.size(), 1u);
+  ASSERT_TRUE(execution_.SetQueuePolicy({}));
+  Restart();
+  Pass(kSecond);
+  EXPECT_EQ(execution_.Policy().quotas.size(), 1u);
+  EXPECT_TRUE(execution_.Policy().fair_share);
+  EXPECT_EQ(execution_.Policy().reclaim, placement::Reclaim::kAny);
+  EXPECT_EQ(service_->GetQueue()->version, 2);
+}
+
+TEST_F(ServiceTest, AFileWithRulesIsTheOnlyPlaceToChangeThem) {
+  placement::QueuePolicy stored;
+  stored.quotas = {{.name = "stored"}};
+  ASSERT_TRUE(service_->SetQueue(stored, std::nullopt));
+  placement::QueuePolicy file;
+  file.quotas = {{.name = "one"}, {.name = "two"}};
+  ASSERT_TRUE(service_->UseQueueFile(file, "/etc/up.yaml"));
+  EXPECT_EQ(execution_.Policy().quotas.size(), 2u);
+  EXPECT_EQ(service_->GetQueue()->file, "/etc/up.yaml");
+  const Status set = service_->SetQueue(stored, std::nullopt);
+  EXPECT_EQ(set.error().code(), Code::kFailedPrecondition);
+  EXPECT_EQ(set.error().message(),
+            "the rules are those of /etc/up.yaml: change them there and send SIGHUP");
+  file.quotas[0].name = "t-nobody";
+  EXPECT_EQ(service_->UseQueueFile(file, "/etc/up.yaml").error().field(), "quotas[0].name");
+  EXPECT_EQ(execution_.Policy().quotas[0].name, "one") << "what held goes on";
+  ASSERT_TRUE(service_->UseQueueFile(std::nullopt, ""));
+  EXPECT_EQ(execution_.Policy().quotas[0].name, "stored");
+}
+
+// A database as the first version of the tables left it, with a run under way.
+TEST(Migrations, ADatabaseOfTheFirstVersionGoesOn) {
+  os::FakeClock clock;
+  FakeExecution execution(clock, 1);
+  auto database = *store::Database::OpenSqlite(":memory:");
+  ASSERT_TRUE(database->Migrate({Migrations().front()}));
+  const std::int64_t start = clock.WallMicros();
+  {
+    auto transaction = *database->Begin();
+    for (const std::string sql : {
+             "INSERT INTO tenants (id, name, key_hash, created_micros) VALUES ('t-1', 'acme', 'h', "
+             "0)",
+             "INSERT INTO skus VALUES ('third', 1, '', 1, 1073741824, 333, 0, 0, 4000000, 0)",
+             "INSERT INTO accounts (id, tenant_id, kind) VALUES ('t-1/cash', 't-1', 'cash'), "
+             "('t-1/held', 't-1', 'held'), ('t-1/owed', 't-1', 'owed')",
+             "INSERT INTO instances (id, tenant_id, name, sku, sku_version, price_per_hour_micro, "
+             "command, environment, state, wanted, reason, waiting_for, node, cards, generation, "
+             "created_micros, earlier_micros, hours_settled) VALUES ('i-1', 't-1', 'train', "
+             "'third', "
+             "1, 4000000, '[\"x\"]', '{}', 'queued', 'run', '', '', '', '[]', 1, 0, 0, 0)",
+         }) {
+      ASSERT_TRUE(transaction->Execute(sql, {})) << sql;
+    }
+    ASSERT_TRUE(transaction->Commit());
+  }
+  auto service = *Service::Open(*database, execution, clock);
+  const Instance old = *service->GetInstance("t-1", "i-1");
+  EXPECT_EQ(old.priority, 0);
+  EXPECT_FALSE(old.spot);
+  EXPECT_FALSE(old.requeue);
+  EXPECT_EQ(old.sku.price_per_hour, Money{4'000'000});
+  EXPECT_EQ(service->GetTenant("t-1")->priority_max, 0);
+  EXPECT_TRUE(service->GetQueue()->policy.quotas.empty());
+  ASSERT_TRUE(service->Deposit("t-1", "first", Money{20'000'000}));
+  ASSERT_TRUE(service->Tick());
+  EXPECT_EQ(service->GetInstance("t-1", "i-1")->state, State::kRunning);
+  EXPECT_EQ(service->GetInstance("t-1", "i-1")->run_started_micros, start);
+  EXPECT_FALSE(execution.LastOrder().preemptible);
+  // Opening it once more finds nothing to do.
+  service.reset();
+  ASSERT_TRUE(Service::Open(*database, execution, clock));
 }
 
 TEST_F(ServiceTest, AQueueLostByThePlaneIsFilledAgainInOrder) {
@@ -331,6 +557,7 @@ TEST_F(ServiceTest, AnInstanceKeepsThePriceItWasRentedAt) {
 
 TEST_F(ServiceTest, FactsOfThePastCannotBeChanged) {
   Create("train");
+  ASSERT_TRUE(service_->SetQueue({}, std::nullopt));
   for (const std::string sql : {
            "UPDATE entries SET amount_micro = amount_micro + 1",
            "DELETE FROM entries",
@@ -340,6 +567,11 @@ TEST_F(ServiceTest, FactsOfThePastCannotBeChanged) {
            "DELETE FROM instance_events",
            "UPDATE skus SET price_per_hour_micro = 0",
            "DELETE FROM audit",
+           "UPDATE instances SET price_per_hour_micro = 0",
+           "UPDATE instances SET spot = 1, discount_permille = 1000",
+           "UPDATE instances SET priority = 1",
+           "UPDATE queue_policies SET policy = '{}'",
+           "DELETE FROM queue_policies",
            "UPDATE accounts SET balance_micro = -1 WHERE kind = 'cash'",
            "UPDATE holds SET captured_micro = amount_micro + 1",
        }) {

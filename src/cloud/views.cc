@@ -52,6 +52,17 @@ void AmountField(http::JsonWriter& json, std::string_view key,
   json.EndObject();
 }
 
+void QuotaFields(http::JsonWriter& json, const placement::Quota& quota) {
+  AmountField(json, "nominal", quota.nominal);
+  AmountField(json, "borrowing_limit", quota.borrowing_limit);
+  AmountField(json, "lending_limit", quota.lending_limit);
+}
+
+void UseFields(http::JsonWriter& json, const placement::QuotaUse& use) {
+  AmountField(json, "held", use.held);
+  AmountField(json, "borrowed", use.borrowed);
+}
+
 }  // namespace
 
 std::string FormatTime(std::int64_t wall_micros) {
@@ -110,6 +121,7 @@ void Write(http::JsonWriter& json, const Explained& explained) {
   const bool waits = order.position != 0;
   json.BeginObject().Field("instance", order.status.instance_id);
   json.Field("waiting_for", order.status.phase == Phase::kQueued ? order.status.waiting_for : "");
+  json.Field("spot", order.spot);
   json.Key("queue");
   if (waits) {
     json.BeginObject().Field("position", order.position).Field("waiting", order.waiting);
@@ -122,10 +134,8 @@ void Write(http::JsonWriter& json, const Explained& explained) {
   json.Key("quota");
   if (order.quota) {
     json.BeginObject();
-    AmountField(json, "held", order.quota->held);
-    AmountField(json, "nominal", order.quota->quota.nominal);
-    AmountField(json, "borrowing_limit", order.quota->quota.borrowing_limit);
-    AmountField(json, "lending_limit", order.quota->quota.lending_limit);
+    UseFields(json, *order.quota);
+    QuotaFields(json, order.quota->quota);
     json.EndObject();
   } else {
     json.Null();
@@ -168,6 +178,49 @@ void Write(http::JsonWriter& json, const Tenant& tenant, const Purse& purse) {
   MoneyField(json, "held", purse.held);
   MoneyField(json, "available", purse.cash);
   MoneyField(json, "owed", purse.owed);
+  json.Field("priority_max", tenant.priority_max);
+  json.EndObject();
+}
+
+void Write(http::JsonWriter& json, const placement::QueuePolicy& policy) {
+  json.BeginObject().Field("fair_share", policy.fair_share).Field("preemption", policy.preempt);
+  json.Field("reclaim", ReclaimName(policy.reclaim)).Key("quotas").BeginArray();
+  for (const placement::Quota& quota : policy.quotas) {
+    json.BeginObject().Field("name", quota.name).Field("parent", quota.parent);
+    QuotaFields(json, quota);
+    json.Field("weight", quota.weight).EndObject();
+  }
+  json.EndArray().EndObject();
+}
+
+void Write(http::JsonWriter& json, const QueueRules& rules) {
+  json.BeginObject().Field("version", rules.version).Key("file");
+  if (rules.file.empty()) {
+    json.Null();
+  } else {
+    json.Value(rules.file);
+  }
+  json.Key("policy");
+  Write(json, rules.policy);
+  json.Key("use").BeginArray();
+  for (const placement::QuotaUse& use : rules.use) {
+    json.BeginObject().Field("name", use.quota.name);
+    UseFields(json, use);
+    json.EndObject();
+  }
+  json.EndArray().EndObject();
+}
+
+void Write(http::JsonWriter& json, const OwnQuota& own) {
+  json.BeginObject().Field("priority_max", own.priority_max).Key("quota");
+  if (own.use) {
+    json.BeginObject();
+    UseFields(json, *own.use);
+    QuotaFields(json, own.use->quota);
+    json.Field("weight", own.use->quota.weight).EndObject();
+  } else {
+    json.Null();
+  }
   json.EndObject();
 }
 
@@ -178,7 +231,8 @@ void Write(http::JsonWriter& json, const Sku& sku) {
   json.Field("memory", FormatBytes(sku.memory_bytes));
   json.Field("compute_permille", sku.compute.value);
   json.Field("cpu_millis", sku.cpu_millis).Field("ram_bytes", sku.ram_bytes);
-  MoneyField(json, "price_per_hour", sku.price_per_hour).Field("currency", kCurrency);
+  MoneyField(json, "price_per_hour", sku.price_per_hour);
+  MoneyField(json, "spot_price_per_hour", sku.spot_price_per_hour).Field("currency", kCurrency);
   json.Field("created_at", FormatTime(sku.created_micros));
   json.EndObject();
 }
@@ -204,7 +258,8 @@ void Write(http::JsonWriter& json, const Instance& instance) {
   for (const auto& card : instance.cards) json.Value(card);
   json.EndArray();
   json.Field("gang", instance.gang.id).Field("reservation", instance.reservation);
-  json.Field("generation", instance.generation);
+  json.Field("priority", instance.priority).Field("spot", instance.spot);
+  json.Field("requeue", instance.requeue).Field("generation", instance.generation);
   json.Key("exit_code");
   if (instance.exit_code) {
     json.Value(*instance.exit_code);
@@ -290,6 +345,7 @@ void WriteBill(http::JsonWriter& json, const Tenant& tenant, const Purse& purse,
     json.Field("instance", line.contract.instance_id).Field("name", line.contract.name);
     json.Field("sku", line.contract.sku).Field("sku_version", line.contract.sku_version);
     MoneyField(json, "price_per_hour", line.contract.price_per_hour);
+    json.Field("spot", line.contract.spot);
     json.Field("generation", line.generation);
     json.Field("from", FormatTime(line.started_wall_micros));
     json.Field("to", FormatTime(line.ended_wall_micros)).Field("open", line.open);

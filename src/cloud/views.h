@@ -8,6 +8,8 @@
 #include "cloud/books.h"
 #include "cloud/execution.h"
 #include "cloud/model.h"
+#include "cloud/queue_policy.h"
+#include "cloud/service.h"
 #include "http/json.h"
 
 namespace tessera::cloud {
@@ -26,6 +28,9 @@ void Write(http::JsonWriter& json, const InstanceEvent& event);
 void Write(http::JsonWriter& json, const CardView& card);
 void Write(http::JsonWriter& json, const Explained& explained);
 void Write(http::JsonWriter& json, const LedgerState& ledger);
+void Write(http::JsonWriter& json, const placement::QueuePolicy& policy);
+void Write(http::JsonWriter& json, const QueueRules& rules);
+void Write(http::JsonWriter& json, const OwnQuota& own);
 void WriteBill(http::JsonWriter& json, const Tenant& tenant, const Purse& purse,
                const commerce::Bill& bill);
 

@@ -20,7 +20,7 @@ inline constexpr std::string_view kBillingRule =
     "starting, stopped "
     "and released time costs nothing. Amounts are rounded down to 0.000001. The price is the one "
     "of the "
-    "moment of rental.";
+    "moment of rental, for a spot instance the spot price of that moment.";
 
 // An instance's life. Only the time between kRunning and the next final state costs money,
 // kStopping included: the program still holds the card then.
@@ -63,6 +63,7 @@ struct Contract {
   std::string sku;
   std::int64_t sku_version = 0;
   Money price_per_hour;
+  bool spot = false;  // the price is the spot price
 };
 
 // One run of one instance.

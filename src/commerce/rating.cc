@@ -24,4 +24,13 @@ Result<Money> Charge(Money price_per_hour, std::int64_t from_micros, std::int64_
   return after - before;
 }
 
+Result<Money> Discounted(Money price_per_hour, std::uint32_t discount_permille) {
+  TRY(const Money zero, Cumulative(price_per_hour, 0));
+  if (discount_permille > 1000) {
+    return Error(Code::kOutOfRange, "a discount is from 0 to 1000 per mille, got " +
+                                        std::to_string(discount_permille));
+  }
+  return zero + Money{price_per_hour.micro * (1000 - discount_permille) / 1000};
+}
+
 }  // namespace tessera::commerce

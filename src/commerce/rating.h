@@ -27,4 +27,8 @@ Result<Money> Cumulative(Money price_per_hour, std::int64_t elapsed_micros);
 // second an instance ever ran.
 Result<Money> Charge(Money price_per_hour, std::int64_t from_micros, std::int64_t to_micros);
 
+// `price_per_hour` less `discount_permille` thousandths of it, rounded down: what a spot instance
+// pays. kOutOfRange unless 0 <= price <= kPricePerHourMax and discount_permille <= 1000.
+Result<Money> Discounted(Money price_per_hour, std::uint32_t discount_permille);
+
 }  // namespace tessera::commerce

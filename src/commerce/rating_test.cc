@@ -28,6 +28,27 @@ TEST(Rating, RefusesWhatNobodyCanMean) {
   EXPECT_EQ(Charge(Money{1}, 2, 1).error().code(), Code::kOutOfRange);
 }
 
+TEST(Rating, ADiscountIsRoundedDownAndBounded) {
+  EXPECT_EQ(Discounted(Money{4'000'000}, 0)->micro, 4'000'000);
+  EXPECT_EQ(Discounted(Money{4'000'000}, 500)->micro, 2'000'000);
+  EXPECT_EQ(Discounted(Money{4'000'000}, 1000)->micro, 0);
+  EXPECT_EQ(Discounted(Money{1}, 1)->micro, 0);
+  EXPECT_EQ(Discounted(Money{1'999}, 333)->micro, 1333);  // 1333.333
+  EXPECT_EQ(Discounted(Money{1}, 1001).error().code(), Code::kOutOfRange);
+  EXPECT_EQ(Discounted(Money{-1}, 1).error().code(), Code::kOutOfRange);
+  EXPECT_EQ(Discounted(kPricePerHourMax + Money{1}, 1).error().code(), Code::kOutOfRange);
+  Rng rng(11);
+  for (int i = 0; i < 10'000; ++i) {
+    const Money price{static_cast<std::int64_t>(rng.Between(0, 2'000'000'000))};
+    const auto permille = static_cast<std::uint32_t>(rng.Between(0, 1000));
+    const Money less = *Discounted(price, permille);
+    // The exact price lies less than one micro-unit above.
+    const Money::Micro rest = price.micro * (1000 - permille) - less.micro * 1000;
+    EXPECT_TRUE(rest >= 0 && rest < 1000) << i;
+    EXPECT_GE(*Discounted(price, permille / 2), less) << i;
+  }
+}
+
 TEST(Rating, AnySplitOfAnIntervalGivesTheSameSum) {
   for (std::uint64_t seed = 1; seed <= 500; ++seed) {
     Rng rng(seed);

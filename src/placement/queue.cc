@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <deque>
 #include <functional>
+#include <tuple>
 #include <utility>
 
 #include "base/check.h"
@@ -224,6 +225,7 @@ bool Queue::Remove(const std::string& id) {
   Entry& entry = found->second;
   if (entry.placed && entry.known) Hold(entry, false);
   waiting_.erase(entry.sequence);
+  nominated_.erase(id);
   if (!entry.order.gang.empty()) {
     const auto gang = gangs_.find(GangKey(entry.order));
     gang->second.erase(id);
@@ -315,10 +317,10 @@ std::vector<Queue::Unit> Queue::Units() {
     unit.ask += AmountOf(order.request);
   }
   for (auto& [key, unit] : gangs) units.push_back(std::move(unit));
+  for (Unit& unit : units) unit.nominated = nominated_.count(unit.ids.front()) != 0;
   std::sort(units.begin(), units.end(), [](const Unit& a, const Unit& b) {
-    return a.order->request.priority != b.order->request.priority
-               ? a.order->request.priority > b.order->request.priority
-               : a.sequence < b.sequence;
+    return std::tuple(!a.nominated, -std::int64_t{a.order->request.priority}, a.sequence) <
+           std::tuple(!b.nominated, -std::int64_t{b.order->request.priority}, b.sequence);
   });
   return units;
 }
@@ -343,13 +345,21 @@ Queue::Decision Queue::Decide(Engine& engine, std::int64_t now_micros,
   for (const auto& [sequence, id] : waiting_) {
     walk.bounded = walk.bounded || entries_.at(id).order.run_micros > 0;
   }
-  std::vector<Unit> units = Units();
+  WalkAll(walk, Units());
+  // Once the last of those who go for others has left, whoever they went for has had his turn.
+  if (evicted_.empty()) nominated_.clear();
+  return std::move(walk.decision);
+}
+
+void Queue::WalkAll(Walk& walk, std::vector<Unit> units) {
   if (!policy_.fair_share) {
     for (const Unit& unit : units) Look(walk, unit);
-    return std::move(walk.decision);
+    return;
   }
-  const SliceAmount fleet = FleetOf(engine);
-  for (std::size_t begin = 0; begin < units.size();) {
+  const SliceAmount fleet = FleetOf(walk.engine);
+  std::size_t begin = 0;
+  for (; begin < units.size() && units[begin].nominated; ++begin) Look(walk, units[begin]);
+  while (begin < units.size()) {
     std::map<std::string, std::deque<Unit>> by_tenant;
     const int priority = units[begin].order->request.priority;
     for (; begin < units.size() && units[begin].order->request.priority == priority; ++begin) {
@@ -389,7 +399,6 @@ Queue::Decision Queue::Decide(Engine& engine, std::int64_t now_micros,
       Look(walk, unit);
     }
   }
-  return std::move(walk.decision);
 }
 
 void Queue::Wait(const Unit& unit, const std::string& rule, const std::string& message) {
@@ -451,25 +460,27 @@ Queue::Admission Queue::CheckQuota(Walk& walk, const Unit& unit) {
     Wait(unit, "quota", "quota: an earlier order of this tenant waits for quota");
     return Admission::kHeldBack;
   }
+  const bool behind =
+      walk.promised.Borrows(tenant, unit.ask) &&
+      std::any_of(walk.short_of_quota.begin(), walk.short_of_quota.end(),
+                  [&](const auto& other) { return quotas_.SameTree(tenant, other); });
   if (const auto denial = quotas_.Check(tenant, unit.ask)) {
     Wait(unit, "quota", denial->message);
     // What a change of the policy made impossible waits for another change and holds up nobody.
     if (!denial->never) walk.short_of_quota.insert(tenant);
-    return Admission::kShort;
+    // Nobody is stopped for one who could not have what that frees.
+    return behind ? Admission::kHeldBack : Admission::kShort;
   }
   if (walk.promised.Check(tenant, unit.ask)) {
     Wait(unit, "quota", "quota: what is left of it is kept for earlier orders");
     walk.short_of_quota.insert(tenant);
     return Admission::kHeldBack;
   }
-  if (walk.promised.Borrows(tenant, unit.ask)) {
-    for (const std::string& other : walk.short_of_quota) {
-      if (!quotas_.SameTree(tenant, other)) continue;
-      Wait(unit, "quota",
-           "quota: it would borrow (over its nominal quota), and an earlier order of its group "
-           "waits for quota");
-      return Admission::kHeldBack;
-    }
+  if (behind) {
+    Wait(unit, "quota",
+         "quota: it would borrow (over its nominal quota), and an earlier order of its group "
+         "waits for quota");
+    return Admission::kHeldBack;
   }
   return Admission::kAdmitted;
 }
@@ -796,6 +807,7 @@ bool Queue::Preempt(Walk& walk, const Unit& unit, const std::set<std::string>& a
     }
   }
   if (best.empty()) return false;
+  nominated_.insert(unit.ids.begin(), unit.ids.end());
   std::size_t number = 0;
   for (const Victim& victim : best) {
     for (const std::string& id : victim.ids) {

@@ -32,8 +32,10 @@
 // quota, orders of a tenant of the same tree that borrows (as `reclaim` says; never more of them
 // than until it no longer borrows). Gangs go whole. The set is the cheapest (preempt.h): on one
 // node, or, for a gang or for quota, anywhere. What a victim holds stays booked until Remove; the
-// asker is placed only then. While victims are on their way out, nobody else is chosen for what
-// they will free.
+// asker is placed only then. Until he was looked at once after the last of them has left he goes
+// first, or others could take what they free (an owner's borrower of a higher priority, or one that
+// holds less) and he would have more of them stopped for ever. While victims are on their way out,
+// nobody else is chosen for what they will free.
 #pragma once
 
 #include <cstdint>
@@ -153,6 +155,7 @@ class Queue {
     SliceAmount ask;               // of all
     std::uint32_t node_min = 1;
     std::string rack_of;  // the member whose rack it has to join; empty: none yet
+    bool nominated = false;
   };
   struct Walk;
 
@@ -162,6 +165,7 @@ class Queue {
   void Hold(Entry& entry, bool holds);
   void Evict(const std::string& id);
   std::vector<Unit> Units();
+  void WalkAll(Walk& walk, std::vector<Unit> units);
   void Look(Walk& walk, const Unit& unit);
   std::set<std::string> OtherRacks(const Engine& engine, const std::string& node) const;
   void Keep(Walk& walk, const Unit& unit, std::vector<Placement> placed);
@@ -198,6 +202,7 @@ class Queue {
   std::map<std::string, std::set<std::string>> gangs_;  // their members, waiting and placed
   std::vector<std::string> walked_;                     // as the last decision looked at them
   std::set<std::string> evicted_;                       // placed, and told to go
+  std::set<std::string> nominated_;                     // for whom somebody was told to go
   std::set<std::string> ending_;                        // placed, with an announced end
   std::multiset<std::int32_t>
       preemptible_;  // priorities of those placed that say they may be stopped

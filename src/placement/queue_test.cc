@@ -100,6 +100,11 @@ TEST(QuotaTest, LendingAndBorrowingFollowTheCohortArithmetic) {
   EXPECT_FALSE(tree->Check("alpha", Cards(21)));
   tree->Add("beta", Cards(13));
   EXPECT_TRUE(tree->Borrows("beta"));
+  EXPECT_EQ(tree->Use("beta")->held, tree->Held("beta"));
+  EXPECT_EQ(tree->Use("beta")->borrowed, Cards(1));
+  EXPECT_EQ(tree->Use("all")->held, Cards(13));
+  EXPECT_EQ(tree->Use("alpha")->borrowed, Cards(0));
+  EXPECT_FALSE(tree->Use("nobody"));
   EXPECT_FALSE(tree->Check("alpha", Cards(8)));
   EXPECT_EQ(tree->Check("alpha", Cards(9))->limit, "nominal");
   EXPECT_FALSE(tree->Check("alpha", Cards(9))->never);
@@ -591,6 +596,99 @@ TEST_F(QueueTest, AnOwnerTakesBackWhatOthersBorrowed) {
   EXPECT_EQ(Decide(), Ids{"b1"});
   EXPECT_TRUE(Victims().empty());
   EXPECT_EQ(queue.StandingOf("b2")->rule, "quota");
+}
+
+// What its going would free could not be borrowed past an earlier order of the group: it would go
+// for nothing, and if it comes back, go again for ever.
+TEST_F(QueueTest, NobodyIsStoppedForQuotaThatAnEarlierOrderWaitsFor) {
+  AddNode("n", 8);
+  QueuePolicy policy;
+  policy.quotas = {MakeQuota("all", "", 0), MakeQuota("a", "all", 2), MakeQuota("b", "all", 1),
+                   MakeQuota("c", "all", 1)};
+  ASSERT_TRUE(queue.SetPolicy(policy));
+  const auto order = [](const std::string& id, const std::string& tenant, std::uint32_t cards) {
+    Order made = Plain(id);
+    made.request.tenant = tenant;
+    made.request.slices = cards;
+    made.request.priority = 0;
+    return made;
+  };
+  Add(order("a-runs", "a", 1));
+  Add(order("b-runs", "b", 1));
+  Order spot = order("spot", "c", 1);
+  spot.request.priority = -1;
+  spot.preemptible = true;
+  Add(spot);
+  EXPECT_EQ(Decide().size(), 3u);
+  Add(order("a-waits", "a", 3));  // one card is left; without the spot order two
+  Add(order("b-waits", "b", 2));
+  EXPECT_EQ(Decide(), Ids{});
+  EXPECT_EQ(Victims(), Ids{});
+  EXPECT_EQ(queue.StandingOf("b-waits")->rule, "quota");
+  // Without the earlier one it could have it.
+  queue.Remove("a-waits");
+  EXPECT_EQ(Decide(), Ids{});
+  EXPECT_EQ(Victims(), Ids{"spot"});
+  End("spot");
+  EXPECT_EQ(Decide(), Ids{"b-waits"});
+}
+
+// Whoever was stopped for an owner holds less than the owner then, and by fair share would go
+// first.
+TEST_F(QueueTest, WhatIsTakenBackGoesToTheOwnerAndNotToWhoHoldsTheLeast) {
+  AddNode("n", 4);
+  QueuePolicy policy;
+  policy.quotas = {MakeQuota("all", "", 0), MakeQuota("owner", "all", 3),
+                   MakeQuota("borrower", "all", 1)};
+  policy.fair_share = true;
+  policy.reclaim = Reclaim::kAny;
+  ASSERT_TRUE(queue.SetPolicy(policy));
+  const auto add = [&](const std::string& id, const std::string& tenant) {
+    Order order = Plain(id);
+    order.request.tenant = tenant;
+    Add(order);
+  };
+  for (const std::string id : {"1", "2"}) {
+    add("o" + id, "owner");
+    add("b" + id, "borrower");
+    EXPECT_EQ(Decide().size(), 2u);
+    now += kSecond;
+  }
+  add("b3", "borrower");
+  add("o3", "owner");
+  EXPECT_EQ(Decide(), Ids{});
+  EXPECT_EQ(Victims(), Ids{"b2"});
+  EXPECT_EQ(Decide(), Ids{}) << "it is still on its way out";
+  End("b2");
+  EXPECT_EQ(Decide(), Ids{"o3"});
+  EXPECT_EQ(Victims(), Ids{});
+  EXPECT_EQ(queue.StandingOf("b3")->rule, "quota");
+}
+
+TEST_F(QueueTest, WhatIsTakenBackGoesToTheOwnerAndNotToAHigherPriority) {
+  AddNode("n", 2);
+  QueuePolicy policy;
+  policy.quotas = {MakeQuota("all", "", 0), MakeQuota("owner", "all", 2),
+                   MakeQuota("borrower", "all", 0)};
+  policy.reclaim = Reclaim::kAny;
+  ASSERT_TRUE(queue.SetPolicy(policy));
+  for (const std::string id : {"b1", "b2", "b3"}) {
+    Order order = Plain(id);
+    order.request.tenant = "borrower";
+    order.request.priority = 700;
+    Add(order);
+    Decide();
+    now += kSecond;
+  }
+  Order order = Plain("o");
+  order.request.tenant = "owner";
+  order.request.priority = 1;
+  Add(order);
+  EXPECT_EQ(Decide(), Ids{});
+  EXPECT_EQ(Victims(), Ids{"b2"});
+  End("b2");
+  EXPECT_EQ(Decide(), Ids{"o"});
+  EXPECT_EQ(Victims(), Ids{});
 }
 
 TEST_F(QueueTest, NoMoreIsTakenBackThanIsBorrowed) {

@@ -254,4 +254,14 @@ std::optional<Quota> QuotaTree::Find(const std::string& name) const {
   return found->second.quota;
 }
 
+std::optional<QuotaUse> QuotaTree::Use(const std::string& name) const {
+  const auto quota = Find(name);
+  if (!quota) return std::nullopt;
+  const Node& node = nodes_.at(name);
+  const auto borrowed = [&](int r) {
+    return static_cast<std::uint64_t>(std::max<Wide>(0, node.used[r] - node.subtree[r]));
+  };
+  return QuotaUse{*quota, Held(name), {borrowed(0), borrowed(1)}};
+}
+
 }  // namespace tessera::placement

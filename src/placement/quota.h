@@ -28,6 +28,9 @@ inline constexpr std::size_t kQuotasMax = 16'384;
 inline constexpr std::size_t kQuotaDepthMax = 16;  // from a root to a leaf
 inline constexpr std::size_t kQuotaNameBytesMax = 128;
 inline constexpr std::uint32_t kQuotaWeightMax = 1000;
+// Of an amount that is a limit: a million cards of a TiB each.
+inline constexpr std::int64_t kQuotaCardMillisMax = 1'000'000'000;
+inline constexpr std::uint64_t kQuotaMemoryBytesMax = 1024ULL * 1024 * 1024 * kGiB;
 inline constexpr std::uint64_t kUnlimited = std::numeric_limits<std::uint64_t>::max();
 
 struct SliceAmount {
@@ -46,6 +49,14 @@ struct Quota {
   SliceAmount borrowing_limit{kUnlimited, kUnlimited};  // at most so much of what others leave
   SliceAmount lending_limit{kUnlimited, kUnlimited};    // at most so much of its own to others
   std::uint32_t weight = 1;  // a fair share is what is held divided by this
+};
+
+// What is held under a quota, by its tenant or by all below a group, and how much of that others
+// lend.
+struct QuotaUse {
+  Quota quota;
+  SliceAmount held;
+  SliceAmount borrowed;
 };
 
 class QuotaTree {
@@ -82,6 +93,7 @@ class QuotaTree {
   // by its weight; in millionths.
   std::uint64_t Share(const std::string& name, const SliceAmount& fleet) const;
   std::optional<Quota> Find(const std::string& name) const;
+  std::optional<QuotaUse> Use(const std::string& name) const;
 
  private:
   __extension__ typedef __int128 Wide;

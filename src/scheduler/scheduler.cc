@@ -34,6 +34,7 @@ struct Instance {
   std::string failure;
   std::string eviction;     // why it is stopped for another; empty: it is not
   bool gang_ended = false;  // it is not to start: a member of its gang will not
+  bool evicted = false;     // ended, and stopped for another
   int exit_code = 0;
   std::int64_t started = 0;
   std::int64_t ended = 0;
@@ -109,6 +110,7 @@ struct Scheduler::Impl {
     if (const std::string* reservation = reservations.Of(id)) status.reservation = *reservation;
     if (status.phase == Phase::kQueued) status.waiting_for = instance.waiting_for;
     status.failure = instance.failure;
+    status.evicted = instance.evicted;
     status.adopted = instance.state != State::kEnded && !orders.Known(id);
     status.exit_code = instance.exit_code;
     status.started_wall_micros = instance.started;
@@ -170,7 +172,8 @@ struct Scheduler::Impl {
     instance.exit_code = exit_code;
     instance.ended = ended;
     instance.stop_requested = false;
-    if (!instance.eviction.empty()) instance.failure = std::exchange(instance.eviction, {});
+    instance.evicted = !instance.eviction.empty();
+    if (instance.evicted) instance.failure = std::exchange(instance.eviction, {});
     instance.waiting_for.clear();
     instance.workload = {};
     Release(id);
@@ -1049,6 +1052,7 @@ Result<OrderExplanation> Scheduler::Explain(const std::string& instance_id) {
   const placement::Order& order = *s.orders.Find(instance_id);
   explanation.tenant = order.request.tenant;
   explanation.priority = order.request.priority;
+  explanation.preemptible = order.preemptible;
   if (const auto standing = s.orders.StandingOf(instance_id)) {
     explanation.position = standing->position;
     explanation.rule = standing->rule;
@@ -1056,14 +1060,21 @@ Result<OrderExplanation> Scheduler::Explain(const std::string& instance_id) {
       explanation.ahead.push_back({id, s.orders.Find(id)->request.tenant});
     }
   }
-  if (const auto quota = s.orders.quotas().Find(order.request.tenant)) {
-    explanation.quota = {*quota, s.orders.quotas().Held(order.request.tenant)};
-  }
+  explanation.quota = s.orders.quotas().Use(order.request.tenant);
   placement::QuotaTree none;
   placement::Absence without(s.engine, none);
   without.Take(instance_id, order.request.tenant, {});
   explanation.nodes = s.engine.Explain(order.request, s.UnavailableNodes());
   return explanation;
+}
+
+std::vector<placement::QuotaUse> Scheduler::Quotas() const {
+  const std::lock_guard lock(impl_->mutex);
+  std::vector<placement::QuotaUse> uses;
+  for (const placement::Quota& quota : impl_->orders.policy().quotas) {
+    uses.push_back(*impl_->orders.quotas().Use(quota.name));
+  }
+  return uses;
 }
 
 Result<std::vector<InstanceStatus>> Scheduler::List() const {

@@ -54,6 +54,7 @@ struct InstanceStatus {
   bool adopted = false;     // found on a node; the same Submit again tells whose it is
   // kEnded: why it could not be started, or why it was stopped for another; else empty.
   std::string failure;
+  bool evicted = false;                  // kEnded: it was stopped for another
   int exit_code = 0;                     // kEnded
   std::int64_t started_wall_micros = 0;  // 0: never ran
   std::int64_t ended_wall_micros =
@@ -95,19 +96,16 @@ struct OrderExplanation {
     std::string instance_id;
     std::string tenant;
   };
-  struct QuotaUse {
-    placement::Quota quota;
-    placement::SliceAmount held;
-  };
   InstanceStatus status;
   std::string tenant;
   std::int32_t priority = 0;
+  bool preemptible = false;  // spot
   // While it waits: its place (1: the next), the rule it waits by, who was looked at before it.
   std::size_t position = 0;
   std::size_t waiting = 0;  // all that wait
   std::string rule;
   std::vector<Other> ahead;
-  std::optional<QuotaUse> quota;  // of its tenant, if it has one
+  std::optional<placement::QuotaUse> quota;  // of its tenant, if it has one
   // The nodes as the engine sees them for this order; for one that is placed, as if it were not.
   // Empty while what it asked for is not known.
   placement::Explanation nodes;
@@ -138,6 +136,8 @@ class Scheduler {
   // Quotas and the rules of the queue. Nothing changes on an error; otherwise the queue is walked
   // by the new rules at once, and what runs goes on.
   Status SetPolicy(const placement::QueuePolicy& policy);
+  // What is held under each quota of the policy, in its order.
+  std::vector<placement::QuotaUse> Quotas() const;
 
   // Keeps capacity for a tenant; start and end are wall micros. `whole`: all units at once (from
   // its start on, if that is later) or an error, as CapacityReservations::Add says, and

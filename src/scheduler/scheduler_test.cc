@@ -557,12 +557,44 @@ TEST_F(SchedulerTest, WhoeverIsStoppedForAnotherEndsWithTheReason) {
   const InstanceStatus victim = Get("spot");
   EXPECT_EQ(victim.phase, Phase::kEnded);
   EXPECT_EQ(victim.failure, "preempted: an order of higher priority needs its place");
+  EXPECT_TRUE(victim.evicted);
+  EXPECT_FALSE(Get("asker").evicted);
   EXPECT_EQ(victim.exit_code, 143);
   EXPECT_EQ(victim.ended_wall_micros, clock.WallMicros());
   EXPECT_EQ(node->Running(), std::vector<std::string>{"asker"});
   EXPECT_EQ(scheduler->Cards()[0].reserved_bytes, kCardBytes);
   EXPECT_TRUE(scheduler->Forget("spot"));
   ExpectNoDoubles();
+}
+
+TEST_F(SchedulerTest, WhatIsHeldUnderEachQuotaIsTold) {
+  AddNode("n", {MakeCard("a"), MakeCard("b")});
+  scheduler->Tick();
+  EXPECT_TRUE(scheduler->Quotas().empty());
+  placement::QueuePolicy policy;
+  policy.quotas = {{.name = "all"},
+                   {.name = "t-a", .parent = "all", .nominal = {1000, kCardBytes}},
+                   {.name = "t-b", .parent = "all", .nominal = {1000, kCardBytes}}};
+  ASSERT_TRUE(scheduler->SetPolicy(policy));
+  for (const std::string id : {"one", "two"}) {
+    placement::Order order = Spot(Ask(id, kCardBytes, 1000));
+    order.request.tenant = "t-b";
+    EXPECT_EQ(Must(scheduler->Submit(order, 1, Work())).phase, Phase::kRunning);
+  }
+  const auto uses = scheduler->Quotas();
+  ASSERT_EQ(uses.size(), 3u);
+  EXPECT_EQ(uses[0].quota.name, "all");
+  EXPECT_EQ(uses[0].held, (placement::SliceAmount{2000, 2 * kCardBytes}));
+  EXPECT_EQ(uses[1].held, placement::SliceAmount());
+  EXPECT_EQ(uses[2].held, (placement::SliceAmount{2000, 2 * kCardBytes}));
+  EXPECT_EQ(uses[2].borrowed, (placement::SliceAmount{1000, kCardBytes}));
+  // The owner takes it back: of two spot orders that cost the same to stop, one goes.
+  placement::Order owner{Ask("owner", kCardBytes, 1000)};
+  owner.request.tenant = "t-a";
+  EXPECT_EQ(Must(scheduler->Submit(owner, 1, Work())).phase, Phase::kRunning);
+  EXPECT_EQ(scheduler->Quotas()[2].borrowed, placement::SliceAmount());
+  EXPECT_TRUE(scheduler->Explain("owner")->quota.has_value());
+  EXPECT_FALSE(scheduler->Explain("owner")->preemptible);
 }
 
 TEST_F(SchedulerTest, AStopThatFailsIsRepeatedAndNobodyTakesThePlaceMeanwhile) {

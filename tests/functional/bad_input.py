@@ -70,6 +70,15 @@ try:
               (["run", "--memory", "1GiB", "--compute", "0%", "--", "true"], "compute"),
               (["run", "--memory", "1GiB", "--cards", "0", "--", "true"], "cards"),
               (["run", "--memory", "1GiB", "--cards", "x", "--", "true"], "cards"),
+              (["rent", "a100-80.third", "--priority", "x", "--", "true"], "priority"),
+              (["rent", "a100-80.third", "--requeue", "--", "true"], "spot"),
+              (["admin", "set-quota", "lab", "--cards", "-1"], "cards"), (["admin", "set-quota", "lab", "--cards", "1.0001"], "cards"),
+              (["admin", "set-quota", "lab", "--memory", "4GB"], "memory"), (["admin", "set-quota", "lab", "--lend-memory", "x"], "lend-memory"),
+              (["admin", "set-quota", "lab", "--weight", "0"], "weight"), (["admin", "set-quota", "lab", "--parent", "none"], "parent"),
+              (["admin", "set-quota", "t-nobody"], "name"), (["admin", "set-queue", "--reclaim", "all"], "reclaim"),
+              (["admin", "set-queue", "--fair-share", "maybe"], "fair-share"), (["admin", "set-priority-max", "a/b", "1"], "tenant"),
+              (["admin", "set-priority-max", tenant_id, "high"], "priority-max"),
+              (["admin", "set-priority-max", tenant_id, "1000000001"], "priority_max"),
               (["up", "--listen", "nowhere"], "listen"), (["up", "--listen", "127.0.0.1:99999"], "listen")]
     for args, field in table:
         done = tessera(*args)
@@ -100,7 +109,8 @@ try:
     whole = {"sku": "a100-80.third", "name": "n", "command": ["true"], "environment": {"A": "b"}}
     wrong = {"sku": [1, None, {}, "", "x" * 5000, True], "name": [1, [], "x" * 5000, "\u0000"],
              "command": ["true", [], [1], {}, [""], ["x" * 40000], ["a\u0000b"], ["x"] * 300],
-             "environment": [[], "A=b", {"": "x"}, {"A=B": "x"}, {"LD_PRELOAD": "x"}, {"TESSERA_SOCKET": "x"}, {"A": 1}, {"A": "\u0000"}]}
+             "environment": [[], "A=b", {"": "x"}, {"A=B": "x"}, {"LD_PRELOAD": "x"}, {"TESSERA_SOCKET": "x"}, {"A": 1}, {"A": "\u0000"}],
+             "priority": ["high", 1.5, 2**40, -2**40, True, []], "spot": [1, "yes", []], "requeue": [1, "yes", True]}
     cases = [("/v1/instances", tenant, dict(whole, **{field: value}), field) for field, values in wrong.items() for value in values]
     cases += [("/v1/instances", tenant, dict(whole, nonsense=1), "nonsense"),
               ("/v1/instances", tenant, {k: v for k, v in whole.items() if k != "sku"}, "sku"),
