@@ -27,7 +27,7 @@ struct Instance {
   State state = State::kQueued;
   bool busy = false;  // a call to its node is under way; whoever set it ends it
   bool stop_requested = false;
-  bool adopted = false;    // found on a node, and nobody has told of it since
+  bool adopted = false;    // found on a node, and not told of since
   bool give_back = false;  // ended by itself: the node still has to be told to give the slice back
   std::optional<Placement> placement;
   std::string waiting_for;
@@ -508,7 +508,6 @@ struct Scheduler::Impl {
         CHECK(restored.has_value());  // it fitted the bounds a moment ago
       }
     }
-    // Who tells of an order has told of its reservation before, which a node does not know.
     if (std::exchange(instances.at(id).adopted, false)) Attach(order);
   }
 
@@ -953,7 +952,13 @@ Status Scheduler::Reserve(const placement::CapacityReservation& reservation, boo
     // Until then it is not known what runs there.
     for (const auto& [name, node] : s.nodes) avoid.insert(name);
   }
-  return s.reservations.Add(s.engine, reservation, whole, s.clock.WallMicros(), avoid);
+  TRY_STATUS(s.reservations.Add(s.engine, reservation, whole, s.clock.WallMicros(), avoid));
+  if (whole) return {};
+  // Told again after a restart: those that a node had kept the orders of may run in it.
+  for (const auto& [id, instance] : s.instances) {
+    if (instance.adopted && s.orders.Known(id)) s.Attach(*s.orders.Find(id));
+  }
+  return {};
 }
 
 void Scheduler::Unreserve(const std::string& id) {
