@@ -24,7 +24,7 @@ constexpr int kRoundsMax = 20;
 
 class Story {
  public:
-  explicit Story(std::uint64_t seed) : any_(seed % 2 == 0), rng_(seed) {
+  explicit Story(std::uint64_t seed) : rng_(seed) {
     for (const std::string name : {"n1", "n2"}) {
       std::vector<device::Card> cards(2);
       for (std::size_t i = 0; i < cards.size(); ++i) {
@@ -117,7 +117,7 @@ class Story {
   void Rent() {
     cloud::InstanceSpec spec{.sku = "part-" + std::to_string(rng_.Between(1, 3)), .command = {"x"}};
     spec.spot = Chance(50);
-    spec.requeue = spec.spot && !any_ && Chance(50);
+    spec.requeue = spec.spot && Chance(50);
     if (Chance(40)) spec.priority = AnyPriority();
     const std::string& tenant = AnyTenant();
     const std::int32_t most = service_->GetTenant(tenant)->priority_max;
@@ -139,7 +139,7 @@ class Story {
     placement::QueuePolicy policy;
     policy.fair_share = Chance(50);
     policy.preempt = Chance(80);
-    policy.reclaim = static_cast<placement::Reclaim>(rng_.Below(any_ ? 3 : 2));
+    policy.reclaim = static_cast<placement::Reclaim>(rng_.Below(3));
     policy.quotas.push_back({.name = "lab"});
     for (const std::string& tenant : tenants_) {
       if (Chance(20)) continue;
@@ -253,10 +253,6 @@ class Story {
   std::unique_ptr<scheduler::Scheduler> scheduler_;
   std::unique_ptr<SchedulerExecution> execution_;
   std::unique_ptr<cloud::Service> service_;
-  // With `reclaim: any` an owner may stop a spot order of a higher priority than his own, which,
-  // where it waits again, may by its priority stop his: the two rules have no end between them. So
-  // the story has either.
-  const bool any_;
   Rng rng_;
   std::vector<std::string> tenants_;
   // With their tenants, in the order of rental. Ids are random, and of two that are alike in all

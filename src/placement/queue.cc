@@ -668,6 +668,16 @@ bool Queue::ByPriority(const Entry& entry, const Unit& unit) {
   return entry.order.preemptible && entry.order.request.priority < unit.order->request.priority;
 }
 
+// Whether the asker may have it stopped by priority alone. Who borrows stops nobody of his tree who
+// keeps to his own quota, or, where an owner reclaims from a higher priority, the two would stop
+// each other for ever.
+bool Queue::Freely(const Entry& entry, const Unit& unit, const QuotaTree& staying) {
+  if (!ByPriority(entry, unit)) return false;
+  const std::string& asker = unit.order->request.tenant;
+  const std::string& victim = entry.order.request.tenant;
+  return asker == victim || !staying.SameTree(asker, victim) || !staying.Borrows(asker, unit.ask);
+}
+
 // `staying`: what is held by those not told to go yet.
 std::vector<Victim> Queue::Victims(const Walk& walk, const Unit& unit,
                                    const QuotaTree& staying) const {
@@ -679,11 +689,14 @@ std::vector<Victim> Queue::Victims(const Walk& walk, const Unit& unit,
   const auto may = [&](const std::string& id, const Entry& entry) {
     if (!entry.known || entry.evicted || !walk.engine.IsPlaced(id)) return false;
     if (walk.Inside(id)) return false;
-    if (ByPriority(entry, unit)) return true;
-    if (!reclaims || entry.order.request.tenant == tenant) return false;
-    if (policy_.reclaim == Reclaim::kLowerPriority &&
-        entry.order.request.priority >= unit.order->request.priority) {
-      return false;
+    if (Freely(entry, unit, staying)) return true;
+    if (entry.order.request.tenant == tenant) return false;
+    if (!ByPriority(entry, unit)) {
+      if (!reclaims) return false;
+      if (policy_.reclaim == Reclaim::kLowerPriority &&
+          entry.order.request.priority >= unit.order->request.priority) {
+        return false;
+      }
     }
     return staying.SameTree(tenant, entry.order.request.tenant) &&
            staying.Borrows(entry.order.request.tenant);
@@ -716,7 +729,7 @@ bool Queue::Legal(const Unit& unit, const std::vector<Victim>& victims,
   std::map<std::string, std::vector<SliceAmount>> reclaimed;  // by tenant
   for (const std::size_t i : chosen) {
     const Entry& first = entries_.at(victims[i].ids.front());
-    if (ByPriority(first, unit)) continue;
+    if (Freely(first, unit, staying)) continue;
     SliceAmount amount;
     for (const std::string& id : victims[i].ids) amount += AmountOf(entries_.at(id).order.request);
     reclaimed[first.order.request.tenant].push_back(amount);

@@ -29,8 +29,9 @@
 //
 // Preemption. Who waits for room or quota may have others stopped: orders of strictly lower
 // priority that said they may be (preemptible), and, if the asker stays within its own nominal
-// quota, orders of a tenant of the same tree that borrows (as `reclaim` says; never more of them
-// than until it no longer borrows). Gangs go whole. The set is the cheapest (preempt.h): on one
+// quota, orders of a tenant of the same tree that borrows (as `reclaim` says). Of another tenant of
+// its tree an asker that borrows, or reclaims, never stops more than until that one no longer
+// borrows. Gangs go whole. The set is the cheapest (preempt.h): on one
 // node, or, for a gang or for quota, anywhere. What a victim holds stays booked until Remove; the
 // asker is placed only then. Until he was looked at once after the last of them has left he goes
 // first, or others could take what they free (an owner's borrower of a higher priority, or one that
@@ -186,6 +187,7 @@ class Queue {
   bool Preempt(Walk& walk, const Unit& unit, const std::set<std::string>& avoid);
   std::vector<Victim> Victims(const Walk& walk, const Unit& unit, const QuotaTree& staying) const;
   static bool ByPriority(const Entry& entry, const Unit& unit);
+  static bool Freely(const Entry& entry, const Unit& unit, const QuotaTree& staying);
   bool Legal(const Unit& unit, const std::vector<Victim>& victims,
              const std::vector<std::size_t>& chosen, QuotaTree& staying) const;
   void Claim(Walk& walk, const Unit& unit);

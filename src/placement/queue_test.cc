@@ -603,8 +603,8 @@ TEST_F(QueueTest, AnOwnerTakesBackWhatOthersBorrowed) {
 TEST_F(QueueTest, NobodyIsStoppedForQuotaThatAnEarlierOrderWaitsFor) {
   AddNode("n", 8);
   QueuePolicy policy;
-  policy.quotas = {MakeQuota("all", "", 0), MakeQuota("a", "all", 2), MakeQuota("b", "all", 1),
-                   MakeQuota("c", "all", 1)};
+  policy.quotas = {MakeQuota("all", "", 1), MakeQuota("a", "all", 2), MakeQuota("b", "all", 1),
+                   MakeQuota("c", "all", 0)};
   ASSERT_TRUE(queue.SetPolicy(policy));
   const auto order = [](const std::string& id, const std::string& tenant, std::uint32_t cards) {
     Order made = Plain(id);
@@ -631,6 +631,33 @@ TEST_F(QueueTest, NobodyIsStoppedForQuotaThatAnEarlierOrderWaitsFor) {
   EXPECT_EQ(Victims(), Ids{"spot"});
   End("spot");
   EXPECT_EQ(Decide(), Ids{"b-waits"});
+}
+
+// Or an owner that reclaims from a higher priority and the borrower it stopped would stop each
+// other's spot orders for ever.
+TEST_F(QueueTest, WhoBorrowsStopsNobodyWhoKeepsToHisOwn) {
+  AddNode("n", 2);
+  QueuePolicy policy;
+  policy.quotas = {MakeQuota("all", "", 0), MakeQuota("a", "all", 1), MakeQuota("b", "all", 1)};
+  ASSERT_TRUE(queue.SetPolicy(policy));
+  const auto order = [](const std::string& id, const std::string& tenant, int priority) {
+    Order made = Plain(id);
+    made.request.tenant = tenant;
+    made.request.priority = priority;
+    made.preemptible = priority < 0;
+    return made;
+  };
+  Add(order("spot", "a", -1));
+  Add(order("b1", "b", 0));
+  EXPECT_EQ(Decide().size(), 2u);
+  Add(order("b2", "b", 7));
+  EXPECT_EQ(Decide(), Ids{});
+  EXPECT_EQ(Victims(), Ids{});
+  // Once the other borrows as well, the rank decides.
+  policy.quotas = {MakeQuota("all", "", 1), MakeQuota("a", "all", 0), MakeQuota("b", "all", 1)};
+  ASSERT_TRUE(queue.SetPolicy(policy));
+  EXPECT_EQ(Decide(), Ids{});
+  EXPECT_EQ(Victims(), Ids{"spot"});
 }
 
 // Whoever was stopped for an owner holds less than the owner then, and by fair share would go
