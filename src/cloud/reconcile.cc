@@ -214,7 +214,7 @@ Status Service::Apply(const ExecutionStatus& status) {
 Status Service::Requeue(store::Transaction& transaction, const std::string& id) {
   TRY(Instance instance, SelectInstance(transaction, id));
   const std::string reason = instance.reason;
-  const Status next = NextGeneration(transaction, &instance, "requeued: " + reason);
+  Status next = NextGeneration(transaction, &instance, "requeued: " + reason);
   if (next || (next.error().field() != kPurseField && next.error().field() != "priority")) {
     return next;
   }
