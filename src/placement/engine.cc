@@ -971,7 +971,7 @@ std::optional<Reservation> Engine::Find(const std::string& request_id) const {
   }
   return Reservation{std::move(placement), held.cpu_millis, held.ram_bytes, held.disk_bytes,
                      held.isolation,       held.exclusive,  held.tenant,    held.apart,
-                     ApartFromOf(held),    held.priority,  held.guaranteed};
+                     ApartFromOf(held),    held.priority,   held.guaranteed};
 }
 
 bool Engine::Stands(const Placement& placement) const {
