@@ -120,7 +120,7 @@ Status Queue::Check(const Order& order) const {
   const Order& member = entries_.at(*gang->second.begin()).order;
   if (member.gang_size != order.gang_size || member.preemptible != order.preemptible ||
       member.reservation != order.reservation || member.gang_node_min != order.gang_node_min ||
-      !Alike(member.request, order.request)) {
+      member.gang_one_rack != order.gang_one_rack || !Alike(member.request, order.request)) {
     return Error::Field(
         "gang", "expected the shape, priority and size of the gang's member " + member.request.id);
   }

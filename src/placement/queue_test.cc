@@ -414,6 +414,28 @@ TEST_F(QueueTest, AGangKeepsItsMinimumPerNodeAndItsRack) {
   EXPECT_EQ(nodes(), (std::map<std::string, int>{{"b", 2}, {"c", 2}}));
 }
 
+TEST_F(QueueTest, MembersOfAGangAskForTheSame) {
+  Order first = Plain("g0");
+  first.gang = "g";
+  first.gang_size = 2;
+  Add(first);
+  const auto refused = [&](const auto& change) {
+    Order other = first;
+    other.request.id = "g1";
+    change(other);
+    const Status added = queue.Add(other);
+    return !added && added.error().field() == "gang";
+  };
+  EXPECT_TRUE(refused([](Order& order) { order.gang_size = 3; }));
+  EXPECT_TRUE(refused([](Order& order) { order.gang_node_min = 2; }));
+  EXPECT_TRUE(refused([](Order& order) { order.gang_one_rack = true; }));
+  EXPECT_TRUE(refused([](Order& order) { order.reservation = "r"; }));
+  EXPECT_TRUE(refused([](Order& order) { order.preemptible = !order.preemptible; }));
+  EXPECT_TRUE(refused([](Order& order) { ++order.request.priority; }));
+  EXPECT_TRUE(refused([](Order& order) { ++order.request.memory_bytes; }));
+  EXPECT_FALSE(refused([](Order&) {}));
+}
+
 TEST_F(QueueTest, AGangThatMustHaveOneRackWaitsForIt) {
   for (const char* name : {"a", "b", "c"}) AddNode(name, 2);
   queue.SetRack("a", "r1");
