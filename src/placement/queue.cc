@@ -668,11 +668,12 @@ bool Queue::ByPriority(const Entry& entry, const Unit& unit) {
   return entry.order.preemptible && entry.order.request.priority < unit.order->request.priority;
 }
 
-// Whether the asker may have it stopped by priority alone. Who borrows stops nobody of his tree who
-// keeps to his own quota, or, where an owner reclaims from a higher priority, the two would stop
+// Whether the asker may have it stopped by priority alone. Where an owner reclaims from a higher
+// priority, who borrows stops nobody of his tree who keeps to his own quota, or the two would stop
 // each other for ever.
-bool Queue::Freely(const Entry& entry, const Unit& unit, const QuotaTree& staying) {
+bool Queue::Freely(const Entry& entry, const Unit& unit, const QuotaTree& staying) const {
   if (!ByPriority(entry, unit)) return false;
+  if (policy_.reclaim != Reclaim::kAny) return true;
   const std::string& asker = unit.order->request.tenant;
   const std::string& victim = entry.order.request.tenant;
   return asker == victim || !staying.SameTree(asker, victim) || !staying.Borrows(asker, unit.ask);

@@ -187,7 +187,7 @@ class Queue {
   bool Preempt(Walk& walk, const Unit& unit, const std::set<std::string>& avoid);
   std::vector<Victim> Victims(const Walk& walk, const Unit& unit, const QuotaTree& staying) const;
   static bool ByPriority(const Entry& entry, const Unit& unit);
-  static bool Freely(const Entry& entry, const Unit& unit, const QuotaTree& staying);
+  bool Freely(const Entry& entry, const Unit& unit, const QuotaTree& staying) const;
   bool Legal(const Unit& unit, const std::vector<Victim>& victims,
              const std::vector<std::size_t>& chosen, QuotaTree& staying) const;
   void Claim(Walk& walk, const Unit& unit);

@@ -315,7 +315,10 @@ class Story {
       const bool borrows = ModelOf(with).Borrows(asker.request.tenant);
       const bool others = asker.request.tenant != victim.request.tenant &&
                           staying.SameTree(asker.request.tenant, victim.request.tenant);
-      if (victim.preemptible && lower && !(borrows && others)) continue;
+      if (victim.preemptible && lower &&
+          !(policy_.reclaim == Reclaim::kAny && borrows && others)) {
+        continue;
+      }
       ASSERT_TRUE(others) << eviction.id;
       ASSERT_TRUE(staying.Borrows(victim.request.tenant)) << eviction.id;
       if (victim.preemptible && lower) continue;

@@ -661,6 +661,7 @@ TEST_F(QueueTest, WhoBorrowsStopsNobodyWhoKeepsToHisOwn) {
   AddNode("n", 2);
   QueuePolicy policy;
   policy.quotas = {MakeQuota("all", "", 0), MakeQuota("a", "all", 1), MakeQuota("b", "all", 1)};
+  policy.reclaim = Reclaim::kAny;
   ASSERT_TRUE(queue.SetPolicy(policy));
   const auto order = [](const std::string& id, const std::string& tenant, int priority) {
     Order made = Plain(id);
