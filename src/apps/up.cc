@@ -117,6 +117,18 @@ void AddMetrics(metrics::Registry& registry, scheduler::Scheduler& scheduler) {
   });
 }
 
+// The tesserad that answered at first may have been going down with an earlier `up`, killed a
+// moment ago; ours follows it.
+Result<scheduler::NodeState> FirstState(scheduler::Node& node) {
+  const auto& clock = os::RealClock();
+  const std::int64_t end = clock.MonotonicNanos() + kNodeReadyMillisMax * 1'000'000ll;
+  for (;;) {
+    auto state = node.State();
+    if (state || clock.MonotonicNanos() >= end) return state;
+    clock.SleepNanos(50'000'000);
+  }
+}
+
 Status Run(const cli::UpFlags& flags) {
   const std::string data = flags.data_dir.empty() ? DefaultDataDir() : flags.data_dir;
   const std::string run = flags.run_dir.empty() ? DefaultRunDir() : flags.run_dir;
@@ -169,7 +181,7 @@ Status Run(const cli::UpFlags& flags) {
   scheduler_options.period_millis = 500;
   scheduler::Scheduler scheduler(scheduler_options, os::RealClock());
   auto node = std::make_shared<HttpNode>(run + "/node.sock");
-  TRY(const scheduler::NodeState node_state, node->State());
+  TRY(const scheduler::NodeState node_state, FirstState(*node));
   TRY_STATUS(scheduler.AddNode(node_state.name, node));
   scheduler.Tick();
   SchedulerExecution execution(scheduler);
