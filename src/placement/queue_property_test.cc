@@ -315,8 +315,7 @@ class Story {
       const bool borrows = ModelOf(with).Borrows(asker.request.tenant);
       const bool others = asker.request.tenant != victim.request.tenant &&
                           staying.SameTree(asker.request.tenant, victim.request.tenant);
-      if (victim.preemptible && lower &&
-          !(policy_.reclaim == Reclaim::kAny && borrows && others)) {
+      if (victim.preemptible && lower && !(policy_.reclaim == Reclaim::kAny && borrows && others)) {
         continue;
       }
       ASSERT_TRUE(others) << eviction.id;
